@@ -1,0 +1,246 @@
+//! [`Pool`] and [`Buffer`]: who holds which buffer, and the way back.
+
+// UNSAFETY: a buffer is a part of a block that the kernel writes the other parts of, which no slice
+// of the whole block could express.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use super::mapping::Mapping;
+use super::ring::BufferRing;
+use crate::limits::BUFFER_OVERHEAD;
+
+/// A block of buffers that the kernel fills with datagrams.
+///
+/// Cheap to clone. The memory lives until the runtime has ended *and* the last [`Buffer`] is gone,
+/// so that a datagram may outlive its runtime.
+#[derive(Clone)]
+pub struct Pool {
+    memory: Rc<Memory>,
+}
+
+struct Memory {
+    ring: BufferRing,
+    buffers: Mapping,
+    /// Bytes from one buffer to the next, and the length that the kernel may write.
+    stride: usize,
+    /// True exactly when the buffer is in a [`Buffer`].
+    lent: Box<[Cell<bool>]>,
+    /// How many of `lent` are false.
+    unlent: Cell<usize>,
+    /// How many [`Spill`]s the program holds; each counts as if it were a buffer.
+    claimed: Cell<usize>,
+}
+
+impl Pool {
+    /// A pool of `count` buffers for payloads of `payload` bytes, all of them free.
+    pub(crate) fn new(count: usize, payload: usize) -> io::Result<Self> {
+        let stride = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
+        let memory = Memory {
+            ring: BufferRing::new(count)?,
+            buffers: Mapping::new(stride * count)?,
+            stride,
+            lent: vec![Cell::new(false); count].into_boxed_slice(),
+            unlent: Cell::new(count),
+            claimed: Cell::new(0),
+        };
+        for id in 0..count {
+            memory.provide(u16::try_from(id).expect("the builder bounds the number of buffers"));
+        }
+        Ok(Self { memory: Rc::new(memory) })
+    }
+
+    /// How many buffers there are.
+    pub fn count(&self) -> usize {
+        self.memory.lent.len()
+    }
+
+    /// How many more datagrams can be received before the pool is full: the buffers that are with
+    /// the kernel, as far as the completions collected so far tell, less the datagrams that the
+    /// program holds outside the pool.
+    pub fn free(&self) -> usize {
+        self.memory.unlent.get().saturating_sub(self.memory.claimed.get())
+    }
+
+    /// Bytes of one buffer: what the kernel puts in front of the payload, and the payload.
+    pub fn buffer_len(&self) -> usize {
+        self.memory.stride
+    }
+
+    /// Takes the buffer `id`, which a completion said that the kernel has filled.
+    pub(crate) fn take(&self, id: u16) -> Buffer {
+        let lent = self.memory.lent.get(usize::from(id));
+        let lent = lent.expect("the kernel names only buffers that it was given");
+        assert!(!lent.replace(true), "buffer {id} was filled while it was held");
+        self.memory.unlent.set(self.memory.unlent.get() - 1);
+        Buffer { memory: Rc::clone(&self.memory), id }
+    }
+
+    pub(crate) fn ring(&self) -> &BufferRing {
+        &self.memory.ring
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("count", &self.count()).field("free", &self.free()).finish()
+    }
+}
+
+impl Memory {
+    /// Gives the buffer `id` to the kernel.
+    fn provide(&self, id: u16) {
+        let address = self.address(id).expose_provenance() as u64;
+        let len = u32::try_from(self.stride).expect("the builder bounds the size of buffers");
+        self.ring.push(address, len, id);
+    }
+
+    fn address(&self, id: u16) -> *mut u8 {
+        let offset = usize::from(id) * self.stride;
+        assert!(offset + self.stride <= self.buffers.len());
+        // SAFETY: the offset lies inside the mapping, as just asserted.
+        unsafe { self.buffers.start().as_ptr().add(offset) }
+    }
+}
+
+/// One filled buffer. Goes back to the kernel when it is dropped.
+pub struct Buffer {
+    memory: Rc<Memory>,
+    id: u16,
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the bytes are mapped as long as `memory` lives, they were zeroed when mapped, and
+        // by `lent` this is the only `Buffer` of its id: the kernel writes it again only after
+        // `drop` has provided it.
+        unsafe { std::slice::from_raw_parts(self.memory.address(self.id), self.memory.stride) }
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.memory.lent[usize::from(self.id)].set(false);
+        self.memory.unlent.set(self.memory.unlent.get() + 1);
+        self.memory.provide(self.id);
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A message that had to leave its buffer, so that the buffer could serve other sockets.
+///
+/// While it waits in an inbox it takes nothing from the pool. Once the program holds it, it counts
+/// as a buffer: what a program holds is bounded by the pool, wherever it lies.
+pub(crate) struct Spill {
+    bytes: Box<[u8]>,
+    memory: Rc<Memory>,
+    holder: Holder,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Inbox,
+    Program,
+}
+
+impl Buffer {
+    /// A copy of the first `len` bytes outside the pool.
+    pub(crate) fn spill(&self, len: usize) -> Spill {
+        let memory = Rc::clone(&self.memory);
+        Spill { bytes: self[..len].into(), memory, holder: Holder::Inbox }
+    }
+}
+
+impl Spill {
+    /// The program holds it from now on.
+    pub(crate) fn claim(&mut self) {
+        if self.holder == Holder::Inbox {
+            self.holder = Holder::Program;
+            self.memory.claimed.set(self.memory.claimed.get() + 1);
+        }
+    }
+}
+
+impl Deref for Spill {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        if self.holder == Holder::Program {
+            self.memory.claimed.set(self.memory.claimed.get() - 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_is_free_again() {
+        let pool = Pool::new(4, 100).unwrap();
+        assert_eq!((pool.count(), pool.free()), (4, 4));
+        let first = pool.take(2);
+        let second = pool.take(0);
+        assert_eq!(pool.free(), 2);
+        drop(first);
+        assert_eq!(pool.free(), 3);
+        drop(second);
+        assert_eq!(pool.free(), 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "buffer 1 was filled while it was held")]
+    fn a_buffer_is_never_in_two_hands() {
+        let pool = Pool::new(2, 100).unwrap();
+        let _held = pool.take(1);
+        let _again = pool.take(1);
+    }
+
+    #[test]
+    fn a_spilled_message_counts_as_a_buffer_while_the_program_holds_it() {
+        let pool = Pool::new(2, 100).unwrap();
+        let buffer = pool.take(0);
+        let mut spill = buffer.spill(10);
+        drop(buffer);
+        assert_eq!(pool.free(), 2);
+        spill.claim();
+        spill.claim();
+        assert_eq!(pool.free(), 1);
+        drop(spill);
+        assert_eq!(pool.free(), 2);
+    }
+
+    #[test]
+    fn a_buffer_outlives_its_pool() {
+        let pool = Pool::new(2, 100).unwrap();
+        let buffer = pool.take(1);
+        drop(pool);
+        assert!(buffer.iter().all(|&byte| byte == 0));
+        assert!(buffer.len() >= 100 + BUFFER_OVERHEAD);
+    }
+
+    #[test]
+    fn buffers_of_the_default_size_start_in_different_cache_sets() {
+        let pool = Pool::new(16, 65_536).unwrap();
+        let sets: std::collections::HashSet<usize> =
+            (0..16).map(|id| pool.memory.address(id).addr() % 4096).collect();
+        assert_eq!(sets.len(), 16);
+    }
+}

@@ -1,0 +1,68 @@
+//! The ring of free buffers that the kernel takes from: `io_uring_register_buf_ring(3)`, Linux 5.19.
+//!
+//! This side only ever adds at the tail; the kernel only ever takes at the head. The ring has at
+//! least as many entries as there are buffers, so it cannot overflow.
+
+// UNSAFETY: the entries and the tail lie in memory that is shared with the kernel.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::cell::Cell;
+use std::io;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::types::BufRingEntry;
+
+use super::mapping::Mapping;
+
+pub(crate) struct BufferRing {
+    memory: Mapping,
+    entries: u16,
+    /// Our copy of the tail, which only this side writes.
+    tail: Cell<u16>,
+}
+
+impl BufferRing {
+    /// A ring that can hold `count` buffers; empty.
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let entries = count.next_power_of_two();
+        let memory = Mapping::new(entries * size_of::<BufRingEntry>())?;
+        let entries = u16::try_from(entries).expect("the builder bounds the number of buffers");
+        Ok(Self { memory, entries, tail: Cell::new(0) })
+    }
+
+    /// Where the ring lies, for registering it.
+    pub(crate) fn address(&self) -> u64 {
+        self.memory.start().as_ptr().expose_provenance() as u64
+    }
+
+    pub(crate) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// Gives the buffer `id` at `address` to the kernel.
+    pub(crate) fn push(&self, address: u64, len: u32, id: u16) {
+        let tail = self.tail.get();
+        let index = usize::from(tail & (self.entries - 1));
+        let base: *mut BufRingEntry = self.memory.start().as_ptr().cast();
+        // SAFETY: `index` is below `entries`, which the mapping holds.
+        let entry = unsafe { base.add(index) };
+        // SAFETY: an entry at or past the tail belongs to this side: the kernel reads entries below
+        // it only. The mapping is zeroed, page-aligned and as long as `self`. The tail shares
+        // memory with the reserved field of entry 0, which the setters below leave alone.
+        let entry = unsafe { &mut *entry };
+        entry.set_addr(address);
+        entry.set_len(len);
+        entry.set_bid(id);
+        self.tail.set(tail.wrapping_add(1));
+        self.shared_tail().store(self.tail.get(), Ordering::Release);
+    }
+
+    fn shared_tail(&self) -> &AtomicU16 {
+        let base: *const BufRingEntry = self.memory.start().as_ptr().cast();
+        // SAFETY: `base` is the first entry of a ring, as `tail` asks for.
+        let tail = unsafe { BufRingEntry::tail(base) };
+        // SAFETY: aligned (offset 14 of a page) and valid as long as `self`; both sides use atomic
+        // accesses only.
+        unsafe { AtomicU16::from_ptr(tail.cast_mut()) }
+    }
+}
