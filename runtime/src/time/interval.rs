@@ -1,0 +1,366 @@
+//! [`Interval`], which ticks at a fixed period, and [`MissedTickBehavior`], what it does when a tick comes too late.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use super::{Sleep, saturating_add, sleep_until};
+
+/// How late a tick may be before it counts as missed. Below it, lateness is only the resolution of timers and the load
+/// of the thread, and every behaviour keeps to the schedule. Tokio's value.
+const TOLERANCE: Duration = Duration::from_millis(5);
+
+/// Ticks every `period`, for the first time at once.
+///
+/// The schedule does not drift: each tick is due one `period` after the one before it was *due*. What happens when
+/// ticks are missed is set by [`Interval::set_missed_tick_behavior`].
+///
+/// # Panics
+///
+/// If `period` is zero.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use ebbtide_runtime::time::interval;
+///
+/// ebbtide_runtime::run(async {
+///     let start = Instant::now();
+///     let mut interval = interval(Duration::from_millis(5));
+///     interval.tick().await; // at once
+///     interval.tick().await;
+///     interval.tick().await;
+///     assert!(start.elapsed() >= Duration::from_millis(10));
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+#[track_caller]
+pub fn interval(period: Duration) -> Interval {
+    interval_at(Instant::now(), period)
+}
+
+/// Ticks every `period`, for the first time at `start`. See [`interval`].
+///
+/// # Panics
+///
+/// If `period` is zero.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+///
+/// use ebbtide_runtime::time::interval_at;
+///
+/// ebbtide_runtime::run(async {
+///     let start = Instant::now() + Duration::from_millis(5);
+///     let mut interval = interval_at(start, Duration::from_millis(10));
+///     assert_eq!(interval.tick().await, start);
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+#[track_caller]
+pub fn interval_at(start: Instant, period: Duration) -> Interval {
+    assert!(!period.is_zero(), "the period of an interval must not be zero");
+    Interval {
+        next: sleep_until(start),
+        period,
+        missed_tick_behavior: MissedTickBehavior::default(),
+    }
+}
+
+/// Ticks at a fixed period. Made by [`interval`] and [`interval_at`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use ebbtide_runtime::time::{MissedTickBehavior, interval};
+///
+/// ebbtide_runtime::run(async {
+///     let mut interval = interval(Duration::from_millis(2));
+///     interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+///     for _ in 0..3 {
+///         interval.tick().await;
+///     }
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug)]
+pub struct Interval {
+    /// Completes at the next tick.
+    next: Sleep,
+    /// Never zero.
+    period: Duration,
+    missed_tick_behavior: MissedTickBehavior,
+}
+
+impl Interval {
+    /// Waits for the next tick, and answers when it was due.
+    ///
+    /// A tick that is due is answered at once, without giving way to other tasks.
+    ///
+    /// # Panics
+    ///
+    /// When it is polled outside a runtime and has to wait.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses no tick: the next call answers it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    ///
+    /// use ebbtide_runtime::time::interval_at;
+    ///
+    /// ebbtide_runtime::run(async {
+    ///     let start = Instant::now();
+    ///     let period = Duration::from_millis(5);
+    ///     let mut interval = interval_at(start, period);
+    ///     assert_eq!(interval.tick().await, start);
+    ///     assert_eq!(interval.tick().await, start + period);
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub async fn tick(&mut self) -> Instant {
+        poll_fn(|cx| self.poll_tick(cx)).await
+    }
+
+    /// Polls for the next tick; [`tick`](Self::tick) for use in a `poll` function.
+    ///
+    /// `Pending` arranges for the task of `cx` to be woken when the tick is due. `Ready` holds the instant at which it
+    /// was due, and moves on to the tick after it.
+    ///
+    /// # Panics
+    ///
+    /// When it is called outside a runtime and has to wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::future::poll_fn;
+    /// use std::time::Duration;
+    ///
+    /// use ebbtide_runtime::time::interval;
+    ///
+    /// ebbtide_runtime::run(async {
+    ///     let mut interval = interval(Duration::from_millis(5));
+    ///     poll_fn(|cx| interval.poll_tick(cx)).await;
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
+        ready!(Pin::new(&mut self.next).poll(cx));
+        let due = self.next.deadline();
+        let next = self.missed_tick_behavior.next_tick(due, Instant::now(), self.period);
+        Pin::new(&mut self.next).reset(next);
+        Poll::Ready(due)
+    }
+
+    /// Starts the schedule anew: the next tick is one period from now.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    ///
+    /// use ebbtide_runtime::time::interval;
+    ///
+    /// ebbtide_runtime::run(async {
+    ///     let mut interval = interval(Duration::from_millis(5));
+    ///     let before = Instant::now();
+    ///     interval.reset(); // the first tick is not at once any more
+    ///     assert!(interval.tick().await >= before + interval.period());
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn reset(&mut self) {
+        let next = saturating_add(Instant::now(), self.period);
+        Pin::new(&mut self.next).reset(next);
+    }
+
+    /// The time from one tick to the next.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// What happens when ticks are missed.
+    #[must_use]
+    pub fn missed_tick_behavior(&self) -> MissedTickBehavior {
+        self.missed_tick_behavior
+    }
+
+    /// Sets what happens when ticks are missed. [`Burst`](MissedTickBehavior::Burst) unless it is set.
+    pub fn set_missed_tick_behavior(&mut self, behavior: MissedTickBehavior) {
+        self.missed_tick_behavior = behavior;
+    }
+}
+
+/// What an [`Interval`] does when a tick is taken more than 5 ms after it was due.
+///
+/// With a period of 50 ms, and a program that is busy when the second tick is due:
+///
+/// ```text
+/// due     0    50   100   150   200   250   300
+/// Burst   |     -------------||| |     |     |      the missed ones at once, then as planned
+/// Delay   |     -------------|     |     |     |    one, and a period from there
+/// Skip    |     -------------|   |     |     |      one, and then as planned
+/// ```
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use ebbtide_runtime::time::{MissedTickBehavior, interval};
+///
+/// let mut interval = interval(Duration::from_secs(1));
+/// assert_eq!(interval.missed_tick_behavior(), MissedTickBehavior::Burst);
+/// interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MissedTickBehavior {
+    /// Ticks as fast as possible until it has caught up: the number of ticks is right in the end.
+    #[default]
+    Burst,
+    /// Plans anew from the late tick: two ticks are never closer than the period, give or take the 5 ms.
+    Delay,
+    /// Leaves the missed ticks out: every tick is due at a multiple of the period from the start.
+    Skip,
+}
+
+impl MissedTickBehavior {
+    /// When the tick after one that was due at `due`, and was taken at `now`, is due.
+    fn next_tick(self, due: Instant, now: Instant, period: Duration) -> Instant {
+        let late = now.saturating_duration_since(due);
+        if late <= TOLERANCE {
+            return saturating_add(due, period);
+        }
+        match self {
+            Self::Burst => saturating_add(due, period),
+            Self::Delay => saturating_add(now, period),
+            Self::Skip => {
+                let into_period = remainder(late, period);
+                saturating_add(now, period - into_period)
+            }
+        }
+    }
+}
+
+/// `duration % period`, which the standard library does not have.
+fn remainder(duration: Duration, period: Duration) -> Duration {
+    let nanos = duration.as_nanos() % period.as_nanos();
+    Duration::from_nanos_u128(nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::MissedTickBehavior::{Burst, Delay, Skip};
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_millis(50);
+    const EACH: [MissedTickBehavior; 3] = [Burst, Delay, Skip];
+
+    #[test]
+    fn a_tick_taken_in_time_keeps_to_the_schedule() {
+        let due = Instant::now();
+        for behavior in EACH {
+            for late in [Duration::ZERO, Duration::from_millis(3), TOLERANCE] {
+                let next = behavior.next_tick(due, due + late, PERIOD);
+                assert_eq!(next, due + PERIOD, "{behavior:?}, {late:?} late");
+            }
+        }
+    }
+
+    #[test]
+    fn a_missed_tick_bursts_delays_or_skips() {
+        for (behavior, late_millis, next_millis) in [
+            (Burst, 6, 50),
+            (Burst, 130, 50),
+            (Delay, 6, 56),
+            (Delay, 130, 180),
+            (Skip, 6, 50),
+            (Skip, 50, 100),
+            (Skip, 130, 150),
+        ] {
+            let due = Instant::now();
+            let now = due + Duration::from_millis(late_millis);
+            let next = behavior.next_tick(due, now, PERIOD) - due;
+            let expected = Duration::from_millis(next_millis);
+            assert_eq!(next, expected, "{behavior:?}, {late_millis} ms late");
+        }
+    }
+
+    #[test]
+    fn a_burst_answers_every_missed_tick_with_the_time_at_which_it_was_due() {
+        let start = Instant::now() - 3 * PERIOD;
+        let mut interval = interval_at(start, PERIOD);
+        for tick in 0..=3 {
+            assert_eq!(poll_tick(&mut interval), Poll::Ready(start + tick * PERIOD));
+        }
+    }
+
+    #[test]
+    fn a_skipping_interval_answers_one_late_tick_and_stays_on_schedule() {
+        let start = Instant::now() - 20 * PERIOD;
+        let mut interval = interval_at(start, PERIOD);
+        interval.set_missed_tick_behavior(Skip);
+        assert_eq!(poll_tick(&mut interval), Poll::Ready(start));
+        let planned = interval.next.deadline() - start;
+        assert!(planned > 20 * PERIOD);
+        assert_eq!(remainder(planned, PERIOD), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_first_tick_is_at_once_and_needs_no_runtime() {
+        let before = Instant::now();
+        let mut interval = interval(PERIOD);
+        let Poll::Ready(first) = poll_tick(&mut interval) else {
+            panic!("the first tick is due");
+        };
+        assert!(first >= before);
+        assert_eq!(interval.next.deadline(), first + PERIOD);
+    }
+
+    #[test]
+    fn a_reset_interval_ticks_a_period_from_now() {
+        let mut interval = interval_at(Instant::now() - 9 * PERIOD, PERIOD);
+        let before = Instant::now();
+        interval.reset();
+        assert!(interval.next.deadline() >= before + PERIOD);
+    }
+
+    #[test]
+    fn a_period_beyond_every_instant_ticks_once() {
+        for behavior in EACH {
+            let due = Instant::now();
+            let next = behavior.next_tick(due, due + 2 * TOLERANCE, Duration::MAX);
+            assert!(next >= due + super::super::FAR_FUTURE, "{behavior:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "must not be zero")]
+    fn a_period_of_zero_is_refused() {
+        drop(interval(Duration::ZERO));
+    }
+
+    fn poll_tick(interval: &mut Interval) -> Poll<Instant> {
+        interval.poll_tick(&mut Context::from_waker(Waker::noop()))
+    }
+}
