@@ -1,0 +1,196 @@
+//! [`Handle`]: the way from a task, a future or a socket to the runtime that it belongs to.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::buffer::Pool;
+use crate::drain::Ledger;
+use crate::driver::Driver;
+use crate::limits::Limits;
+use crate::task::{self, Inbox, JoinHandle, Tasks};
+use crate::time::Timers;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Handle>> = const { RefCell::new(None) };
+}
+
+/// A reference to a runtime, for its own thread.
+///
+/// A handle keeps the runtime's memory alive, not the runtime: after the end, spawning gives
+/// cancelled tasks and operations fail.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Rc<Shared>,
+}
+
+/// What a runtime consists of. Each part is borrowed for as long as one call into it and never
+/// across user code.
+struct Shared {
+    tasks: Tasks,
+    timers: RefCell<Timers>,
+    driver: RefCell<Driver>,
+    ledger: Ledger,
+    pool: Pool,
+    limits: Limits,
+    phase: Cell<Phase>,
+}
+
+/// How far the life of a runtime has come. Only ever moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(crate) enum Phase {
+    Running,
+    /// The final drain: no socket may be opened any more.
+    ShuttingDown,
+    /// Tasks are being dropped, or are gone.
+    Ended,
+}
+
+impl Handle {
+    pub(crate) fn new(
+        limits: Limits,
+        inbox: Arc<Inbox<async_task::Runnable>>,
+        timers: Timers,
+        driver: Driver,
+    ) -> Self {
+        let shared = Shared {
+            tasks: Tasks::new(inbox),
+            timers: RefCell::new(timers),
+            pool: driver.pool().clone(),
+            driver: RefCell::new(driver),
+            ledger: Ledger::default(),
+            limits,
+            phase: Cell::new(Phase::Running),
+        };
+        Self { shared: Rc::new(shared) }
+    }
+
+    /// The runtime that runs on this thread.
+    ///
+    /// # Panics
+    ///
+    /// Outside a runtime.
+    pub fn current() -> Self {
+        Self::try_current().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The runtime that runs on this thread.
+    ///
+    /// # Errors
+    ///
+    /// Outside a runtime, with a message that says how to get into one.
+    pub fn try_current() -> io::Result<Self> {
+        with_current(|current| current.cloned()).ok_or_else(|| {
+            io::Error::other(
+                "there is no ebbtide runtime on this thread: \
+                 call this inside ebbtide::run or Runtime::block_on",
+            )
+        })
+    }
+
+    /// Spawns a task onto this runtime. See [`spawn`](crate::spawn).
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        task::spawn(self, future)
+    }
+
+    /// The buffers that datagrams arrive in.
+    pub fn pool(&self) -> &Pool {
+        &self.shared.pool
+    }
+
+    /// Largest payload that a buffer of the pool takes, in bytes.
+    pub fn buffer_size(&self) -> usize {
+        self.shared.limits.buffer_size
+    }
+
+    /// A descriptor that is not a socket, to put in the place of one that has to go.
+    pub fn placeholder(&self) -> BorrowedFd<'_> {
+        self.tasks().inbox().eventfd().as_fd()
+    }
+
+    pub(crate) fn driver(&self) -> RefMut<'_, Driver> {
+        self.shared.driver.borrow_mut()
+    }
+
+    pub(crate) fn timers(&self) -> &RefCell<Timers> {
+        &self.shared.timers
+    }
+
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.shared.tasks
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.shared.ledger
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.shared.phase.get()
+    }
+
+    pub(crate) fn advance(&self, phase: Phase) {
+        assert!(self.phase() <= phase, "a runtime never goes back");
+        self.shared.phase.set(phase);
+    }
+
+    /// Whether the tasks are being dropped, or are gone.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.phase() == Phase::Ended
+    }
+
+    /// Makes this the runtime of the thread until the guard is dropped.
+    pub(crate) fn enter(&self) -> Entered {
+        Entered { outer: CURRENT.replace(Some(self.clone())) }
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}
+
+/// Undoes an [`Handle::enter`].
+pub(crate) struct Entered {
+    outer: Option<Handle>,
+}
+
+impl Entered {
+    /// Whether the thread was in a runtime already.
+    pub(crate) fn is_nested(&self) -> bool {
+        self.outer.is_some()
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let inner = CURRENT.replace(self.outer.take());
+        // Possibly the last reference to a runtime: dropped when nothing is borrowed.
+        drop(inner);
+    }
+}
+
+/// Calls `f` with the runtime of this thread. `None` outside of one, and while the thread ends.
+pub(crate) fn with_current<R>(f: impl FnOnce(Option<&Handle>) -> R) -> R {
+    let mut f = Some(f);
+    let result = CURRENT.try_with(|current| {
+        let f = f.take().expect("called once");
+        f(current.borrow().as_ref())
+    });
+    match (result, f) {
+        (Ok(result), _) => result,
+        (Err(_), Some(f)) => f(None),
+        (Err(_), None) => unreachable!("the closure runs only if the access succeeds"),
+    }
+}

@@ -1,0 +1,333 @@
+//! The loop. Read this first.
+//!
+//! One thread, one driver, one ready queue. [`Runtime::turn`] is the loop's body:
+//!
+//! ```text
+//!          +------------------------- turn -------------------------+
+//!          |                                                        |
+//! collect completions -> expire timers -> take what other threads sent -> run tasks -> submit and wait
+//!          ^                                                                                |
+//!          +------------------------------- kernel <----------------------------------------+
+//! ```
+//!
+//! The path of a datagram through it: the kernel posts a completion; `collect` hands it to the
+//! socket's sink, which puts it into the inbox and leaves one waker; `run tasks` polls the receiver.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use async_task::Runnable;
+
+use crate::builder::Builder;
+use crate::drain::{Drain, DrainReport, drain_with};
+use crate::driver::descriptor::eventfd;
+use crate::driver::{Driver, Pace, Wait, Wakes};
+use crate::handle::{Handle, Phase};
+use crate::limits::{Limits, ROUNDS_PER_TURN};
+use crate::metrics::Metrics;
+use crate::task::{Inbox, JoinHandle, Permission, refill_budget};
+use crate::time::Timers;
+
+/// An async runtime on one thread.
+///
+/// Dropping it drains it: see [`shutdown`](Self::shutdown). It stays on the thread that made it.
+///
+/// ```
+/// use ebbtide_runtime::{Drain, Runtime};
+///
+/// let runtime = Runtime::new()?;
+/// let answer = runtime.block_on(async { 42 });
+/// let report = runtime.shutdown(Drain::default());
+/// assert_eq!((answer, report.undelivered), (42, 0));
+/// # std::io::Result::Ok(())
+/// ```
+pub struct Runtime {
+    handle: Handle,
+    /// What `collect` leaves to be woken; kept for its memory.
+    wakes: RefCell<Wakes>,
+    turns: Cell<u64>,
+    /// How it is drained when it is dropped.
+    drain: Drain,
+}
+
+impl Runtime {
+    /// A runtime with the default limits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::build`].
+    pub fn new() -> io::Result<Self> {
+        Self::builder().build()
+    }
+
+    /// For a runtime with other limits.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn start(limits: Limits, drain: Drain) -> io::Result<Self> {
+        let eventfd = Arc::new(eventfd()?);
+        let inbox = Arc::new(Inbox::new(Arc::clone(&eventfd)));
+        let driver = Driver::new(&limits, eventfd)?;
+        let timers = Timers::new(Instant::now());
+        let handle = Handle::new(limits, inbox, timers, driver);
+        Ok(Self { handle, wakes: RefCell::default(), turns: Cell::new(0), drain })
+    }
+
+    /// The reference that tasks and sockets hold.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Spawns a task. It runs during [`block_on`](Self::block_on) and the drain.
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        self.handle.spawn(future)
+    }
+
+    /// Runs `future` to its end, and every task beside it.
+    ///
+    /// # Panics
+    ///
+    /// Inside a runtime: there, spawn or await the future instead. If `future` panics. If the ring
+    /// fails.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let entered = self.handle.enter();
+        assert!(
+            !entered.is_nested(),
+            "block_on was called inside a runtime: await the future, or spawn it"
+        );
+        self.run_until(future)
+    }
+
+    fn run_until<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        let root = Arc::new(Root {
+            woken: AtomicBool::new(true),
+            inbox: Arc::clone(self.handle.tasks().inbox()),
+        });
+        let waker = Waker::from(Arc::clone(&root));
+        loop {
+            if root.woken.swap(false, Ordering::SeqCst) {
+                refill_budget(self.handle.limits().operations_per_poll);
+                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
+                {
+                    return output;
+                }
+            }
+            self.turn(&root);
+        }
+    }
+
+    /// The loop's body.
+    fn turn(&self, root: &Root) {
+        self.collect_completions();
+        self.expire_timers();
+        self.handle.tasks().take_inbox();
+        self.run_tasks();
+        self.submit_and_wait(root);
+    }
+
+    fn collect_completions(&self) {
+        let mut wakes = self.wakes.take();
+        for _ in 0..ROUNDS_PER_TURN {
+            let mut driver = self.handle.driver();
+            driver.collect(&mut wakes);
+            if !driver.has_work() {
+                break;
+            }
+            driver.submit_and_wait(Wait::No);
+        }
+        wakes.run();
+        self.wakes.replace(wakes);
+    }
+
+    fn expire_timers(&self) {
+        let mut wakes = self.wakes.take();
+        {
+            let mut timers = self.handle.timers().borrow_mut();
+            if !timers.is_empty() {
+                timers.expire(Instant::now(), wakes.wakers());
+            }
+        }
+        wakes.run();
+        self.wakes.replace(wakes);
+    }
+
+    fn run_tasks(&self) {
+        for _ in 0..self.handle.limits().tasks_per_turn {
+            if self.handle.tasks().run_one().is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Enters the kernel once: to submit, to receive, and to sleep if nothing is ready.
+    fn submit_and_wait(&self, root: &Root) {
+        self.turns.set(self.turns.get() + 1);
+        let inbox = self.handle.tasks().inbox();
+        let wait = self.wait(root);
+        if wait == Wait::No {
+            self.handle.driver().resume_starved(Pace::Busy);
+            self.handle.driver().submit_and_wait(Wait::No);
+            return;
+        }
+        let allowed =
+            inbox.fall_asleep() == Permission::Sleep && !root.woken.load(Ordering::SeqCst);
+        let mut driver = self.handle.driver();
+        driver.resume_starved(Pace::AboutToSleep);
+        driver.submit_and_wait(if allowed { wait } else { Wait::No });
+        drop(driver);
+        inbox.awake();
+    }
+
+    /// How long the thread may sleep now.
+    fn wait(&self, root: &Root) -> Wait {
+        let busy = || self.handle.tasks().is_ready() || root.woken.load(Ordering::SeqCst);
+        if busy() || self.handle.driver().has_completions() {
+            return Wait::No;
+        }
+        let mut wakes = self.wakes.take();
+        self.handle.notice_quiescence(&mut wakes);
+        wakes.run();
+        self.wakes.replace(wakes);
+        if busy() {
+            return Wait::No;
+        }
+        match self.handle.timers().borrow().next_timeout(Instant::now()) {
+            Some(Duration::ZERO) => Wait::No,
+            Some(timeout) => Wait::AtMost(timeout),
+            None => Wait::Forever,
+        }
+    }
+
+    /// Counts of what the runtime has done so far.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::new(&self.handle, self.turns.get())
+    }
+
+    /// Ends the runtime without losing a datagram: seals and empties every datagram socket, lets
+    /// the tasks take what was queued until the policy's deadline, then drops them and frees
+    /// everything. When it returns, no operation is in flight, the kernel holds no memory of ours,
+    /// and the addresses are free to bind again.
+    pub fn shutdown(mut self, policy: Drain) -> DrainReport {
+        self.end(policy)
+    }
+
+    /// Ends the runtime at once, without running any task again: what an event loop without a drain
+    /// does, except that the report counts what was thrown away, as `undelivered`.
+    pub fn stop(mut self) -> DrainReport {
+        self.end(Drain::default().deadline(Duration::ZERO))
+    }
+
+    /// The path of a shutdown; see [`drain`](mod@crate::drain).
+    fn end(&mut self, policy: Drain) -> DrainReport {
+        let _entered = self.handle.enter();
+        self.handle.advance(Phase::ShuttingDown);
+        let mut report = self.run_until(drain_with(policy));
+        self.handle.advance(Phase::Ended);
+        report.tasks_dropped = self.handle.tasks().drop_all();
+        self.close();
+        report
+    }
+
+    /// Step 6, after the tasks are gone.
+    fn close(&self) {
+        let mut wakes = Wakes::default();
+        let reaped = self.handle.driver().reap_all(&mut wakes);
+        wakes.run();
+        self.handle.end_sockets();
+        self.handle.driver().close(reaped, &mut wakes);
+        wakes.run();
+        self.handle.tasks().inbox().close();
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if !self.handle.has_ended() {
+            self.end(self.drain);
+        }
+    }
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+/// The waker of the future that `block_on` runs.
+struct Root {
+    /// True exactly when the future has to be polled.
+    woken: AtomicBool,
+    inbox: Arc<Inbox<Runnable>>,
+}
+
+impl Wake for Root {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
+        self.inbox.wake();
+    }
+}
+
+/// Runs `future` on a runtime with the default limits, drains, and returns what `future` gave.
+///
+/// # Errors
+///
+/// That the runtime could not be started, or what `future` gives.
+///
+/// ```
+/// fn main() -> std::io::Result<()> {
+///     ebbtide_runtime::run(async {
+///         println!("hello");
+///         Ok(())
+///     })
+/// }
+/// ```
+pub fn run<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let runtime = Runtime::new()?;
+    let result = runtime.block_on(future);
+    runtime.shutdown(Drain::default());
+    result
+}
+
+/// Spawns a task onto the runtime of this thread.
+///
+/// The task starts at once, not when the handle is awaited; dropping the handle detaches it. A
+/// panic in it arrives as a [`JoinError`](crate::JoinError). It needs not be `Send`: it stays on
+/// this thread.
+///
+/// # Panics
+///
+/// Outside a runtime.
+///
+/// ```
+/// ebbtide_runtime::run(async {
+///     let task = ebbtide_runtime::spawn(async { "done" });
+///     assert_eq!(task.await?, "done");
+///     std::io::Result::Ok(())
+/// })
+/// # .unwrap();
+/// ```
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    Handle::current().spawn(future)
+}

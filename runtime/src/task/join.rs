@@ -1,0 +1,174 @@
+//! [`JoinHandle`] and [`JoinError`], with the semantics of tokio's.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use async_task::FallibleTask;
+
+use crate::handle::Handle;
+
+/// Waits for a task, and can abort it.
+///
+/// Dropping it detaches the task, which goes on.
+///
+/// # Cancellation
+///
+/// Awaiting a handle by `&mut` in a `select` is safe: the result stays until it is taken.
+///
+/// ```
+/// ebbtide_runtime::run(async {
+///     let task = ebbtide_runtime::spawn(async { 6 * 7 });
+///     assert_eq!(task.await?, 42);
+///     std::io::Result::Ok(())
+/// })
+/// # .unwrap();
+/// ```
+pub struct JoinHandle<T> {
+    /// `None` once the result was taken.
+    task: Option<FallibleTask<Result<T, JoinError>>>,
+    handle: Handle,
+    /// The task's place among the living, as long as it lives.
+    key: usize,
+}
+
+impl<T> JoinHandle<T> {
+    pub(super) fn new(
+        task: FallibleTask<Result<T, JoinError>>,
+        handle: Handle,
+        key: usize,
+    ) -> Self {
+        Self { task: Some(task), handle, key }
+    }
+
+    /// Cancels the task: its future is dropped the next time that it would be polled, and awaiting
+    /// the handle gives a [`JoinError`] that [is cancelled](JoinError::is_cancelled). A task that
+    /// has ended keeps its result.
+    pub fn abort(&self) {
+        // The key of a task that has ended may belong to another one by now.
+        if !self.is_finished() {
+            self.handle.tasks().abort(self.key);
+        }
+    }
+
+    /// Whether the task has ended, in whichever way.
+    pub fn is_finished(&self) -> bool {
+        self.task.as_ref().is_none_or(FallibleTask::is_finished)
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let task = self.task.as_mut().expect("a JoinHandle was polled after it gave its result");
+        let output = ready!(Pin::new(task).poll(cx));
+        self.task = None;
+        Poll::Ready(output.unwrap_or_else(|| Err(JoinError::cancelled())))
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.detach();
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("finished", &self.is_finished()).finish()
+    }
+}
+
+/// Why a task has no result: it panicked, or it was cancelled.
+///
+/// Converts into [`io::Error`], so that `handle.await??` works in functions that return one.
+pub struct JoinError {
+    reason: Reason,
+}
+
+enum Reason {
+    Cancelled,
+    Panic(Box<dyn Any + Send>),
+}
+
+impl JoinError {
+    pub(super) fn cancelled() -> Self {
+        Self { reason: Reason::Cancelled }
+    }
+
+    pub(super) fn panic(payload: Box<dyn Any + Send>) -> Self {
+        Self { reason: Reason::Panic(payload) }
+    }
+
+    /// Whether the task was aborted, or dropped with its runtime.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.reason, Reason::Cancelled)
+    }
+
+    /// Whether the task panicked.
+    pub fn is_panic(&self) -> bool {
+        matches!(self.reason, Reason::Panic(_))
+    }
+
+    /// What the task panicked with, to go on with
+    /// [`resume_unwind`](std::panic::resume_unwind).
+    ///
+    /// # Panics
+    ///
+    /// If the task was cancelled.
+    pub fn into_panic(self) -> Box<dyn Any + Send> {
+        self.try_into_panic().expect("the task was cancelled, it did not panic")
+    }
+
+    /// What the task panicked with.
+    ///
+    /// # Errors
+    ///
+    /// The error itself if the task was cancelled.
+    pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
+        match self.reason {
+            Reason::Panic(payload) => Ok(payload),
+            Reason::Cancelled => Err(self),
+        }
+    }
+
+    /// The message of the panic, if it has one.
+    fn message(&self) -> Option<&str> {
+        let Reason::Panic(payload) = &self.reason else { return None };
+        payload
+            .downcast_ref::<&'static str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+    }
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.reason, self.message()) {
+            (Reason::Cancelled, _) => f.write_str("the task was cancelled"),
+            (Reason::Panic(_), Some(message)) => write!(f, "the task panicked: {message}"),
+            (Reason::Panic(_), None) => f.write_str("the task panicked"),
+        }
+    }
+}
+
+impl fmt::Debug for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JoinError({self})")
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+impl From<JoinError> for io::Error {
+    fn from(error: JoinError) -> Self {
+        // The payload of a panic is Send but not Sync, which an error inside io::Error must be.
+        Self::other(error.to_string())
+    }
+}
