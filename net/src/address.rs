@@ -1,0 +1,132 @@
+//! Socket addresses as the kernel writes them. Pure: bytes in, address out.
+
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net;
+
+/// The longest address of the internet families (`struct sockaddr_in6`).
+pub(crate) const INTERNET_NAME_LEN: usize = 28;
+
+/// The longest Unix address (`struct sockaddr_un`). A path of 108 bytes has no final NUL.
+pub(crate) const UNIX_NAME_LEN: usize = 110;
+
+mod sealed {
+    /// Keeps [`Address`](super::Address) to the kinds that the kernel has.
+    pub trait Sealed {}
+    impl Sealed for std::net::SocketAddr {}
+    impl Sealed for std::os::unix::net::SocketAddr {}
+}
+
+/// The address of a datagram's sender: [`std::net::SocketAddr`] or
+/// [`std::os::unix::net::SocketAddr`].
+pub trait Address: sealed::Sealed + Sized {
+    /// Reads a raw socket address; an absent or unknown one becomes the unspecified address
+    /// (`0.0.0.0:0`, or the unnamed Unix address).
+    fn from_raw(name: &[u8]) -> Self;
+}
+
+impl Address for SocketAddr {
+    fn from_raw(name: &[u8]) -> Self {
+        internet(name).unwrap_or(Self::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)))
+    }
+}
+
+impl Address for net::SocketAddr {
+    fn from_raw(name: &[u8]) -> Self {
+        unix(name).unwrap_or_else(unnamed)
+    }
+}
+
+fn internet(name: &[u8]) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(bytes(name, 2)?);
+    match i32::from(u16::from_ne_bytes(bytes(name, 0)?)) {
+        libc::AF_INET => {
+            let ip = Ipv4Addr::from(bytes::<4>(name, 4)?);
+            Some(SocketAddrV4::new(ip, port).into())
+        }
+        libc::AF_INET6 => {
+            let flow_info = u32::from_be_bytes(bytes(name, 4)?);
+            let ip = Ipv6Addr::from(bytes::<16>(name, 8)?);
+            let scope_id = u32::from_ne_bytes(bytes(name, 24)?);
+            Some(SocketAddrV6::new(ip, port, flow_info, scope_id).into())
+        }
+        _ => None,
+    }
+}
+
+fn unix(name: &[u8]) -> Option<net::SocketAddr> {
+    if i32::from(u16::from_ne_bytes(bytes(name, 0)?)) != libc::AF_UNIX {
+        return None;
+    }
+    let path = name.get(2..)?;
+    if let Some((0, abstract_name)) = path.split_first().map(|(first, rest)| (*first, rest)) {
+        return net::SocketAddr::from_abstract_name(abstract_name).ok();
+    }
+    // The kernel counts the final NUL, except where a path of full length has no room for one.
+    let path = path.split(|&byte| byte == 0).next().filter(|path| !path.is_empty())?;
+    net::SocketAddr::from_pathname(OsStr::from_bytes(path)).ok()
+}
+
+fn unnamed() -> net::SocketAddr {
+    net::SocketAddr::from_pathname("").expect("the empty path is the unnamed address")
+}
+
+fn bytes<const N: usize>(name: &[u8], at: usize) -> Option<[u8; N]> {
+    name.get(at..at + N)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(address: &socket2::SockAddr) -> Vec<u8> {
+        crate::socket::raw_name(address).to_vec()
+    }
+
+    #[test]
+    fn internet_addresses_survive_the_round_trip() {
+        for text in ["127.0.0.1:8125", "255.1.2.3:65535", "[::1]:53", "[fe80::1%3]:9"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(SocketAddr::from_raw(&raw(&address.into())), address);
+        }
+    }
+
+    #[test]
+    fn a_path_survives_the_round_trip() {
+        for len in [1, 50, 107] {
+            let path = "p".repeat(len);
+            let raw = raw(&socket2::SockAddr::unix(&path).unwrap());
+            let address = net::SocketAddr::from_raw(&raw);
+            assert_eq!(address.as_pathname().unwrap().to_str().unwrap(), path);
+        }
+    }
+
+    #[test]
+    fn an_abstract_name_may_hold_any_byte() {
+        let raw = raw(&socket2::SockAddr::unix("\0a\0b").unwrap());
+        let address = net::SocketAddr::from_raw(&raw);
+        assert_eq!(address.as_abstract_name().unwrap(), b"a\0b");
+    }
+
+    #[test]
+    fn an_absent_address_is_unspecified() {
+        assert!(net::SocketAddr::from_raw(&[]).is_unnamed());
+        assert!(net::SocketAddr::from_raw(&(libc::AF_UNIX as u16).to_ne_bytes()).is_unnamed());
+        assert_eq!(SocketAddr::from_raw(&[]), "0.0.0.0:0".parse().unwrap());
+    }
+
+    #[test]
+    fn an_address_cut_short_never_panics() {
+        let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, 77];
+        for family in families {
+            for len in 0..=UNIX_NAME_LEN {
+                let mut name = vec![b'x'; UNIX_NAME_LEN];
+                name[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+                let _ = SocketAddr::from_raw(&name[..len]);
+                let _ = net::SocketAddr::from_raw(&name[..len]);
+            }
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! [`Endpoint`]: what all datagram sockets share. It feeds the receive machine and the inbox, and
+//! carries out at the driver what the machine answers.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use ebbtide_runtime::driver::{
+    InFlight, Layout, MultishotKey, ReceivedMessage, Reception, Sink, Verdict, Wakes,
+};
+use ebbtide_runtime::limits::SEND_BUDGET_BYTES;
+use ebbtide_runtime::task::poll_budget;
+use ebbtide_runtime::{DrainKey, Drainable, Handle, ReadProgress, SocketStats};
+use socket2::{SockAddr, Socket};
+
+use super::inbox::{Arrival, Inbox};
+use super::receive::{Load, Outcome, Read, ReadOn, ReceiveMachine, Then};
+use super::waiters::WaiterKey;
+use crate::address::{INTERNET_NAME_LEN, UNIX_NAME_LEN};
+use crate::operation;
+use crate::socket::{drop_count, raw_name, seal_by_filter, vacate};
+
+/// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
+/// again for ever. More than a receive buffer of the default size holds.
+const UNSEALED_READ_LIMIT: u64 = 65_536;
+
+/// Which of the kernel's kinds of datagram sockets it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Internet,
+    Unix,
+}
+
+impl Family {
+    fn layout(self) -> Layout {
+        match self {
+            Self::Internet => Layout::new(INTERNET_NAME_LEN, 0),
+            Self::Unix => Layout::new(UNIX_NAME_LEN, 0),
+        }
+    }
+}
+
+pub(crate) struct Endpoint {
+    handle: Handle,
+    socket: Socket,
+    family: Family,
+    receive: RefCell<Receive>,
+    stats: RefCell<SocketStats>,
+    seal: Cell<Seal>,
+    life: Cell<Life>,
+    /// Both set once, right after the endpoint was made.
+    multishot: OnceCell<MultishotKey>,
+    drainable: OnceCell<DrainKey>,
+}
+
+struct Receive {
+    machine: ReceiveMachine,
+    inbox: Inbox<ReceivedMessage>,
+    /// Where direct reads go; empty until the drain.
+    scratch: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Seal {
+    Open,
+    /// `drops`: the kernel's drop counter at the seal. What it counts from then on was refused.
+    Sealed {
+        drops: u32,
+    },
+    /// The kernel refused the seal; `left` datagrams may still be read.
+    Refused {
+        left: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// The user let go of it.
+    Closed,
+    /// Its runtime has ended, and its address is free; `drops` is the last count of the kernel.
+    Ended {
+        drops: u32,
+    },
+}
+
+impl Endpoint {
+    /// Takes in a bound or connected socket and starts to receive on it.
+    pub(crate) fn open(socket: Socket, family: Family) -> io::Result<Rc<Self>> {
+        let handle = Handle::try_current()?;
+        socket.set_nonblocking(true)?;
+        let endpoint = Rc::new(Self {
+            handle,
+            socket,
+            family,
+            receive: RefCell::new(Receive {
+                machine: ReceiveMachine::new(),
+                inbox: Inbox::default(),
+                scratch: Vec::new(),
+            }),
+            stats: RefCell::default(),
+            seal: Cell::new(Seal::Open),
+            life: Cell::new(Life::Open),
+            multishot: OnceCell::new(),
+            drainable: OnceCell::new(),
+        });
+        let drainable = endpoint.handle.open_drainable(endpoint.clone())?;
+        let multishot = endpoint.handle.add_sink(endpoint.clone());
+        endpoint.drainable.set(drainable).expect("set once");
+        endpoint.multishot.set(multishot).expect("set once");
+        let verdict = endpoint.receive.borrow_mut().machine.start();
+        endpoint.carry_out(verdict);
+        Ok(endpoint)
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    fn multishot(&self) -> MultishotKey {
+        *self.multishot.get().expect("set when the endpoint was opened")
+    }
+
+    /// Does at the driver what the machine has decided outside of a completion.
+    fn carry_out(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Keep => {}
+            Verdict::Cancel => {
+                self.handle.cancel(self.multishot());
+                if self.handle.is_reaped(self.multishot()) {
+                    self.receive.borrow_mut().machine.reaped();
+                }
+            }
+            Verdict::Rearm | Verdict::RearmWhenBuffersReturn => {
+                self.stats.borrow_mut().rearmed += 1;
+                self.handle.arm(self.multishot());
+            }
+        }
+    }
+
+    /// Takes the next arrival. `Ready(Ok(None))`: sealed and drained.
+    pub(crate) fn poll_receive(
+        &self,
+        waiter: &mut Option<WaiterKey>,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<Option<ReceivedMessage>>> {
+        ready!(poll_budget(cx, 1));
+        let taken = self.take();
+        if taken.is_none() && !self.is_drained() {
+            // Cloned before and dropped after the borrow: wakers are foreign code.
+            let waker = cx.waker().clone();
+            let (key, _replaced) = self.receive.borrow_mut().inbox.wait(*waiter, waker);
+            *waiter = Some(key);
+            return Poll::Pending;
+        }
+        if let Some(key) = waiter.take() {
+            let _own = self.receive.borrow_mut().inbox.served(key);
+        }
+        Poll::Ready(taken.transpose())
+    }
+
+    /// The future of a receive was dropped.
+    pub(crate) fn abandon_receive(&self, waiter: WaiterKey) {
+        let (next, _own) = self.receive.borrow_mut().inbox.dropped(waiter);
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+
+    /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
+    pub(crate) fn try_receive(&self) -> io::Result<Option<ReceivedMessage>> {
+        if self.receive.borrow().inbox.datagrams() == 0 && self.life.get() == Life::Open {
+            self.handle.collect_now();
+        }
+        match self.take() {
+            Some(taken) => taken.map(Some),
+            None if self.is_drained() => Ok(None),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Takes the next arrival if it is in the inbox and no error.
+    pub(crate) fn take_datagram(&self) -> Option<ReceivedMessage> {
+        let next = self.receive.borrow().inbox.is_next_datagram();
+        if next { self.take()?.ok() } else { None }
+    }
+
+    /// Takes the next arrival from the inbox, and tells the machine.
+    fn take(&self) -> Option<io::Result<ReceivedMessage>> {
+        let mut receive = self.receive.borrow_mut();
+        let arrival = receive.inbox.pop()?;
+        let verdict = match self.life.get() {
+            Life::Open => {
+                let load = self.load(&receive);
+                let errors = receive.inbox.errors();
+                receive.machine.taken(load, errors)
+            }
+            Life::Closed | Life::Ended { .. } => Verdict::Keep,
+        };
+        drop(receive);
+        self.carry_out(verdict);
+        let mut stats = self.stats.borrow_mut();
+        Some(match arrival {
+            Arrival::Datagram(mut message) => {
+                stats.delivered += 1;
+                message.claim();
+                Ok(message)
+            }
+            Arrival::Error(error) => {
+                stats.errors += 1;
+                Err(error)
+            }
+        })
+    }
+
+    fn load(&self, receive: &Receive) -> Load {
+        Load { queued: receive.inbox.datagrams(), free: self.handle.pool().free() }
+    }
+
+    fn is_drained(&self) -> bool {
+        self.life.get() != Life::Open || self.receive.borrow().machine.is_drained()
+    }
+
+    /// Sends now if that is possible without waiting.
+    pub(crate) fn try_send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
+        self.check_open()?;
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        loop {
+            let result = match to {
+                Some(address) => self.socket.send_to_with_flags(payload, address, flags),
+                None => self.socket.send_with_flags(payload, flags),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends at once by the plain call if that is possible, which costs less than a lone send
+    /// through the ring; else hands a copy to the driver, which waits for room.
+    pub(crate) fn poll_send(
+        self: &Rc<Self>,
+        payload: &[u8],
+        to: Option<&SockAddr>,
+        waiting: &mut Option<InFlight<operation::Send>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if waiting.is_none() {
+            ready!(poll_budget(cx, 1 + payload.len() / SEND_BUDGET_BYTES));
+            match self.try_send(payload, to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+        let waiting = waiting.get_or_insert_with(|| {
+            let name = to.map_or(&[][..], raw_name);
+            self.handle.submit(operation::Send::new(Rc::clone(self), payload, name))
+        });
+        std::pin::Pin::new(waiting).poll(cx)
+    }
+
+    /// An operation that waits for room for a datagram.
+    pub(crate) fn submit_writable(
+        self: &Rc<Self>,
+    ) -> io::Result<InFlight<ebbtide_runtime::driver::Readiness<operation::OpenSocket>>> {
+        self.check_open()?;
+        Ok(self.handle.submit(operation::writable(self)))
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        match self.life.get() {
+            Life::Open => Ok(()),
+            Life::Closed | Life::Ended { .. } => Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the ebbtide runtime of this socket has ended",
+            )),
+        }
+    }
+
+    /// Steps 1 to 4 of the drain for this socket alone.
+    pub(crate) fn drain(self: &Rc<Self>) -> io::Result<()> {
+        match self.life.get() {
+            Life::Open => self.handle.empty_socket(Rc::clone(self) as Rc<dyn Drainable>),
+            Life::Closed | Life::Ended { .. } => Ok(()),
+        }
+    }
+
+    /// The user lets go of the socket: its address is free when this returns.
+    pub(crate) fn close(&self) {
+        if self.life.get() != Life::Open {
+            return;
+        }
+        self.leave();
+        self.discard();
+        self.handle.close_drainable(*self.drainable.get().expect("set when opened"));
+        self.life.set(Life::Closed);
+    }
+
+    /// The user takes the socket back: ends the receive, and gives the datagrams that were taken.
+    pub(crate) fn detach(&self) -> io::Result<Vec<ReceivedMessage>> {
+        self.check_open()?;
+        self.leave();
+        let mut taken = Vec::new();
+        for arrival in self.receive.borrow_mut().inbox.take_all() {
+            if let Arrival::Datagram(message) = arrival {
+                taken.push(message);
+            }
+        }
+        self.stats.borrow_mut().handed_over += taken.len() as u64;
+        self.handle.close_drainable(*self.drainable.get().expect("set when opened"));
+        self.life.set(Life::Closed);
+        Ok(taken)
+    }
+
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+
+    /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
+    fn leave(&self) {
+        let verdict = self.receive.borrow_mut().machine.stop(Then::Leave);
+        self.carry_out(verdict);
+        self.handle.remove_sink(self.multishot());
+    }
+
+    /// Throws away what is in the inbox, and counts it.
+    fn discard(&self) {
+        let thrown_away = {
+            let mut receive = self.receive.borrow_mut();
+            self.stats.borrow_mut().discarded += receive.inbox.datagrams() as u64;
+            receive.inbox.take_all()
+        };
+        drop(thrown_away);
+    }
+
+    pub(crate) fn socket_stats(&self) -> SocketStats {
+        let mut stats = *self.stats.borrow();
+        let drops = match self.life.get() {
+            Life::Ended { drops } => drops,
+            Life::Open | Life::Closed => drop_count(&self.socket).unwrap_or(0),
+        };
+        match self.seal.get() {
+            Seal::Sealed { drops: at_seal } => {
+                stats.dropped_by_kernel = u64::from(at_seal);
+                stats.refused = u64::from(drops.wrapping_sub(at_seal));
+            }
+            Seal::Open | Seal::Refused { .. } => stats.dropped_by_kernel = u64::from(drops),
+        }
+        stats
+    }
+
+    /// Puts a message into the inbox and counts it.
+    fn arrive(&self, receive: &mut Receive, mut message: ReceivedMessage, wakes: &mut Wakes) {
+        let mut stats = self.stats.borrow_mut();
+        stats.received += 1;
+        stats.truncated += u64::from(message.is_truncated());
+        if receive.machine.is_over_share() {
+            message.leave_pool();
+        }
+        wakes.wake(receive.inbox.push(Arrival::Datagram(message)));
+    }
+}
+
+impl Sink for Endpoint {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
+    fn layout(&self) -> Layout {
+        self.family.layout()
+    }
+
+    fn complete(&self, completion: Reception, wakes: &mut Wakes) -> Verdict {
+        let mut receive = self.receive.borrow_mut();
+        let outcome = match completion.result {
+            Ok(Some(message)) => {
+                self.arrive(&mut receive, message, wakes);
+                Outcome::Datagram
+            }
+            Ok(None) => Outcome::Ended,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOBUFS) => Outcome::OutOfBuffers,
+                Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Outcome::Ended,
+                _ => {
+                    wakes.wake(receive.inbox.push(Arrival::Error(error)));
+                    Outcome::Error
+                }
+            },
+        };
+        let queued = receive.inbox.datagrams();
+        let load = Load { queued, free: completion.free_buffers };
+        let verdict = receive.machine.complete(outcome, completion.armed, load);
+        let mut stats = self.stats.borrow_mut();
+        match verdict {
+            Verdict::Keep => {}
+            Verdict::Cancel => stats.paused += 1,
+            Verdict::Rearm => stats.rearmed += 1,
+            Verdict::RearmWhenBuffersReturn => stats.starved += 1,
+        }
+        verdict
+    }
+}
+
+impl Drainable for Endpoint {
+    fn seal(&self) -> io::Result<()> {
+        if let Seal::Sealed { .. } = self.seal.get() {
+            return Ok(());
+        }
+        let drops = drop_count(&self.socket).unwrap_or(0);
+        let sealed = match self.family {
+            Family::Internet => seal_by_filter(&self.socket),
+            // Exact: the kernel checks and queues under one lock. Senders get EPIPE.
+            Family::Unix => self.socket.shutdown(std::net::Shutdown::Read),
+        };
+        self.seal.set(match sealed {
+            Ok(()) => Seal::Sealed { drops },
+            Err(_) => Seal::Refused { left: UNSEALED_READ_LIMIT },
+        });
+        sealed
+    }
+
+    fn cancel(&self) {
+        let verdict = self.receive.borrow_mut().machine.stop(Then::Read);
+        self.carry_out(verdict);
+    }
+
+    fn is_reaped(&self) -> bool {
+        !self.receive.borrow().machine.is_cancelling()
+    }
+
+    fn read(&self, limit: usize, wakes: &mut Wakes) -> ReadProgress {
+        let mut receive = self.receive.borrow_mut();
+        let receive = &mut *receive;
+        if !receive.machine.is_reading() {
+            return ReadProgress::Empty;
+        }
+        for _ in 0..limit {
+            let read = ReceivedMessage::receive_now(
+                self.as_fd(),
+                self.family.layout(),
+                &mut receive.scratch,
+                self.handle.buffer_size(),
+            );
+            let read = match read {
+                Ok(message) => {
+                    self.arrive(receive, message, wakes);
+                    Read::Datagram
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => Read::Empty,
+                    io::ErrorKind::Interrupted => Read::Interrupted,
+                    _ => {
+                        wakes.wake(receive.inbox.push(Arrival::Error(error)));
+                        Read::Error
+                    }
+                },
+            };
+            if receive.machine.read(read) == ReadOn::No || self.is_used_up() {
+                receive.machine.give_up();
+                receive.scratch = Vec::new();
+                for waker in receive.inbox.take_wakers() {
+                    wakes.wake(Some(waker));
+                }
+                return ReadProgress::Empty;
+            }
+        }
+        ReadProgress::More
+    }
+
+    fn undelivered(&self) -> usize {
+        self.receive.borrow().inbox.datagrams()
+    }
+
+    fn end(&self) {
+        let drops = drop_count(&self.socket).unwrap_or(0);
+        self.life.set(Life::Ended { drops });
+        self.discard();
+        // It fails only for a descriptor that somebody else has closed already.
+        let _ = vacate(&self.socket, self.handle.placeholder());
+    }
+
+    fn stats(&self) -> SocketStats {
+        self.socket_stats()
+    }
+}
+
+impl Endpoint {
+    /// Whether a socket without a seal has been read for long enough.
+    fn is_used_up(&self) -> bool {
+        let Seal::Refused { left } = self.seal.get() else { return false };
+        self.seal.set(Seal::Refused { left: left.saturating_sub(1) });
+        left <= 1
+    }
+}
+
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("family", &self.family)
+            .field("life", &self.life.get())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,233 @@
+//! The futures and the stream that the sockets' methods return. All are `Unpin`, so that they can
+//! be used in a `select` by reference.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use ebbtide_runtime::driver::{InFlight, Readiness, ReceivedMessage};
+use futures_core::Stream;
+use socket2::SockAddr;
+
+use super::endpoint::Endpoint;
+use super::message::Datagram;
+use super::waiters::WaiterKey;
+use crate::address::Address;
+use crate::operation;
+
+/// A place in the queue of those who wait for a datagram. Passes its wake on when it is dropped.
+struct Waiting<'a> {
+    endpoint: &'a Endpoint,
+    /// `None` while it does not wait.
+    key: Option<WaiterKey>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(endpoint: &'a Endpoint) -> Self {
+        Self { endpoint, key: None }
+    }
+
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<ReceivedMessage>>> {
+        self.endpoint.poll_receive(&mut self.key, cx)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.endpoint.abandon_receive(key);
+        }
+    }
+}
+
+impl fmt::Debug for Waiting<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// The future of `recv`.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Recv<'a, A> {
+    waiting: Waiting<'a>,
+    address: PhantomData<fn() -> A>,
+}
+
+impl<'a, A> Recv<'a, A> {
+    pub(super) fn new(endpoint: &'a Endpoint) -> Self {
+        Self { waiting: Waiting::new(endpoint), address: PhantomData }
+    }
+}
+
+impl<A: Address> Future for Recv<'_, A> {
+    type Output = io::Result<Option<Datagram<A>>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.waiting.poll(cx).map_ok(|message| message.map(Datagram::new))
+    }
+}
+
+/// The future of `recv_from`.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct RecvFrom<'a, A> {
+    recv: Recv<'a, A>,
+    memory: &'a mut [u8],
+}
+
+impl<'a, A> RecvFrom<'a, A> {
+    pub(super) fn new(endpoint: &'a Endpoint, memory: &'a mut [u8]) -> Self {
+        Self { recv: Recv::new(endpoint), memory }
+    }
+}
+
+impl<A: Address> Future for RecvFrom<'_, A> {
+    type Output = io::Result<Option<(usize, A)>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(datagram) = ready!(Pin::new(&mut self.recv).poll(cx))? else {
+            return Poll::Ready(Ok(None));
+        };
+        let len = datagram.len().min(self.memory.len());
+        self.memory[..len].copy_from_slice(&datagram[..len]);
+        Poll::Ready(Ok(Some((len, datagram.peer()))))
+    }
+}
+
+/// The future of `recv_batch`.
+#[must_use = "futures do nothing unless awaited"]
+pub struct RecvBatch<'a, A> {
+    recv: Recv<'a, A>,
+    batch: &'a mut Vec<Datagram<A>>,
+    most: usize,
+}
+
+impl<'a, A> RecvBatch<'a, A> {
+    pub(super) fn new(
+        endpoint: &'a Endpoint,
+        batch: &'a mut Vec<Datagram<A>>,
+        most: usize,
+    ) -> Self {
+        Self { recv: Recv::new(endpoint), batch, most }
+    }
+}
+
+impl<A: Address> Future for RecvBatch<'_, A> {
+    type Output = io::Result<usize>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.most == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let Some(first) = ready!(Pin::new(&mut this.recv).poll(cx))? else {
+            return Poll::Ready(Ok(0));
+        };
+        this.batch.push(first);
+        let endpoint = this.recv.waiting.endpoint;
+        let rest = std::iter::from_fn(|| endpoint.take_datagram()).take(this.most - 1);
+        let before = this.batch.len();
+        this.batch.extend(rest.map(Datagram::new));
+        Poll::Ready(Ok(1 + this.batch.len() - before))
+    }
+}
+
+impl<A> fmt::Debug for RecvBatch<'_, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecvBatch").field("most", &self.most).finish_non_exhaustive()
+    }
+}
+
+/// The stream of `incoming`: every datagram, until the socket is drained.
+#[derive(Debug)]
+#[must_use = "streams do nothing unless polled"]
+pub struct Incoming<'a, A> {
+    recv: Recv<'a, A>,
+}
+
+impl<'a, A> Incoming<'a, A> {
+    pub(super) fn new(endpoint: &'a Endpoint) -> Self {
+        Self { recv: Recv::new(endpoint) }
+    }
+}
+
+impl<A: Address> Stream for Incoming<'_, A> {
+    type Item = io::Result<Datagram<A>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.recv).poll(cx).map(Result::transpose)
+    }
+}
+
+/// The future of `send` and `send_to`.
+#[must_use = "futures do nothing unless awaited"]
+pub struct Send<'a> {
+    endpoint: &'a Rc<Endpoint>,
+    payload: &'a [u8],
+    /// An error is kept for the first poll.
+    to: io::Result<Option<SockAddr>>,
+    /// `None` until it turned out that there is no room.
+    waiting: Option<InFlight<operation::Send>>,
+}
+
+impl<'a> Send<'a> {
+    pub(super) fn new(
+        endpoint: &'a Rc<Endpoint>,
+        payload: &'a [u8],
+        to: io::Result<Option<SockAddr>>,
+    ) -> Self {
+        Self { endpoint, payload, to, waiting: None }
+    }
+}
+
+impl Future for Send<'_> {
+    type Output = io::Result<usize>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        let to = match &this.to {
+            Ok(to) => to.as_ref(),
+            Err(error) => return Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
+        };
+        this.endpoint.poll_send(this.payload, to, &mut this.waiting, cx)
+    }
+}
+
+impl fmt::Debug for Send<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Send").field("len", &self.payload.len()).finish_non_exhaustive()
+    }
+}
+
+/// The future of `writable`.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Writable<'a> {
+    endpoint: &'a Rc<Endpoint>,
+    /// `None` until it was polled.
+    waiting: Option<InFlight<Readiness<operation::OpenSocket>>>,
+}
+
+impl<'a> Writable<'a> {
+    pub(super) fn new(endpoint: &'a Rc<Endpoint>) -> Self {
+        Self { endpoint, waiting: None }
+    }
+}
+
+impl Future for Writable<'_> {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        if this.waiting.is_none() {
+            this.waiting = Some(this.endpoint.submit_writable()?);
+        }
+        let waiting = this.waiting.as_mut().expect("it was just submitted");
+        Pin::new(waiting).poll(cx)
+    }
+}

@@ -1,0 +1,396 @@
+//! The receive machine: what to do with a socket's receive. Pure: it is fed completions, what
+//! receivers took, and the wish to stop, and answers what the driver must do.
+//!
+//! ```text
+//!            start                 over its share
+//!   Idle ------------> Armed ----------------------> Cancelling(Pause) --final--> Paused
+//!                     ^  |  ^                                                       |
+//!        error taken  |  | error            receivers have taken half of it         |
+//!                     |  v                 <----------------------------------------+
+//!                    Faulted
+//!
+//!   any ----seal----> Cancelling(Read) --final--> Reading --EAGAIN--> Drained
+//!   any ----leave---> Cancelling(Leave) --final--> Idle
+//! ```
+//!
+//! Invariant: every final completion leads to a decision here. A socket that is not armed again is
+//! deaf for ever.
+//!
+//! While it is `Armed`, the driver has the receive: in flight, or waiting for buffers to come back.
+
+use ebbtide_runtime::driver::{Armed, Verdict};
+use ebbtide_runtime::limits::MAX_DRAIN_ERRORS;
+
+#[derive(Debug)]
+pub(crate) struct ReceiveMachine {
+    state: State,
+    /// Errors in a row while reading.
+    errors: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Not started, or handed back to the user.
+    Idle,
+    /// The driver has the receive.
+    Armed,
+    /// A cancel is on its way; datagrams come until the final completion.
+    Cancelling(Then),
+    /// Not armed because the inbox holds its share of the pool.
+    Paused,
+    /// Not armed because an error waits to be taken: at most one error per arming, or a socket that
+    /// cannot receive at all would fail in a loop.
+    Faulted,
+    /// Sealed and reaped: what is left in the kernel's queue is read directly.
+    Reading,
+    /// Nothing will come any more.
+    Drained,
+}
+
+/// What follows a cancel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Then {
+    Pause,
+    Read,
+    Leave,
+}
+
+/// What a completion said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Datagram,
+    /// The pool was empty; nothing was taken from the socket.
+    OutOfBuffers,
+    /// It ended for a reason that is nobody's concern: a cancel, a signal, an empty wake-up.
+    Ended,
+    /// An error for the receiver.
+    Error,
+}
+
+/// How much a socket holds, and how much there is to hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    /// Datagrams in its inbox.
+    pub(crate) queued: usize,
+    /// Free buffers in the pool.
+    pub(crate) free: usize,
+}
+
+impl Load {
+    /// A socket's share is as many buffers as are free (the dynamic threshold of shared-memory
+    /// switches): a lone busy socket may hold half of the pool, and however many sockets are not
+    /// read, some buffers stay free for the others.
+    fn is_over_share(self) -> bool {
+        self.queued > self.free
+    }
+
+    /// With hysteresis, so that a full inbox is not re-armed for every datagram taken from it.
+    fn is_well_below_share(self) -> bool {
+        self.queued <= self.free / 2
+    }
+}
+
+/// What a direct read said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Read {
+    Datagram,
+    /// A pending socket error, cleared by reporting it.
+    Error,
+    Interrupted,
+    /// `EAGAIN` from a plain recvmsg: the only proof of an empty queue.
+    Empty,
+}
+
+/// Whether to read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadOn {
+    Yes,
+    No,
+}
+
+impl ReceiveMachine {
+    pub(crate) fn new() -> Self {
+        Self { state: State::Idle, errors: 0 }
+    }
+
+    /// The socket is open: its receive is to be armed.
+    pub(crate) fn start(&mut self) -> Verdict {
+        assert_eq!(self.state, State::Idle, "a receive is started once");
+        self.state = State::Armed;
+        Verdict::Rearm
+    }
+
+    /// A completion came. `load` is that after its datagram went into the inbox.
+    pub(crate) fn complete(&mut self, outcome: Outcome, armed: Armed, load: Load) -> Verdict {
+        match (self.state, armed) {
+            (State::Armed, Armed::Still) => self.check_share(load),
+            (State::Armed, Armed::NoMore) => self.ended(outcome, load),
+            (State::Cancelling(_), Armed::Still) => Verdict::Keep,
+            (State::Cancelling(then), Armed::NoMore) => {
+                self.state = match then {
+                    Then::Pause => return self.paused(load),
+                    Then::Read => State::Reading,
+                    Then::Leave => State::Idle,
+                };
+                Verdict::Keep
+            }
+            (State::Idle | State::Paused | State::Faulted, _)
+            | (State::Reading | State::Drained, _) => {
+                unreachable!("a completion in {:?}, which has nothing in flight", self.state)
+            }
+        }
+    }
+
+    fn check_share(&mut self, load: Load) -> Verdict {
+        if !load.is_over_share() {
+            return Verdict::Keep;
+        }
+        self.state = State::Cancelling(Then::Pause);
+        Verdict::Cancel
+    }
+
+    fn ended(&mut self, outcome: Outcome, load: Load) -> Verdict {
+        match outcome {
+            Outcome::Datagram if load.is_over_share() => {
+                self.state = State::Paused;
+                Verdict::Keep
+            }
+            // An empty datagram, or a full completion queue, ends the receive; so does a signal.
+            Outcome::Datagram | Outcome::Ended => Verdict::Rearm,
+            Outcome::OutOfBuffers => Verdict::RearmWhenBuffersReturn,
+            Outcome::Error => {
+                self.state = State::Faulted;
+                Verdict::Keep
+            }
+        }
+    }
+
+    /// The final completion of a pause. The receivers may have been quicker than it.
+    fn paused(&mut self, load: Load) -> Verdict {
+        if load.queued > 0 {
+            self.state = State::Paused;
+            return Verdict::Keep;
+        }
+        self.state = State::Armed;
+        Verdict::Rearm
+    }
+
+    /// A receiver took something from the inbox, which holds `errors` still.
+    pub(crate) fn taken(&mut self, load: Load, errors: usize) -> Verdict {
+        let resume = match self.state {
+            State::Paused => load.queued == 0 || load.is_well_below_share(),
+            State::Faulted => errors == 0,
+            _ => false,
+        };
+        if !resume {
+            return Verdict::Keep;
+        }
+        self.state = State::Armed;
+        Verdict::Rearm
+    }
+
+    /// Whether datagrams that arrive now must not stay in the pool.
+    pub(crate) fn is_over_share(&self) -> bool {
+        matches!(self.state, State::Cancelling(Then::Pause) | State::Paused)
+    }
+
+    /// The receive is to end, for reading the rest directly or for leaving.
+    pub(crate) fn stop(&mut self, then: Then) -> Verdict {
+        match (self.state, then) {
+            (State::Armed, _) => {
+                self.state = State::Cancelling(then);
+                return Verdict::Cancel;
+            }
+            (State::Cancelling(_), _) => self.state = State::Cancelling(then),
+            (State::Reading | State::Drained, _) => {}
+            (State::Idle | State::Paused | State::Faulted, Then::Read) => {
+                self.state = State::Reading;
+            }
+            (State::Idle | State::Paused | State::Faulted, _) => self.state = State::Idle,
+        }
+        Verdict::Keep
+    }
+
+    /// The driver says that nothing is in flight: it was waiting for buffers when it was stopped,
+    /// so that no final completion will come.
+    pub(crate) fn reaped(&mut self) {
+        if let State::Cancelling(then) = self.state {
+            self.state = match then {
+                Then::Pause => State::Paused,
+                Then::Read => State::Reading,
+                Then::Leave => State::Idle,
+            };
+        }
+    }
+
+    /// Whether the socket is to be read directly now.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.state == State::Reading
+    }
+
+    /// Whether a cancel is on its way.
+    pub(crate) fn is_cancelling(&self) -> bool {
+        matches!(self.state, State::Cancelling(_))
+    }
+
+    /// Whether nothing will come any more.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.state == State::Drained
+    }
+
+    /// A direct read was made.
+    pub(crate) fn read(&mut self, read: Read) -> ReadOn {
+        assert_eq!(self.state, State::Reading, "only a reaped socket is read directly");
+        self.errors = if read == Read::Error { self.errors + 1 } else { 0 };
+        if read != Read::Empty && self.errors < MAX_DRAIN_ERRORS {
+            return ReadOn::Yes;
+        }
+        self.state = State::Drained;
+        ReadOn::No
+    }
+
+    /// Nothing more will be read, whatever is there.
+    pub(crate) fn give_up(&mut self) {
+        self.state = State::Drained;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EASY: Load = Load { queued: 1, free: 100 };
+    const FULL: Load = Load { queued: 51, free: 50 };
+
+    fn armed() -> ReceiveMachine {
+        let mut machine = ReceiveMachine::new();
+        assert_eq!(machine.start(), Verdict::Rearm);
+        machine
+    }
+
+    /// Fails when an end of the multishot is taken for granted anywhere.
+    #[test]
+    fn every_end_leads_to_another_arming() {
+        let mut machine = armed();
+        for (outcome, verdict) in [
+            (Outcome::Datagram, Verdict::Rearm),
+            (Outcome::Ended, Verdict::Rearm),
+            (Outcome::OutOfBuffers, Verdict::RearmWhenBuffersReturn),
+        ] {
+            assert_eq!(machine.complete(outcome, Armed::NoMore, EASY), verdict, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_taken_before_the_socket_is_armed_again() {
+        let mut machine = armed();
+        assert_eq!(machine.complete(Outcome::Error, Armed::NoMore, EASY), Verdict::Keep);
+        assert_eq!(machine.taken(EASY, 1), Verdict::Keep);
+        assert_eq!(machine.taken(EASY, 0), Verdict::Rearm);
+    }
+
+    #[test]
+    fn a_socket_over_its_share_pauses_and_resumes_when_half_is_taken() {
+        let mut machine = armed();
+        assert_eq!(machine.complete(Outcome::Datagram, Armed::Still, FULL), Verdict::Cancel);
+        assert!(machine.is_over_share());
+        assert_eq!(machine.complete(Outcome::Datagram, Armed::Still, FULL), Verdict::Keep);
+        assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, FULL), Verdict::Keep);
+        assert_eq!(machine.taken(Load { queued: 40, free: 61 }, 0), Verdict::Keep);
+        assert_eq!(machine.taken(Load { queued: 33, free: 68 }, 0), Verdict::Rearm);
+        assert!(!machine.is_over_share());
+    }
+
+    #[test]
+    fn a_pause_whose_inbox_was_emptied_meanwhile_ends_at_once() {
+        let mut machine = armed();
+        machine.complete(Outcome::Datagram, Armed::Still, FULL);
+        let empty = Load { queued: 0, free: 0 };
+        assert_eq!(machine.taken(empty, 0), Verdict::Keep);
+        assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, empty), Verdict::Rearm);
+    }
+
+    #[test]
+    fn a_paused_socket_resumes_when_its_inbox_is_empty_although_the_pool_is_too() {
+        let mut machine = armed();
+        machine.complete(Outcome::Datagram, Armed::NoMore, Load { queued: 1, free: 0 });
+        assert_eq!(machine.taken(Load { queued: 0, free: 0 }, 0), Verdict::Rearm);
+    }
+
+    #[test]
+    fn a_sealed_socket_is_read_only_after_its_final_completion() {
+        let mut machine = armed();
+        assert_eq!(machine.stop(Then::Read), Verdict::Cancel);
+        assert!(machine.is_cancelling() && !machine.is_reading());
+        assert_eq!(machine.complete(Outcome::Datagram, Armed::Still, FULL), Verdict::Keep);
+        assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, EASY), Verdict::Keep);
+        assert!(machine.is_reading());
+    }
+
+    #[test]
+    fn a_socket_sealed_while_it_pauses_is_read_and_not_paused() {
+        let mut machine = armed();
+        machine.complete(Outcome::Datagram, Armed::Still, FULL);
+        assert_eq!(machine.stop(Then::Read), Verdict::Keep);
+        machine.complete(Outcome::Ended, Armed::NoMore, FULL);
+        assert!(machine.is_reading());
+    }
+
+    #[test]
+    fn a_socket_sealed_while_starved_is_read_without_a_final_completion() {
+        let mut machine = armed();
+        machine.complete(Outcome::OutOfBuffers, Armed::NoMore, EASY);
+        assert_eq!(machine.stop(Then::Read), Verdict::Cancel);
+        machine.reaped();
+        assert!(machine.is_reading());
+    }
+
+    /// Fails when an error ends the reading.
+    #[test]
+    fn only_an_empty_queue_ends_the_reading() {
+        let mut machine = armed();
+        machine.stop(Then::Read);
+        machine.reaped();
+        for read in [Read::Datagram, Read::Error, Read::Interrupted, Read::Datagram] {
+            assert_eq!(machine.read(read), ReadOn::Yes, "{read:?}");
+        }
+        assert_eq!(machine.read(Read::Empty), ReadOn::No);
+        assert!(machine.is_drained());
+    }
+
+    #[test]
+    fn a_socket_that_only_fails_is_given_up() {
+        let mut machine = armed();
+        machine.stop(Then::Read);
+        machine.reaped();
+        let reads = std::iter::repeat_with(|| machine.read(Read::Error));
+        assert_eq!(reads.take_while(|&on| on == ReadOn::Yes).count() as u32 + 1, MAX_DRAIN_ERRORS);
+    }
+
+    /// However many sockets are never read, a buffer stays free for the others.
+    #[test]
+    fn unread_sockets_never_take_the_whole_pool() {
+        for pool in 1..=64usize {
+            let mut free = pool;
+            for _unread_socket in 0..100 {
+                let mut machine = armed();
+                let (mut queued, mut pooled) = (0, 0);
+                for _datagram in 0..200 {
+                    if free == 0 {
+                        break;
+                    }
+                    free -= 1;
+                    queued += 1;
+                    pooled += 1;
+                    machine.complete(Outcome::Datagram, Armed::Still, Load { queued, free });
+                    if machine.is_over_share() {
+                        free += 1;
+                        pooled -= 1;
+                    }
+                }
+                assert!(pooled <= pool / 2, "pool {pool}");
+                assert!(free > 0, "pool {pool}");
+            }
+        }
+    }
+}

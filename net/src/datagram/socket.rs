@@ -1,0 +1,251 @@
+//! [`DatagramSocket`]: what all datagram sockets can do, whatever their addresses are.
+
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+
+use ebbtide_runtime::SocketStats;
+use socket2::{SockAddr, Socket};
+
+use super::endpoint::{Endpoint, Family};
+use super::future::{Incoming, Recv, RecvBatch, RecvFrom, Send, Writable};
+use super::message::Datagram;
+use crate::address::Address;
+
+/// A datagram socket: a channel with the kernel at the other end. Use it by its names
+/// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram).
+///
+/// It receives from the moment that it is made, whether or not somebody waits: datagrams belong to
+/// the socket, not to the future that asks for one. Receiving takes `&self`; put the socket into an
+/// [`Rc`] to use it in several tasks.
+///
+/// What happens to a datagram:
+///
+/// * A dropped receive future loses nothing, so `select`, `timeout` and `abort` around one are safe.
+/// * After [`drain`](Self::drain), or at the end of the runtime, receivers are handed what the
+///   kernel had queued, and then `None`.
+/// * Dropping the *socket* throws away what was not received; the count is in the drain's report.
+///
+/// It belongs to the thread and the runtime that made it.
+pub struct DatagramSocket<A> {
+    endpoint: Rc<Endpoint>,
+    address: PhantomData<fn() -> A>,
+}
+
+impl<A: Address> DatagramSocket<A> {
+    pub(super) fn open(socket: Socket, family: Family) -> io::Result<Self> {
+        Ok(Self { endpoint: Endpoint::open(socket, family)?, address: PhantomData })
+    }
+
+    pub(super) fn socket(&self) -> &Socket {
+        self.endpoint.socket()
+    }
+
+    pub(super) fn send_raw<'a>(
+        &'a self,
+        payload: &'a [u8],
+        to: io::Result<Option<SockAddr>>,
+    ) -> Send<'a> {
+        Send::new(&self.endpoint, payload, to)
+    }
+
+    pub(super) fn try_send_raw(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
+        self.endpoint.try_send(payload, to)
+    }
+
+    pub(super) fn detach(self) -> io::Result<(Socket, Vec<Datagram<A>>)> {
+        let endpoint = Rc::clone(&self.endpoint);
+        let taken = endpoint.detach()?;
+        drop(self);
+        // A send that waits for room keeps the endpoint; then the user gets a descriptor of its own.
+        let socket = match Rc::try_unwrap(endpoint) {
+            Ok(endpoint) => endpoint.into_socket(),
+            Err(endpoint) => endpoint.socket().try_clone()?,
+        };
+        Ok((socket, taken.into_iter().map(Datagram::new).collect()))
+    }
+
+    /// Waits for a datagram. `None`: the socket is sealed, and everything that was queued has been
+    /// handed out.
+    ///
+    /// No copy is made: the datagram is the buffer that the kernel wrote it into.
+    ///
+    /// # Errors
+    ///
+    /// A pending error of the socket, for example `ConnectionRefused` when a connected peer is
+    /// gone. It is reported once, in its place between the datagrams, and receiving goes on.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing: the datagram stays with the socket for the next receiver.
+    pub fn recv(&self) -> Recv<'_, A> {
+        Recv::new(&self.endpoint)
+    }
+
+    /// Waits for a datagram and copies it into `memory`. Gives the number of bytes copied and the
+    /// sender, or `None` as [`recv`](Self::recv) does. What does not fit into `memory` is cut off;
+    /// [`recv`](Self::recv) never cuts.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`recv`](Self::recv).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing.
+    pub fn recv_from<'a>(&'a self, memory: &'a mut [u8]) -> RecvFrom<'a, A> {
+        RecvFrom::new(&self.endpoint, memory)
+    }
+
+    /// Waits for a datagram, and appends it and up to `most - 1` others that have arrived to
+    /// `batch`. Gives how many; 0 means that the socket is drained (or that `most` is 0).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`recv`](Self::recv), when the error comes before any datagram. An error between
+    /// datagrams ends the batch and comes with the next call.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing.
+    pub fn recv_batch<'a>(
+        &'a self,
+        batch: &'a mut Vec<Datagram<A>>,
+        most: usize,
+    ) -> RecvBatch<'a, A> {
+        RecvBatch::new(&self.endpoint, batch, most)
+    }
+
+    /// Takes a datagram that is queued already; looks into the kernel's queue as well. `None` as
+    /// [`recv`](Self::recv).
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing is queued, else those of [`recv`](Self::recv).
+    pub fn try_recv(&self) -> io::Result<Option<Datagram<A>>> {
+        Ok(self.endpoint.try_receive()?.map(Datagram::new))
+    }
+
+    /// Every datagram, as a stream that ends when the socket is sealed and drained.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the stream loses nothing.
+    pub fn incoming(&self) -> Incoming<'_, A> {
+        Incoming::new(&self.endpoint)
+    }
+
+    /// Waits until there is room for a datagram: in the send buffer, and for a connected Unix
+    /// socket in the peer's queue. For use with `try_send`; `send` waits by itself.
+    ///
+    /// # Errors
+    ///
+    /// That the runtime has ended.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future changes nothing.
+    pub fn writable(&self) -> Writable<'_> {
+        Writable::new(&self.endpoint)
+    }
+
+    /// Seals the socket and takes everything that is queued out of the kernel. From then on the
+    /// receive methods hand out what is left, and then `None`: this is what closing a channel is to
+    /// its receiver.
+    ///
+    /// UDP peers see their later datagrams vanish, as with a closed port but without an error; the
+    /// kernel counts them ([`SocketStats::refused`]). Unix peers get `BrokenPipe`. The socket can
+    /// still send. Other descriptors of the same socket (from `dup`, or inherited) are sealed too.
+    ///
+    /// Needs no `await` for itself: when it returns, the seal is in place. It takes a few
+    /// microseconds and as long as reading what is queued takes.
+    ///
+    /// # Errors
+    ///
+    /// That the kernel refuses the seal, because the filter of the socket is locked
+    /// (`SO_LOCK_FILTER`). What is queued has been read nevertheless.
+    pub fn drain(&self) -> io::Result<()> {
+        self.endpoint.drain()
+    }
+
+    /// What has happened on the socket so far.
+    pub fn stats(&self) -> SocketStats {
+        self.endpoint.socket_stats()
+    }
+
+    /// The size of the kernel's receive buffer in bytes (`SO_RCVBUF`), twice what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn recv_buffer_size(&self) -> io::Result<usize> {
+        self.socket().recv_buffer_size()
+    }
+
+    /// Asks for a receive buffer of `bytes`. The kernel grants at most `net.core.rmem_max`; what
+    /// arrives while it is full is lost before any program could see it.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn set_recv_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        self.socket().set_recv_buffer_size(bytes)
+    }
+
+    /// The size of the kernel's send buffer in bytes (`SO_SNDBUF`).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn send_buffer_size(&self) -> io::Result<usize> {
+        self.socket().send_buffer_size()
+    }
+
+    /// Asks for a send buffer of `bytes`, at most `net.core.wmem_max`.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<()> {
+        self.socket().set_send_buffer_size(bytes)
+    }
+
+    /// Takes a pending error of the socket (`SO_ERROR`).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.socket().take_error()
+    }
+}
+
+impl<A> Drop for DatagramSocket<A> {
+    /// Frees the address and throws away what was not received, which the runtime counts as
+    /// discarded.
+    fn drop(&mut self) {
+        self.endpoint.close();
+    }
+}
+
+impl<A> AsFd for DatagramSocket<A> {
+    /// For setting options that have no method here. Reading from the descriptor takes datagrams
+    /// out of order.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.endpoint.as_fd()
+    }
+}
+
+impl<A> AsRawFd for DatagramSocket<A> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl<A> fmt::Debug for DatagramSocket<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramSocket").field("endpoint", &self.endpoint).finish()
+    }
+}

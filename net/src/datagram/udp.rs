@@ -1,0 +1,384 @@
+//! [`UdpSocket`] and the options that must be set before binding.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::endpoint::Family;
+use super::future::Send;
+use super::message::Datagram;
+use super::socket::DatagramSocket;
+
+/// A UDP socket. See [`DatagramSocket`] for receiving and draining.
+///
+/// ```
+/// # ebbtide_net::doc_run(async {
+/// use ebbtide_net::UdpSocket;
+///
+/// let server = UdpSocket::bind("127.0.0.1:0")?;
+/// let client = UdpSocket::bind("127.0.0.1:0")?;
+/// client.connect(server.local_addr()?)?;
+/// client.send(b"ping").await?;
+///
+/// let ping = server.recv().await?.expect("not drained");
+/// server.send_to(b"pong", ping.peer()).await?;
+/// assert_eq!(&client.recv().await?.expect("not drained")[..], b"pong");
+/// # std::io::Result::Ok(())
+/// # });
+/// ```
+pub type UdpSocket = DatagramSocket<SocketAddr>;
+
+impl UdpSocket {
+    /// A socket bound to the first address of `addr` that can be bound; port 0 lets the kernel
+    /// choose. A host name is looked up while the thread waits.
+    ///
+    /// # Errors
+    ///
+    /// Those of bind(2), naming the address; that there is no runtime on this thread, or that it is
+    /// shutting down.
+    pub fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::options().bind(addr)
+    }
+
+    /// For a socket with options that must be set before it is bound.
+    pub fn options() -> UdpOptions {
+        UdpOptions::default()
+    }
+
+    /// Takes over a socket of std. It need not be non-blocking; it is made so.
+    ///
+    /// # Errors
+    ///
+    /// That there is no runtime on this thread, or that it is shutting down.
+    pub fn from_std(socket: std::net::UdpSocket) -> io::Result<Self> {
+        Self::open(socket.into(), Family::Internet)
+    }
+
+    /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
+    /// not received: they come before anything that is still queued in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// That the runtime has ended, or that no descriptor is left for a copy of one that a waiting
+    /// send still uses.
+    pub fn into_std(self) -> io::Result<(std::net::UdpSocket, Vec<Datagram>)> {
+        let (socket, taken) = self.detach()?;
+        Ok((socket.into(), taken))
+    }
+
+    /// Sets the peer of [`send`](Self::send); from now on only its datagrams are received.
+    /// Datagrams of others that are queued already still come.
+    ///
+    /// # Errors
+    ///
+    /// Those of connect(2).
+    pub fn connect(&self, addr: impl ToSocketAddrs) -> io::Result<()> {
+        each_address(addr, |addr| self.socket().connect(&addr.into()))
+            .map_err(|(error, addr)| describe(&error, "connect to", addr))
+    }
+
+    /// The address that the socket is bound to.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockname(2).
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        internet(self.socket().local_addr()?)
+    }
+
+    /// The address that the socket is connected to.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected`.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        internet(self.socket().peer_addr()?)
+    }
+
+    /// Sends `payload` to the connected peer, in one datagram; gives its length. Waits while the
+    /// send buffer is full.
+    ///
+    /// A task that sends in a loop yields after some number of sends (see
+    /// [`Builder::operations_per_poll`](ebbtide_runtime::Builder::operations_per_poll)), so that
+    /// receivers on the same thread run.
+    ///
+    /// # Errors
+    ///
+    /// `EMSGSIZE` if it is larger than 65507 bytes (65527 for IPv6); `ConnectionRefused` if an
+    /// earlier datagram found no receiver; else those of sendmsg(2).
+    ///
+    /// # Cancellation
+    ///
+    /// Once polled, a send that is dropped while it waits for room takes place whole or not at all.
+    pub fn send<'a>(&'a self, payload: &'a [u8]) -> Send<'a> {
+        self.send_raw(payload, Ok(None))
+    }
+
+    /// Sends `payload` to the first address of `addr`. Otherwise as [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send), and that `addr` names no address.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_to<'a>(&'a self, payload: &'a [u8], addr: impl ToSocketAddrs) -> Send<'a> {
+        self.send_raw(payload, first_address(addr).map(|addr| Some(addr.into())))
+    }
+
+    /// Sends `payload` to the connected peer if there is room now.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is none; else those of [`send`](Self::send).
+    pub fn try_send(&self, payload: &[u8]) -> io::Result<usize> {
+        self.try_send_raw(payload, None)
+    }
+
+    /// Sends `payload` to the first address of `addr` if there is room now.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_send`](Self::try_send), and that `addr` names no address.
+    pub fn try_send_to(&self, payload: &[u8], addr: impl ToSocketAddrs) -> io::Result<usize> {
+        self.try_send_raw(payload, Some(&first_address(addr)?.into()))
+    }
+
+    /// Whether sending to broadcast addresses is allowed (`SO_BROADCAST`).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2), as all getters here.
+    pub fn broadcast(&self) -> io::Result<bool> {
+        self.socket().broadcast()
+    }
+
+    /// Allows or forbids sending to broadcast addresses.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2), as all setters here.
+    pub fn set_broadcast(&self, on: bool) -> io::Result<()> {
+        self.socket().set_broadcast(on)
+    }
+
+    /// How many hops an IPv4 datagram may take (`IP_TTL`).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.socket().ttl_v4()
+    }
+
+    /// Sets how many hops an IPv4 datagram may take.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
+        self.socket().set_ttl_v4(hops)
+    }
+
+    /// Joins an IPv4 multicast group on the interface with the address `interface`; unspecified
+    /// lets the kernel choose.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn join_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
+        self.socket().join_multicast_v4(&group, &interface)
+    }
+
+    /// Leaves an IPv4 multicast group.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn leave_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
+        self.socket().leave_multicast_v4(&group, &interface)
+    }
+
+    /// Joins an IPv6 multicast group on the interface with the index `interface`; 0 lets the kernel
+    /// choose.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn join_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
+        self.socket().join_multicast_v6(group, interface)
+    }
+
+    /// Leaves an IPv6 multicast group.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn leave_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
+        self.socket().leave_multicast_v6(group, interface)
+    }
+
+    /// Whether the host's own IPv4 multicast datagrams come back to it (`IP_MULTICAST_LOOP`).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn multicast_loop_v4(&self) -> io::Result<bool> {
+        self.socket().multicast_loop_v4()
+    }
+
+    /// Sets whether the host's own IPv4 multicast datagrams come back to it.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn set_multicast_loop_v4(&self, on: bool) -> io::Result<()> {
+        self.socket().set_multicast_loop_v4(on)
+    }
+
+    /// How many hops an IPv4 multicast datagram may take (`IP_MULTICAST_TTL`).
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockopt(2).
+    pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
+        self.socket().multicast_ttl_v4()
+    }
+
+    /// Sets how many hops an IPv4 multicast datagram may take.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn set_multicast_ttl_v4(&self, hops: u32) -> io::Result<()> {
+        self.socket().set_multicast_ttl_v4(hops)
+    }
+}
+
+/// Options of a [`UdpSocket`] that must be set before it is bound.
+///
+/// ```
+/// # ebbtide_net::doc_run(async {
+/// use ebbtide_net::UdpSocket;
+///
+/// let first = UdpSocket::options().reuse_port(true).bind("127.0.0.1:0")?;
+/// let second = UdpSocket::options().reuse_port(true).bind(first.local_addr()?)?;
+/// # let _ = second;
+/// # std::io::Result::Ok(())
+/// # });
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct UdpOptions {
+    reuse_port: bool,
+    reuse_address: bool,
+    only_v6: Option<bool>,
+    recv_buffer_size: Option<usize>,
+    send_buffer_size: Option<usize>,
+}
+
+impl UdpOptions {
+    /// Lets several sockets bind the same address and share its datagrams (`SO_REUSEPORT`).
+    ///
+    /// A sealed member of such a group still gets its share of the datagrams, and refuses them:
+    /// drain all members of a group together.
+    pub fn reuse_port(mut self, on: bool) -> Self {
+        self.reuse_port = on;
+        self
+    }
+
+    /// Lets several sockets bind the same multicast address (`SO_REUSEADDR`).
+    pub fn reuse_address(mut self, on: bool) -> Self {
+        self.reuse_address = on;
+        self
+    }
+
+    /// Whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`); the system's default unless set.
+    pub fn only_v6(mut self, on: bool) -> Self {
+        self.only_v6 = Some(on);
+        self
+    }
+
+    /// Asks for a receive buffer of `bytes`, at most `net.core.rmem_max`.
+    pub fn recv_buffer_size(mut self, bytes: usize) -> Self {
+        self.recv_buffer_size = Some(bytes);
+        self
+    }
+
+    /// Asks for a send buffer of `bytes`, at most `net.core.wmem_max`.
+    pub fn send_buffer_size(mut self, bytes: usize) -> Self {
+        self.send_buffer_size = Some(bytes);
+        self
+    }
+
+    /// Makes the socket. See [`UdpSocket::bind`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`UdpSocket::bind`], and of setting the options.
+    pub fn bind(&self, addr: impl ToSocketAddrs) -> io::Result<UdpSocket> {
+        let mut bound = None;
+        each_address(addr, |addr| {
+            bound = Some(self.bind_one(addr)?);
+            Ok(())
+        })
+        .map_err(|(error, addr)| describe(&error, "bind", addr))?;
+        UdpSocket::open(bound.expect("no error means a socket"), Family::Internet)
+    }
+
+    fn bind_one(&self, addr: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_reuse_port(self.reuse_port)?;
+        socket.set_reuse_address(self.reuse_address)?;
+        if let Some(on) = self.only_v6
+            && addr.is_ipv6()
+        {
+            socket.set_only_v6(on)?;
+        }
+        if let Some(bytes) = self.recv_buffer_size {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(bytes) = self.send_buffer_size {
+            socket.set_send_buffer_size(bytes)?;
+        }
+        socket.bind(&addr.into())?;
+        Ok(socket)
+    }
+}
+
+/// Tries `f` on each address until one succeeds; the last error, and the address that it is of.
+fn each_address(
+    addr: impl ToSocketAddrs,
+    mut f: impl FnMut(SocketAddr) -> io::Result<()>,
+) -> Result<(), (io::Error, Option<SocketAddr>)> {
+    let mut last = (no_address(), None);
+    for addr in addr.to_socket_addrs().map_err(|error| (error, None))? {
+        match f(addr) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = (error, Some(addr)),
+        }
+    }
+    Err(last)
+}
+
+fn first_address(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
+    addr.to_socket_addrs()?.next().ok_or_else(no_address)
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
+}
+
+/// Says what was being done, and to which address.
+fn describe(error: &io::Error, doing: &str, addr: Option<SocketAddr>) -> io::Error {
+    match addr {
+        Some(addr) => io::Error::new(error.kind(), format!("cannot {doing} {addr}: {error}")),
+        None => io::Error::new(error.kind(), format!("cannot {doing} it: {error}")),
+    }
+}
+
+fn internet(addr: SockAddr) -> io::Result<SocketAddr> {
+    addr.as_socket().ok_or_else(|| io::Error::other("the socket has no internet address"))
+}

@@ -1,0 +1,244 @@
+//! [`UnixDatagram`].
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net;
+use std::path::Path;
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::endpoint::Family;
+use super::future::Send;
+use super::message::Datagram;
+use super::socket::DatagramSocket;
+use crate::address::Address;
+
+/// The address of a Unix socket: a path, an abstract name, or none.
+pub type UnixAddr = net::SocketAddr;
+
+/// A Unix datagram socket. See [`DatagramSocket`] for receiving and draining.
+///
+/// Unlike UDP it is reliable: a sender whose peer's queue is full waits (`send`) or is told so
+/// (`try_send`).
+///
+/// ```
+/// # ebbtide_net::doc_run(async {
+/// use ebbtide_net::UnixDatagram;
+///
+/// let (left, right) = UnixDatagram::pair()?;
+/// left.send(b"hello").await?;
+/// assert_eq!(&right.recv().await?.expect("not drained")[..], b"hello");
+/// # std::io::Result::Ok(())
+/// # });
+/// ```
+pub type UnixDatagram = DatagramSocket<UnixAddr>;
+
+impl UnixDatagram {
+    /// A socket bound to a path, which must not exist yet. Nothing removes the path afterwards.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if the path exists; else those of bind(2), naming the path; that there is no
+    /// runtime on this thread, or that it is shutting down.
+    pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        let socket = new_socket()?;
+        let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
+        bound.map_err(|error| describe(&error, "bind", &path.display().to_string()))?;
+        Self::open(socket, Family::Unix)
+    }
+
+    /// A socket bound to any kind of Unix address, for example an abstract name.
+    ///
+    /// ```
+    /// # ebbtide_net::doc_run(async {
+    /// use std::os::linux::net::SocketAddrExt;
+    /// use ebbtide_net::{UnixAddr, UnixDatagram};
+    ///
+    /// let name = format!("ebbtide-doc-{}", std::process::id());
+    /// let socket = UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(name)?)?;
+    /// # let _ = socket;
+    /// # std::io::Result::Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind`](Self::bind).
+    pub fn bind_addr(addr: &UnixAddr) -> io::Result<Self> {
+        let socket = new_socket()?;
+        let bound = raw(addr).and_then(|address| socket.bind(&address));
+        bound.map_err(|error| describe(&error, "bind", &format!("{addr:?}")))?;
+        Self::open(socket, Family::Unix)
+    }
+
+    /// A socket without a name: it can send, and receive from a peer that it is connected to and
+    /// that is connected to it.
+    ///
+    /// # Errors
+    ///
+    /// Those of socket(2); that there is no runtime on this thread, or that it is shutting down.
+    pub fn unbound() -> io::Result<Self> {
+        Self::open(new_socket()?, Family::Unix)
+    }
+
+    /// Two sockets that are connected to each other.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`unbound`](Self::unbound).
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (left, right) = Socket::pair(Domain::UNIX, Type::DGRAM, None)?;
+        Ok((Self::open(left, Family::Unix)?, Self::open(right, Family::Unix)?))
+    }
+
+    /// Takes over a socket of std. It need not be non-blocking; it is made so.
+    ///
+    /// # Errors
+    ///
+    /// That there is no runtime on this thread, or that it is shutting down.
+    pub fn from_std(socket: net::UnixDatagram) -> io::Result<Self> {
+        Self::open(socket.into(), Family::Unix)
+    }
+
+    /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
+    /// not received: they come before anything that is still queued in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// That the runtime has ended, or that no descriptor is left for a copy of one that a waiting
+    /// send still uses.
+    pub fn into_std(self) -> io::Result<(net::UnixDatagram, Vec<Datagram<UnixAddr>>)> {
+        let (socket, taken) = self.detach()?;
+        Ok((socket.into(), taken))
+    }
+
+    /// Sets the peer of [`send`](Self::send) by its path.
+    ///
+    /// # Errors
+    ///
+    /// Those of connect(2), naming the path.
+    pub fn connect(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        let path = path.as_ref();
+        let connected = SockAddr::unix(path).and_then(|address| self.socket().connect(&address));
+        connected.map_err(|error| describe(&error, "connect to", &path.display().to_string()))
+    }
+
+    /// Sets the peer of [`send`](Self::send) by any kind of Unix address.
+    ///
+    /// # Errors
+    ///
+    /// Those of connect(2), naming the address.
+    pub fn connect_addr(&self, addr: &UnixAddr) -> io::Result<()> {
+        let connected = raw(addr).and_then(|address| self.socket().connect(&address));
+        connected.map_err(|error| describe(&error, "connect to", &format!("{addr:?}")))
+    }
+
+    /// The address that the socket is bound to; unnamed if it is not.
+    ///
+    /// # Errors
+    ///
+    /// Those of getsockname(2).
+    pub fn local_addr(&self) -> io::Result<UnixAddr> {
+        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket().local_addr()?)))
+    }
+
+    /// The address that the socket is connected to.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected`.
+    pub fn peer_addr(&self) -> io::Result<UnixAddr> {
+        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket().peer_addr()?)))
+    }
+
+    /// Sends `payload` to the connected peer, in one datagram; gives its length. Waits while the
+    /// peer's queue is full (`net.unix.max_dgram_qlen`).
+    ///
+    /// # Errors
+    ///
+    /// `EMSGSIZE` if it is larger than the send buffer; `ConnectionRefused` if the peer is gone;
+    /// `BrokenPipe` if it has been sealed; else those of sendmsg(2).
+    ///
+    /// # Cancellation
+    ///
+    /// Once polled, a send that is dropped while it waits for room takes place whole or not at all.
+    pub fn send<'a>(&'a self, payload: &'a [u8]) -> Send<'a> {
+        self.send_raw(payload, Ok(None))
+    }
+
+    /// Sends `payload` to the socket at `path`. Otherwise as [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send); `NotFound` if there is no such path.
+    ///
+    /// # Cancellation
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_to<'a>(&'a self, payload: &'a [u8], path: impl AsRef<Path>) -> Send<'a> {
+        self.send_raw(payload, SockAddr::unix(path).map(Some))
+    }
+
+    /// Sends `payload` to any kind of Unix address. Otherwise as [`send`](Self::send).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_to_addr<'a>(&'a self, payload: &'a [u8], addr: &UnixAddr) -> Send<'a> {
+        self.send_raw(payload, raw(addr).map(Some))
+    }
+
+    /// Sends `payload` to the connected peer if there is room now; else wait for
+    /// [`writable`](DatagramSocket::writable).
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the peer's queue is full; else those of [`send`](Self::send).
+    pub fn try_send(&self, payload: &[u8]) -> io::Result<usize> {
+        self.try_send_raw(payload, None)
+    }
+
+    /// Sends `payload` to the socket at `path` if there is room now.
+    ///
+    /// Room in an unconnected peer's queue cannot be waited for with
+    /// [`writable`](DatagramSocket::writable), which knows only the connected one: use
+    /// [`send_to`](Self::send_to).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_send`](Self::try_send); `NotFound` if there is no such path.
+    pub fn try_send_to(&self, payload: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
+        self.try_send_raw(payload, Some(&SockAddr::unix(path)?))
+    }
+}
+
+fn new_socket() -> io::Result<Socket> {
+    Socket::new(Domain::UNIX, Type::DGRAM, None)
+}
+
+/// socket2's form of an address of std.
+fn raw(addr: &UnixAddr) -> io::Result<SockAddr> {
+    if let Some(path) = addr.as_pathname() {
+        return SockAddr::unix(path);
+    }
+    if let Some(name) = addr.as_abstract_name() {
+        let name = [&[0], name].concat();
+        return SockAddr::unix(std::ffi::OsStr::from_bytes(&name));
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed Unix address names no socket"))
+}
+
+/// Says what was being done, and to which address.
+fn describe(error: &io::Error, doing: &str, address: &str) -> io::Error {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrInUse => " (if no program uses it, remove it first)",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("cannot {doing} {address}: {error}{hint}"))
+}

@@ -1,0 +1,134 @@
+//! Who waits for a datagram. Pure, but for the wakers that it keeps.
+//!
+//! One datagram wakes one waiter, in the order in which they came. A waiter that was woken and goes
+//! away without taking anything passes its wake on.
+
+use std::collections::VecDeque;
+use std::task::Waker;
+
+/// Names one waiter; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WaiterKey(u64);
+
+#[derive(Debug, Default)]
+pub(crate) struct Waiters {
+    /// In the order of arrival.
+    queue: VecDeque<Waiter>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    key: WaiterKey,
+    /// `None` once it was woken and until it polls again.
+    waker: Option<Waker>,
+}
+
+/// Whether a waiter that left had a wake that somebody else needs now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    Waiting,
+    Woken,
+}
+
+impl Waiters {
+    /// The waiter `key`, or a new one, waits (again). Returns its key, and a waker that is to be
+    /// dropped when nothing is borrowed.
+    pub(crate) fn wait(
+        &mut self,
+        key: Option<WaiterKey>,
+        waker: Waker,
+    ) -> (WaiterKey, Option<Waker>) {
+        if let Some(waiter) = self.queue.iter_mut().find(|waiter| Some(waiter.key) == key) {
+            return (waiter.key, waiter.waker.replace(waker));
+        }
+        let key = WaiterKey(self.next);
+        self.next += 1;
+        self.queue.push_back(Waiter { key, waker: Some(waker) });
+        (key, None)
+    }
+
+    /// Takes the waker of the longest waiter that has not been woken.
+    pub(crate) fn next_waker(&mut self) -> Option<Waker> {
+        self.queue.iter_mut().find_map(|waiter| waiter.waker.take())
+    }
+
+    /// The waiter has what it wanted, or has given up. Returns also its waker, to be dropped when
+    /// nothing is borrowed.
+    pub(crate) fn leave(&mut self, key: WaiterKey) -> (Left, Option<Waker>) {
+        let Some(at) = self.queue.iter().position(|waiter| waiter.key == key) else {
+            return (Left::Waiting, None);
+        };
+        match self.queue.remove(at).and_then(|waiter| waiter.waker) {
+            None => (Left::Woken, None),
+            waker => (Left::Waiting, waker),
+        }
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn waiter(waiters: &mut Waiters) -> (WaiterKey, Arc<Counter>) {
+        let counter = Arc::new(Counter::default());
+        let (key, replaced) = waiters.wait(None, Waker::from(Arc::clone(&counter)));
+        assert!(replaced.is_none());
+        (key, counter)
+    }
+
+    #[test]
+    fn the_longest_waiter_is_woken_first_and_once() {
+        let mut waiters = Waiters::default();
+        let (_, first) = waiter(&mut waiters);
+        let (_, second) = waiter(&mut waiters);
+        waiters.next_waker().unwrap().wake();
+        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 0));
+        waiters.next_waker().unwrap().wake();
+        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 1));
+        assert!(waiters.next_waker().is_none());
+    }
+
+    #[test]
+    fn a_woken_waiter_that_leaves_says_so() {
+        let mut waiters = Waiters::default();
+        let (first, _) = waiter(&mut waiters);
+        let (second, _) = waiter(&mut waiters);
+        drop(waiters.next_waker());
+        assert_eq!(waiters.leave(first).0, Left::Woken);
+        assert_eq!(waiters.leave(second).0, Left::Waiting);
+        assert_eq!(waiters.len(), 0);
+    }
+
+    #[test]
+    fn a_waiter_that_polls_again_keeps_its_place() {
+        let mut waiters = Waiters::default();
+        let (first, _) = waiter(&mut waiters);
+        let (_, second) = waiter(&mut waiters);
+        drop(waiters.next_waker());
+        let again = Arc::new(Counter::default());
+        let (key, _) = waiters.wait(Some(first), Waker::from(Arc::clone(&again)));
+        assert_eq!(key, first);
+        waiters.next_waker().unwrap().wake();
+        assert_eq!((again.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 0));
+    }
+}

@@ -1,0 +1,22 @@
+//! The sockets of [`ebbtide`](https://docs.rs/ebbtide). They know no ring: only operations, sinks
+//! and buffers of `ebbtide-runtime`.
+//!
+//! Programs use the crate `ebbtide`, whose module `net` this is.
+
+mod address;
+mod datagram;
+mod operation;
+mod socket;
+
+pub use address::Address;
+pub use datagram::{
+    Datagram, DatagramSocket, Incoming, Recv, RecvBatch, RecvFrom, Send, UdpOptions, UdpSocket,
+    UnixAddr, UnixDatagram, Writable,
+};
+pub use ebbtide_runtime::SocketStats;
+
+/// Runs the examples of this crate's documentation.
+#[doc(hidden)]
+pub fn doc_run<F: Future<Output = std::io::Result<()>>>(example: F) {
+    ebbtide_runtime::run(example).expect("the example succeeds");
+}
