@@ -1,0 +1,209 @@
+//! The program that started it all: a counter task on a datagram socket and, in the same runtime, a
+//! writer that sends N datagrams. The program ends as soon as the writer is done.
+//!
+//! An event loop that closes its sockets at that moment loses what is still queued. Ebbtide drains.
+//!
+//! ```text
+//! cargo run --release --example packet_counter
+//! cargo run --release --example packet_counter -- --transport unix --messages 100000 --size 64
+//! cargo run --release --example packet_counter -- --stop      # what others lose
+//! ```
+//!
+//! Exit code 1 if anything was lost.
+
+use std::cell::Cell;
+use std::fmt;
+use std::io;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::str::FromStr;
+
+use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixDatagram};
+use ebbtide::{Drain, DrainReport, Runtime};
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(problem) => {
+            eprintln!("packet_counter: {problem}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let mut lost = 0;
+    for &transport in options.transports {
+        match count_packets(transport, &options) {
+            Ok(tally) => {
+                println!("{tally}");
+                lost += tally.lost();
+            }
+            Err(error) => {
+                eprintln!("packet_counter: {error}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the program once, in a runtime of its own.
+fn count_packets(transport: Transport, options: &Options) -> io::Result<Tally> {
+    let runtime = Runtime::new()?;
+    let received = Rc::new(Cell::new(0));
+    let sent = runtime.block_on(async {
+        match transport {
+            Transport::Unix => {
+                let (writer, counter) = UnixDatagram::pair()?;
+                ebbtide::spawn(count(counter, Rc::clone(&received)));
+                write_unix(&writer, options).await
+            }
+            Transport::Udp => {
+                let counter = UdpSocket::bind("127.0.0.1:0")?;
+                let writer = UdpSocket::bind("127.0.0.1:0")?;
+                writer.connect(counter.local_addr()?)?;
+                ebbtide::spawn(count(counter, Rc::clone(&received)));
+                write_udp(&writer, options).await
+            }
+        }
+    })?;
+    // The writer is done: the program ends here. What is queued is delivered, or not.
+    let report = match options.end {
+        End::Drain => runtime.shutdown(Drain::default()),
+        End::Stop => runtime.stop(),
+    };
+    Ok(Tally { transport, sent, received: received.get(), report })
+}
+
+/// Counts datagrams until the socket is sealed and drained.
+async fn count<A: Address>(socket: DatagramSocket<A>, received: Rc<Cell<u64>>) -> io::Result<()> {
+    while let Some(_datagram) = socket.recv().await? {
+        received.set(received.get() + 1);
+    }
+    Ok(())
+}
+
+/// Sends without waiting until the peer's queue is full, then waits until there is room.
+async fn write_unix(socket: &UnixDatagram, options: &Options) -> io::Result<u64> {
+    let payload = vec![b'x'; options.size];
+    let mut sent = 0;
+    while sent < options.messages {
+        match socket.try_send(&payload) {
+            Ok(_) => sent += 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// UDP tells nobody that a queue is full. Awaiting the sends lets the counter run in between.
+async fn write_udp(socket: &UdpSocket, options: &Options) -> io::Result<u64> {
+    let payload = vec![b'x'; options.size];
+    for _ in 0..options.messages {
+        socket.send(&payload).await?;
+    }
+    Ok(options.messages)
+}
+
+/// What one run came to.
+struct Tally {
+    transport: Transport,
+    sent: u64,
+    received: u64,
+    report: DrainReport,
+}
+
+impl Tally {
+    /// What neither arrived nor was dropped by the kernel, which no program can prevent.
+    fn lost(&self) -> u64 {
+        self.sent - self.received - self.report.stats.dropped_by_kernel
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { transport, sent, received, .. } = self;
+        write!(f, "{transport:<4}  tx {sent}  rx {received}  lost {}", self.lost())?;
+        match self.report.stats.dropped_by_kernel {
+            0 => Ok(()),
+            dropped => write!(f, "  dropped by the kernel, receive buffer full: {dropped}"),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Transport {
+    Unix,
+    Udp,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Unix => "unix",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+const USAGE: &str = "\
+Usage: packet_counter [OPTIONS]
+
+  --transport unix|udp|both  what to send over (both)
+  --messages N               how many datagrams (1000)
+  --size BYTES               length of each (64; UDP takes at most 65507)
+  --stop                     stop at once instead of draining: shows what others lose
+  --help                     this text";
+
+/// How the program ends.
+enum End {
+    Drain,
+    Stop,
+}
+
+struct Options {
+    transports: &'static [Transport],
+    messages: u64,
+    size: usize,
+    end: End,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self {
+            transports: &[Transport::Unix, Transport::Udp],
+            messages: 1000,
+            size: 64,
+            end: End::Drain,
+        };
+        while let Some(option) = arguments.next() {
+            match option.as_str() {
+                "--transport" => {
+                    options.transports = match value(&option, arguments.next())?.as_str() {
+                        "unix" => &[Transport::Unix],
+                        "udp" => &[Transport::Udp],
+                        "both" => &[Transport::Unix, Transport::Udp],
+                        other => return Err(format!("there is no transport {other:?}")),
+                    };
+                }
+                "--messages" => options.messages = number(&option, arguments.next())?,
+                "--size" => options.size = number(&option, arguments.next())?,
+                "--stop" => options.end = End::Stop,
+                "--help" => {
+                    println!("{USAGE}");
+                    std::process::exit(0);
+                }
+                other => return Err(format!("there is no option {other:?}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+fn value(option: &str, value: Option<String>) -> Result<String, String> {
+    value.ok_or_else(|| format!("{option} needs a value"))
+}
+
+fn number<T: FromStr>(option: &str, text: Option<String>) -> Result<T, String> {
+    let text = value(option, text)?;
+    text.parse().map_err(|_| format!("{option} needs a number, not {text:?}"))
+}
