@@ -3,6 +3,8 @@
 //!
 //! Programs use the crate `ebbtide`, whose module `net` this is.
 
+#![warn(clippy::unwrap_used)]
+
 mod address;
 mod datagram;
 mod operation;

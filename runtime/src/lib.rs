@@ -6,6 +6,8 @@
 //!
 //! Start reading at `runtime.rs`.
 
+#![warn(clippy::unwrap_used)]
+
 mod blocking;
 pub mod buffer;
 mod builder;
