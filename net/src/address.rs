@@ -122,7 +122,7 @@ mod tests {
         let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX, 77];
         for family in families {
             for len in 0..=UNIX_NAME_LEN {
-                let mut name = vec![b'x'; UNIX_NAME_LEN];
+                let mut name = [b'x'; UNIX_NAME_LEN];
                 name[..2].copy_from_slice(&(family as u16).to_ne_bytes());
                 let _ = SocketAddr::from_raw(&name[..len]);
                 let _ = net::SocketAddr::from_raw(&name[..len]);

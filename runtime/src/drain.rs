@@ -272,8 +272,31 @@ pub(crate) struct Ledger {
 pub struct DrainKey(usize);
 
 impl Ledger {
+    /// Enters a socket, so that the drain finds it.
+    pub(crate) fn enter(&self, socket: Rc<dyn Drainable>) -> DrainKey {
+        DrainKey(self.open.borrow_mut().insert(socket))
+    }
+
+    /// Takes a closed socket out and keeps its counts.
+    pub(crate) fn leave(&self, key: DrainKey) {
+        let socket = self.open.borrow_mut().try_remove(key.0);
+        if let Some(socket) = socket {
+            *self.closed.borrow_mut() += socket.stats();
+        }
+    }
+
     fn open(&self) -> Vec<Rc<dyn Drainable>> {
         self.open.borrow().iter().map(|(_, socket)| Rc::clone(socket)).collect()
+    }
+
+    /// Wakes `waker` when the runtime is quiescent.
+    fn wait(&self, waker: &Waker) {
+        let known = self.waiters.borrow().iter().any(|waiting| waiting.will_wake(waker));
+        if !known {
+            // Cloned before the borrow: wakers are foreign code.
+            let waker = waker.clone();
+            self.waiters.borrow_mut().push(waker);
+        }
     }
 
     fn stats(&self) -> SocketStats {
@@ -296,29 +319,6 @@ impl Ledger {
 }
 
 impl Handle {
-    /// Enters a socket into the ledger, so that the drain finds it.
-    ///
-    /// # Errors
-    ///
-    /// When the runtime is shutting down: a socket opened now could not be drained any more.
-    pub fn open_drainable(&self, socket: Rc<dyn Drainable>) -> io::Result<DrainKey> {
-        if self.phase() > crate::handle::Phase::Running {
-            return Err(io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the ebbtide runtime is shutting down: no socket can be opened any more",
-            ));
-        }
-        Ok(DrainKey(self.ledger().open.borrow_mut().insert(socket)))
-    }
-
-    /// Takes a closed socket out of the ledger and keeps its counts.
-    pub fn close_drainable(&self, key: DrainKey) {
-        let socket = self.ledger().open.borrow_mut().try_remove(key.0);
-        if let Some(socket) = socket {
-            *self.ledger().closed.borrow_mut() += socket.stats();
-        }
-    }
-
     /// Step 6 for the sockets that outlive their tasks, because the program holds them elsewhere.
     pub(crate) fn end_sockets(&self) {
         for socket in self.ledger().open() {
@@ -440,7 +440,7 @@ impl Delivery {
                 _ => DrainOutcome::DeadlinePassed,
             });
         }
-        self.handle.ledger().waiters.borrow_mut().push(cx.waker().clone());
+        self.handle.ledger().wait(cx.waker());
         Poll::Pending
     }
 
@@ -482,24 +482,6 @@ pub(crate) fn empty_sockets(
     read(sockets, &mut wakes);
     wakes.run();
     unsealed
-}
-
-impl Handle {
-    /// Steps 1 to 4 for one socket.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses to seal it. It is emptied as far as a bound allows all the same.
-    pub fn empty_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
-        match empty_sockets(self, &[socket], false) {
-            0 => Ok(()),
-            _ => Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                "the kernel refuses to seal the socket (its filter is locked): \
-                 it was read, but datagrams may still arrive",
-            )),
-        }
-    }
 }
 
 /// Step 3. Lossless because a cancel never takes a datagram: all that was received has a completion

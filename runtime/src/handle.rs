@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -100,19 +99,8 @@ impl Handle {
         task::spawn(self, future)
     }
 
-    /// The buffers that datagrams arrive in.
-    pub fn pool(&self) -> &Pool {
+    pub(crate) fn pool(&self) -> &Pool {
         &self.shared.pool
-    }
-
-    /// Largest payload that a buffer of the pool takes, in bytes.
-    pub fn buffer_size(&self) -> usize {
-        self.shared.limits.buffer_size
-    }
-
-    /// A descriptor that is not a socket, to put in the place of one that has to go.
-    pub fn placeholder(&self) -> BorrowedFd<'_> {
-        self.tasks().inbox().eventfd().as_fd()
     }
 
     pub(crate) fn driver(&self) -> RefMut<'_, Driver> {

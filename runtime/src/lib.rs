@@ -1,8 +1,8 @@
 //! The runtime under [`ebbtide`](https://docs.rs/ebbtide): tasks, time, the io_uring driver, the
 //! buffer pool and the drain. It knows no socket; those are in `ebbtide-net`.
 //!
-//! Programs use the crate `ebbtide`. The modules [`driver`] and [`buffer`] and the items marked as
-//! such are for crates that bring further kinds of sockets.
+//! Programs use the crate `ebbtide`. [`Port`], [`Drainable`] and the modules [`driver`] and
+//! [`buffer`] are for crates that bring kinds of sockets.
 //!
 //! Start reading at `runtime.rs`.
 
@@ -17,6 +17,7 @@ mod handle;
 pub mod limits;
 mod membarrier;
 mod metrics;
+mod port;
 mod runtime;
 pub mod signal;
 pub mod task;
@@ -31,5 +32,6 @@ pub use drain::{
 pub use driver::{StartCause, StartError};
 pub use handle::Handle;
 pub use metrics::Metrics;
+pub use port::Port;
 pub use runtime::{Runtime, run, spawn};
 pub use task::{JoinError, JoinHandle};

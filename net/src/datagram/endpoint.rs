@@ -13,7 +13,7 @@ use ebbtide_runtime::driver::{
 };
 use ebbtide_runtime::limits::SEND_BUDGET_BYTES;
 use ebbtide_runtime::task::poll_budget;
-use ebbtide_runtime::{DrainKey, Drainable, Handle, ReadProgress, SocketStats};
+use ebbtide_runtime::{DrainKey, Drainable, Port, ReadProgress, SocketStats};
 use socket2::{SockAddr, Socket};
 
 use super::inbox::{Arrival, Inbox};
@@ -44,7 +44,7 @@ impl Family {
 }
 
 pub(crate) struct Endpoint {
-    handle: Handle,
+    port: Port,
     socket: Socket,
     family: Family,
     receive: RefCell<Receive>,
@@ -90,10 +90,10 @@ enum Life {
 impl Endpoint {
     /// Takes in a bound or connected socket and starts to receive on it.
     pub(crate) fn open(socket: Socket, family: Family) -> io::Result<Rc<Self>> {
-        let handle = Handle::try_current()?;
+        let port = Port::current()?;
         socket.set_nonblocking(true)?;
         let endpoint = Rc::new(Self {
-            handle,
+            port,
             socket,
             family,
             receive: RefCell::new(Receive {
@@ -107,12 +107,12 @@ impl Endpoint {
             multishot: OnceCell::new(),
             drainable: OnceCell::new(),
         });
-        let drainable = endpoint.handle.open_drainable(endpoint.clone())?;
-        let multishot = endpoint.handle.add_sink(endpoint.clone());
+        let drainable = endpoint.port.open_drainable(endpoint.clone())?;
+        let multishot = endpoint.port.add_sink(endpoint.clone());
         endpoint.drainable.set(drainable).expect("set once");
         endpoint.multishot.set(multishot).expect("set once");
-        let verdict = endpoint.receive.borrow_mut().machine.start();
-        endpoint.carry_out(verdict);
+        endpoint.receive.borrow_mut().machine.start();
+        endpoint.port.arm(multishot);
         Ok(endpoint)
     }
 
@@ -129,14 +129,14 @@ impl Endpoint {
         match verdict {
             Verdict::Keep => {}
             Verdict::Cancel => {
-                self.handle.cancel(self.multishot());
-                if self.handle.is_reaped(self.multishot()) {
+                self.port.cancel(self.multishot());
+                if self.port.is_reaped(self.multishot()) {
                     self.receive.borrow_mut().machine.reaped();
                 }
             }
             Verdict::Rearm | Verdict::RearmWhenBuffersReturn => {
                 self.stats.borrow_mut().rearmed += 1;
-                self.handle.arm(self.multishot());
+                self.port.arm(self.multishot());
             }
         }
     }
@@ -173,7 +173,7 @@ impl Endpoint {
     /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
     pub(crate) fn try_receive(&self) -> io::Result<Option<ReceivedMessage>> {
         if self.receive.borrow().inbox.datagrams() == 0 && self.life.get() == Life::Open {
-            self.handle.collect_now();
+            self.port.collect_now();
         }
         match self.take() {
             Some(taken) => taken.map(Some),
@@ -217,7 +217,7 @@ impl Endpoint {
     }
 
     fn load(&self, receive: &Receive) -> Load {
-        Load { queued: receive.inbox.datagrams(), free: self.handle.pool().free() }
+        Load { queued: receive.inbox.datagrams(), free: self.port.pool().free() }
     }
 
     fn is_drained(&self) -> bool {
@@ -258,7 +258,7 @@ impl Endpoint {
         }
         let waiting = waiting.get_or_insert_with(|| {
             let name = to.map_or(&[][..], raw_name);
-            self.handle.submit(operation::Send::new(Rc::clone(self), payload, name))
+            self.port.submit(operation::Send::new(Rc::clone(self), payload, name))
         });
         std::pin::Pin::new(waiting).poll(cx)
     }
@@ -268,7 +268,7 @@ impl Endpoint {
         self: &Rc<Self>,
     ) -> io::Result<InFlight<ebbtide_runtime::driver::Readiness<operation::OpenSocket>>> {
         self.check_open()?;
-        Ok(self.handle.submit(operation::writable(self)))
+        Ok(self.port.submit(operation::writable(self)))
     }
 
     fn check_open(&self) -> io::Result<()> {
@@ -284,7 +284,7 @@ impl Endpoint {
     /// Steps 1 to 4 of the drain for this socket alone.
     pub(crate) fn drain(self: &Rc<Self>) -> io::Result<()> {
         match self.life.get() {
-            Life::Open => self.handle.empty_socket(Rc::clone(self) as Rc<dyn Drainable>),
+            Life::Open => self.port.empty_socket(Rc::clone(self) as Rc<dyn Drainable>),
             Life::Closed | Life::Ended { .. } => Ok(()),
         }
     }
@@ -296,7 +296,7 @@ impl Endpoint {
         }
         self.leave();
         self.discard();
-        self.handle.close_drainable(*self.drainable.get().expect("set when opened"));
+        self.port.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
     }
 
@@ -311,7 +311,7 @@ impl Endpoint {
             }
         }
         self.stats.borrow_mut().handed_over += taken.len() as u64;
-        self.handle.close_drainable(*self.drainable.get().expect("set when opened"));
+        self.port.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
         Ok(taken)
     }
@@ -324,7 +324,7 @@ impl Endpoint {
     fn leave(&self) {
         let verdict = self.receive.borrow_mut().machine.stop(Then::Leave);
         self.carry_out(verdict);
-        self.handle.remove_sink(self.multishot());
+        self.port.remove_sink(self.multishot());
     }
 
     /// Throws away what is in the inbox, and counts it.
@@ -393,11 +393,12 @@ impl Sink for Endpoint {
         };
         let queued = receive.inbox.datagrams();
         let load = Load { queued, free: completion.free_buffers };
+        let was_over_share = receive.machine.is_over_share();
         let verdict = receive.machine.complete(outcome, completion.armed, load);
         let mut stats = self.stats.borrow_mut();
+        stats.paused += u64::from(receive.machine.is_over_share() && !was_over_share);
         match verdict {
-            Verdict::Keep => {}
-            Verdict::Cancel => stats.paused += 1,
+            Verdict::Keep | Verdict::Cancel => {}
             Verdict::Rearm => stats.rearmed += 1,
             Verdict::RearmWhenBuffersReturn => stats.starved += 1,
         }
@@ -443,7 +444,7 @@ impl Drainable for Endpoint {
                 self.as_fd(),
                 self.family.layout(),
                 &mut receive.scratch,
-                self.handle.buffer_size(),
+                self.port.buffer_size(),
             );
             let read = match read {
                 Ok(message) => {
@@ -480,7 +481,7 @@ impl Drainable for Endpoint {
         self.life.set(Life::Ended { drops });
         self.discard();
         // It fails only for a descriptor that somebody else has closed already.
-        let _ = vacate(&self.socket, self.handle.placeholder());
+        let _ = vacate(&self.socket, self.port.placeholder());
     }
 
     fn stats(&self) -> SocketStats {

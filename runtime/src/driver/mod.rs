@@ -18,7 +18,6 @@
 pub(crate) mod descriptor;
 mod message;
 mod operation;
-mod receive;
 mod ring;
 mod sink;
 mod start;

@@ -165,7 +165,7 @@ pub struct InFlight<O: Operation> {
 
 impl Handle {
     /// Hands `operation` to the driver and returns the future of its result.
-    pub fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
+    pub(crate) fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
         let id = self.driver().submit(Box::new(operation));
         InFlight { handle: self.clone(), id: Some(id), operation: PhantomData }
     }

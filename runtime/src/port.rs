@@ -1,0 +1,136 @@
+//! [`Port`]: what a socket sees of its runtime. For crates that bring kinds of sockets.
+//!
+//! Every call is short, and what it must drop or wake happens after its borrow.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use crate::buffer::Pool;
+use crate::drain::{DrainKey, Drainable, empty_sockets};
+use crate::driver::{InFlight, MultishotKey, Operation, Sink, Wait, Wakes};
+use crate::handle::{Handle, Phase};
+use crate::limits::REAP_LIMIT_MS;
+
+/// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
+#[derive(Clone, Debug)]
+pub struct Port {
+    handle: Handle,
+}
+
+impl Port {
+    /// The port of the runtime that runs on this thread.
+    ///
+    /// # Errors
+    ///
+    /// Outside a runtime.
+    pub fn current() -> io::Result<Self> {
+        Handle::try_current().map(|handle| Self { handle })
+    }
+
+    /// The buffers that datagrams arrive in.
+    pub fn pool(&self) -> &Pool {
+        self.handle.pool()
+    }
+
+    /// Largest payload that a buffer of the pool takes, in bytes.
+    pub fn buffer_size(&self) -> usize {
+        self.handle.limits().buffer_size
+    }
+
+    /// A descriptor that is not a socket, to put in the place of one that has to go.
+    pub fn placeholder(&self) -> BorrowedFd<'_> {
+        self.handle.tasks().inbox().eventfd().as_fd()
+    }
+
+    /// Hands `operation` to the driver and returns the future of its result.
+    pub fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
+        self.handle.submit(operation)
+    }
+
+    /// Takes in a sink, whose receive is not armed yet. To be undone by
+    /// [`remove_sink`](Self::remove_sink).
+    pub fn add_sink(&self, sink: Rc<dyn Sink>) -> MultishotKey {
+        self.handle.driver().register(sink)
+    }
+
+    /// Arms the receive of a sink, unless it is armed; if no buffer is free, as soon as one is.
+    pub fn arm(&self, key: MultishotKey) {
+        self.handle.driver().arm(key);
+    }
+
+    /// Asks for the end of a receive; completions go on until the final one.
+    pub fn cancel(&self, key: MultishotKey) {
+        self.handle.driver().cancel(key);
+    }
+
+    /// Whether the kernel has nothing of the sink.
+    pub fn is_reaped(&self, key: MultishotKey) -> bool {
+        self.handle.driver().is_reaped(key)
+    }
+
+    /// Cancels the receive of a sink, waits for its final completion, and lets the sink go. Short
+    /// by nature: a receive waits for a poll, and cancelling that never blocks.
+    pub fn remove_sink(&self, key: MultishotKey) {
+        let mut wakes = Wakes::default();
+        self.handle.driver().cancel(key);
+        let deadline = Instant::now() + Duration::from_millis(REAP_LIMIT_MS);
+        while !self.handle.driver().is_reaped(key) && Instant::now() < deadline {
+            let mut driver = self.handle.driver();
+            driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            driver.collect(&mut wakes);
+        }
+        let sink = self.handle.driver().deregister(key);
+        wakes.run();
+        drop(sink);
+    }
+
+    /// Enters the kernel without waiting and takes in what it has: for those who want to know what
+    /// is queued now.
+    pub fn collect_now(&self) {
+        let mut wakes = Wakes::default();
+        {
+            let mut driver = self.handle.driver();
+            driver.submit_and_wait(Wait::No);
+            driver.collect(&mut wakes);
+        }
+        wakes.run();
+    }
+
+    /// Enters a socket into the ledger, so that the drain finds it.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime is shutting down: a socket opened now could not be drained any more.
+    pub fn open_drainable(&self, socket: Rc<dyn Drainable>) -> io::Result<DrainKey> {
+        if self.handle.phase() > Phase::Running {
+            return Err(io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the ebbtide runtime is shutting down: no socket can be opened any more",
+            ));
+        }
+        Ok(self.handle.ledger().enter(socket))
+    }
+
+    /// Takes a closed socket out of the ledger, which keeps its counts.
+    pub fn close_drainable(&self, key: DrainKey) {
+        self.handle.ledger().leave(key);
+    }
+
+    /// Steps 1 to 4 of the drain for one socket.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses to seal it. It is emptied as far as a bound allows all the same.
+    pub fn empty_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
+        match empty_sockets(&self.handle, &[socket], false) {
+            0 => Ok(()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the kernel refuses to seal the socket (its filter is locked): \
+                 it was read, but datagrams may still arrive",
+            )),
+        }
+    }
+}
