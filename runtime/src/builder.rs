@@ -1,10 +1,7 @@
 //! [`Builder`]: every limit of a runtime, named and validated.
 
-use std::io;
-
 use crate::drain::Drain;
 use crate::limits::Limits;
-use crate::runtime::Runtime;
 
 /// Makes a [`Runtime`]. The defaults are for a server with a few busy sockets.
 ///
@@ -18,8 +15,8 @@ use crate::runtime::Runtime;
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct Builder {
-    limits: Limits,
-    drain: Drain,
+    pub(crate) limits: Limits,
+    pub(crate) drain: Drain,
 }
 
 impl Builder {
@@ -71,17 +68,5 @@ impl Builder {
     pub fn drain(mut self, policy: Drain) -> Self {
         self.drain = policy;
         self
-    }
-
-    /// Makes the runtime, on the thread that will run it.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a limit out of range, naming the setter. Otherwise the kernel refused to
-    /// start the driver, and the error holds a [`StartError`](crate::StartError), which names the
-    /// cause and the remedy. Needs Linux 6.1.
-    pub fn build(self) -> io::Result<Runtime> {
-        self.limits.validate()?;
-        Runtime::start(self.limits, self.drain)
     }
 }

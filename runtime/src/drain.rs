@@ -15,26 +15,21 @@
 //!
 //! The runtime knows no socket: what is drained is a [`Drainable`].
 
-use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::future::Future;
-use std::io;
-use std::iter::Sum;
-use std::ops::AddAssign;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use slab::Slab;
-
 use crate::driver::{Wait, Wakes};
 use crate::handle::Handle;
+use crate::ledger::{Drainable, ReadProgress};
 use crate::limits::{DRAIN_READ_BATCH, REAP_LIMIT_MS};
 use crate::membarrier;
+use crate::report::{DrainOutcome, DrainReport};
 use crate::time::{Sleep, sleep_until};
 
 /// How a drain is carried out.
@@ -81,243 +76,6 @@ impl Drain {
     }
 }
 
-/// A socket, as the drain sees it.
-pub trait Drainable: 'static {
-    /// Step 1. Makes the kernel queue nothing more on it.
-    ///
-    /// # Errors
-    ///
-    /// Where the kernel refuses; the socket is then read up to a bound instead of to its end.
-    fn seal(&self) -> io::Result<()>;
-
-    /// Step 2. Asks for the end of its receive.
-    fn cancel(&self);
-
-    /// Step 3. Whether the final completion of its receive was collected.
-    fn is_reaped(&self) -> bool;
-
-    /// Step 4. Reads up to `limit` datagrams into its inbox.
-    fn read(&self, limit: usize, wakes: &mut Wakes) -> ReadProgress;
-
-    /// Step 5. How many datagrams wait in its inbox.
-    fn undelivered(&self) -> usize;
-
-    /// Step 6. Throws away what is in its inbox, and gives its address back. Nothing of it is in
-    /// flight any more.
-    fn end(&self);
-
-    /// What has happened on it.
-    fn stats(&self) -> SocketStats;
-}
-
-/// How far the reading of a socket has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadProgress {
-    /// There may be more.
-    More,
-    /// The queue is empty, and stays so.
-    Empty,
-}
-
-/// What has happened on a socket, or on several. Counts of datagrams, where not said otherwise.
-///
-/// They balance: `received` is the sum of `delivered`, `discarded`, `handed_over` and what still
-/// waits in the inbox.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SocketStats {
-    /// Taken from the kernel's queue.
-    pub received: u64,
-    /// Handed to a receiver.
-    pub delivered: u64,
-    /// Thrown away with their socket, which was dropped or stopped before they were received.
-    pub discarded: u64,
-    /// Given back with their socket by `into_std`.
-    pub handed_over: u64,
-    /// Longer than the buffer.
-    pub truncated: u64,
-    /// Dropped by the kernel before the seal, mostly for want of space in the receive buffer.
-    pub dropped_by_kernel: u64,
-    /// Dropped by the kernel because they came after the seal.
-    pub refused: u64,
-    /// Errors that were handed to a receiver.
-    pub errors: u64,
-    /// How often the receive was armed again.
-    pub rearmed: u64,
-    /// How often it stopped because the pool was empty.
-    pub starved: u64,
-    /// How often it stopped because the socket held its share of the pool.
-    pub paused: u64,
-}
-
-impl AddAssign for SocketStats {
-    fn add_assign(&mut self, other: Self) {
-        self.received += other.received;
-        self.delivered += other.delivered;
-        self.discarded += other.discarded;
-        self.handed_over += other.handed_over;
-        self.truncated += other.truncated;
-        self.dropped_by_kernel += other.dropped_by_kernel;
-        self.refused += other.refused;
-        self.errors += other.errors;
-        self.rearmed += other.rearmed;
-        self.starved += other.starved;
-        self.paused += other.paused;
-    }
-}
-
-impl Sum for SocketStats {
-    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
-        stats.fold(Self::default(), |mut sum, stats| {
-            sum += stats;
-            sum
-        })
-    }
-}
-
-/// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DrainOutcome {
-    /// Everything was delivered.
-    Complete,
-    /// The deadline passed first.
-    DeadlinePassed,
-}
-
-/// What a drain found and did. The counts are those of the whole life of the runtime, of open and
-/// of closed sockets.
-///
-/// `Display` prints it on one line.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct DrainReport {
-    /// How it ended.
-    pub outcome: DrainOutcome,
-    /// Sockets that were open when it began.
-    pub sockets: usize,
-    /// The counts of all sockets.
-    pub stats: SocketStats,
-    /// Datagrams that no receiver took until the deadline.
-    pub undelivered: u64,
-    /// Sockets that the kernel refused to seal; they were read up to a bound.
-    pub unsealed: usize,
-    /// Calls of `spawn_blocking` and operations that had not ended at the deadline.
-    pub unfinished: usize,
-    /// Tasks that were dropped at the end. 0 where the runtime goes on.
-    pub tasks_dropped: usize,
-    /// Completions that the kernel lost for want of memory (`-EBADR`). Datagrams may be among them:
-    /// this is the one loss that Ebbtide can only report.
-    pub completions_lost: u64,
-    /// Whether it happened while a panic unwound the thread.
-    pub panicking: bool,
-    /// How long it took.
-    pub elapsed: Duration,
-}
-
-impl fmt::Display for DrainReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let outcome = match self.outcome {
-            DrainOutcome::Complete => "drained",
-            DrainOutcome::DeadlinePassed => "deadline passed while draining",
-        };
-        let stats = &self.stats;
-        write!(
-            f,
-            "{outcome} {} sockets in {:.1?}: received {}, delivered {}, undelivered {}, \
-             discarded {}; truncated {}, dropped by the kernel {}, refused after the seal {}",
-            self.sockets,
-            self.elapsed,
-            stats.received,
-            stats.delivered,
-            self.undelivered,
-            stats.discarded,
-            stats.truncated,
-            stats.dropped_by_kernel,
-            stats.refused,
-        )?;
-        for (count, what) in [
-            (stats.handed_over, "handed over"),
-            (self.unsealed as u64, "sockets not sealed"),
-            (self.unfinished as u64, "operations unfinished"),
-            (self.completions_lost, "COMPLETIONS LOST BY THE KERNEL"),
-        ] {
-            if count > 0 {
-                write!(f, ", {what} {count}")?;
-            }
-        }
-        if self.panicking {
-            f.write_str(" (while panicking)")?;
-        }
-        Ok(())
-    }
-}
-
-/// What the runtime knows of its sockets.
-#[derive(Default)]
-pub(crate) struct Ledger {
-    open: RefCell<Slab<Rc<dyn Drainable>>>,
-    /// The counts of the sockets that were closed.
-    closed: RefCell<SocketStats>,
-    /// Who waits for the runtime to be quiescent.
-    waiters: RefCell<Vec<Waker>>,
-    /// How often it was found quiescent while somebody waited for it.
-    quiescences: Cell<u64>,
-    /// Calls of `spawn_blocking` under way.
-    blocking: Cell<usize>,
-}
-
-/// Names a socket in the ledger.
-#[derive(Clone, Copy, Debug)]
-pub struct DrainKey(usize);
-
-impl Ledger {
-    /// Enters a socket, so that the drain finds it.
-    pub(crate) fn enter(&self, socket: Rc<dyn Drainable>) -> DrainKey {
-        DrainKey(self.open.borrow_mut().insert(socket))
-    }
-
-    /// Takes a closed socket out and keeps its counts.
-    pub(crate) fn leave(&self, key: DrainKey) {
-        let socket = self.open.borrow_mut().try_remove(key.0);
-        if let Some(socket) = socket {
-            *self.closed.borrow_mut() += socket.stats();
-        }
-    }
-
-    fn open(&self) -> Vec<Rc<dyn Drainable>> {
-        self.open.borrow().iter().map(|(_, socket)| Rc::clone(socket)).collect()
-    }
-
-    /// Wakes `waker` when the runtime is quiescent.
-    fn wait(&self, waker: &Waker) {
-        let known = self.waiters.borrow().iter().any(|waiting| waiting.will_wake(waker));
-        if !known {
-            // Cloned before the borrow: wakers are foreign code.
-            let waker = waker.clone();
-            self.waiters.borrow_mut().push(waker);
-        }
-    }
-
-    fn stats(&self) -> SocketStats {
-        let mut stats = *self.closed.borrow();
-        stats += self.open().iter().map(|socket| socket.stats()).sum();
-        stats
-    }
-
-    fn undelivered(&self) -> usize {
-        self.open.borrow().iter().map(|(_, socket)| socket.undelivered()).sum()
-    }
-
-    pub(crate) fn blocking_started(&self) {
-        self.blocking.set(self.blocking.get() + 1);
-    }
-
-    pub(crate) fn blocking_ended(&self) {
-        self.blocking.set(self.blocking.get() - 1);
-    }
-}
-
 impl Handle {
     /// Step 6 for the sockets that outlive their tasks, because the program holds them elsewhere.
     pub(crate) fn end_sockets(&self) {
@@ -329,16 +87,14 @@ impl Handle {
     /// Called when no task is ready: tells those who wait for it if there is nothing left to do.
     pub(crate) fn notice_quiescence(&self, wakes: &mut Wakes) {
         let ledger = self.ledger();
-        if ledger.waiters.borrow().is_empty() || self.unfinished() > 0 || ledger.undelivered() > 0 {
-            return;
+        if ledger.is_awaited() && self.unfinished() == 0 && ledger.undelivered() == 0 {
+            ledger.note_quiescence(wakes);
         }
-        ledger.quiescences.set(ledger.quiescences.get() + 1);
-        wakes.wakers().append(&mut ledger.waiters.borrow_mut());
     }
 
     /// Operations and blocking calls under way that hold up the exit.
     fn unfinished(&self) -> usize {
-        self.driver().active() + self.ledger().blocking.get()
+        self.driver().active() + self.ledger().blocking()
     }
 }
 
@@ -424,14 +180,14 @@ impl Delivery {
             sockets: sockets.len(),
             unsealed,
             deadline: Box::pin(sleep_until(started + policy.deadline)),
-            quiescences: handle.ledger().quiescences.get(),
+            quiescences: handle.ledger().quiescences(),
             handle,
         }
     }
 
     /// Step 5, driven by the loop: tasks run between the polls.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainOutcome> {
-        if self.handle.ledger().quiescences.get() > self.quiescences {
+        if self.handle.ledger().quiescences() > self.quiescences {
             return Poll::Ready(DrainOutcome::Complete);
         }
         if self.deadline.as_mut().poll(cx).is_ready() {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::buffer::Pool;
-use crate::drain::Ledger;
 use crate::driver::Driver;
+use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::task::{self, Inbox, JoinHandle, Tasks};
 use crate::time::Timers;
@@ -29,7 +29,7 @@ pub struct Handle {
 /// What a runtime consists of. Each part is borrowed for as long as one call into it and never
 /// across user code.
 struct Shared {
-    tasks: Tasks,
+    tasks: Rc<Tasks>,
     timers: RefCell<Timers>,
     driver: RefCell<Driver>,
     ledger: Ledger,
@@ -56,7 +56,7 @@ impl Handle {
         driver: Driver,
     ) -> Self {
         let shared = Shared {
-            tasks: Tasks::new(inbox),
+            tasks: Rc::new(Tasks::new(inbox, limits.operations_per_poll)),
             timers: RefCell::new(timers),
             pool: driver.pool().clone(),
             driver: RefCell::new(driver),
@@ -82,7 +82,9 @@ impl Handle {
     ///
     /// Outside a runtime, with a message that says how to get into one.
     pub fn try_current() -> io::Result<Self> {
-        with_current(|current| current.cloned()).ok_or_else(|| {
+        // The thread's own variable may be gone while the thread ends.
+        let current = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten();
+        current.ok_or_else(|| {
             io::Error::other(
                 "there is no ebbtide runtime on this thread: \
                  call this inside ebbtide::run or Runtime::block_on",
@@ -96,7 +98,7 @@ impl Handle {
         F: Future + 'static,
         F::Output: 'static,
     {
-        task::spawn(self, future)
+        self.tasks().spawn(future)
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -111,7 +113,7 @@ impl Handle {
         &self.shared.timers
     }
 
-    pub(crate) fn tasks(&self) -> &Tasks {
+    pub(crate) fn tasks(&self) -> &Rc<Tasks> {
         &self.shared.tasks
     }
 
@@ -139,7 +141,7 @@ impl Handle {
 
     /// Makes this the runtime of the thread until the guard is dropped.
     pub(crate) fn enter(&self) -> Entered {
-        Entered { outer: CURRENT.replace(Some(self.clone())) }
+        Entered { _tasks: self.tasks().enter(), outer: CURRENT.replace(Some(self.clone())) }
     }
 }
 
@@ -151,6 +153,7 @@ impl fmt::Debug for Handle {
 
 /// Undoes an [`Handle::enter`].
 pub(crate) struct Entered {
+    _tasks: task::Entered,
     outer: Option<Handle>,
 }
 
@@ -166,19 +169,5 @@ impl Drop for Entered {
         let inner = CURRENT.replace(self.outer.take());
         // Possibly the last reference to a runtime: dropped when nothing is borrowed.
         drop(inner);
-    }
-}
-
-/// Calls `f` with the runtime of this thread. `None` outside of one, and while the thread ends.
-pub(crate) fn with_current<R>(f: impl FnOnce(Option<&Handle>) -> R) -> R {
-    let mut f = Some(f);
-    let result = CURRENT.try_with(|current| {
-        let f = f.take().expect("called once");
-        f(current.borrow().as_ref())
-    });
-    match (result, f) {
-        (Ok(result), _) => result,
-        (Err(_), Some(f)) => f(None),
-        (Err(_), None) => unreachable!("the closure runs only if the access succeeds"),
     }
 }

@@ -14,10 +14,13 @@ mod builder;
 mod drain;
 pub mod driver;
 mod handle;
+mod in_flight;
+mod ledger;
 pub mod limits;
 mod membarrier;
 mod metrics;
 mod port;
+mod report;
 mod runtime;
 pub mod signal;
 pub mod task;
@@ -25,13 +28,13 @@ pub mod time;
 
 pub use blocking::spawn_blocking;
 pub use builder::Builder;
-pub use drain::{
-    Drain, DrainKey, DrainOutcome, DrainReport, Drainable, Draining, ReadProgress, SocketStats,
-    drain, drain_with,
-};
+pub use drain::{Drain, Draining, drain, drain_with};
 pub use driver::{StartCause, StartError};
 pub use handle::Handle;
+pub use in_flight::InFlight;
+pub use ledger::{DrainKey, Drainable, ReadProgress};
 pub use metrics::Metrics;
 pub use port::Port;
+pub use report::{DrainOutcome, DrainReport, SocketStats};
 pub use runtime::{Runtime, run, spawn};
 pub use task::{JoinError, JoinHandle};

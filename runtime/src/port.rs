@@ -8,9 +8,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::buffer::Pool;
-use crate::drain::{DrainKey, Drainable, empty_sockets};
-use crate::driver::{InFlight, MultishotKey, Operation, Sink, Wait, Wakes};
+use crate::drain::empty_sockets;
+use crate::driver::{MultishotKey, Operation, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
+use crate::in_flight::InFlight;
+use crate::ledger::{DrainKey, Drainable};
 use crate::limits::REAP_LIMIT_MS;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.

@@ -26,12 +26,13 @@ use std::time::{Duration, Instant};
 use async_task::Runnable;
 
 use crate::builder::Builder;
-use crate::drain::{Drain, DrainReport, drain_with};
+use crate::drain::{Drain, drain_with};
 use crate::driver::descriptor::eventfd;
 use crate::driver::{Driver, Pace, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::limits::{Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
+use crate::report::DrainReport;
 use crate::task::{Inbox, JoinHandle, Permission, refill_budget};
 use crate::time::Timers;
 
@@ -55,6 +56,20 @@ pub struct Runtime {
     turns: Cell<u64>,
     /// How it is drained when it is dropped.
     drain: Drain,
+}
+
+impl Builder {
+    /// Makes the runtime, on the thread that will run it.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a limit out of range, naming the setter. Otherwise the kernel refused to
+    /// start the driver, and the error holds a [`StartError`](crate::StartError), which names the
+    /// cause and the remedy. Needs Linux 6.1.
+    pub fn build(self) -> io::Result<Runtime> {
+        self.limits.validate()?;
+        Runtime::start(self.limits, self.drain)
+    }
 }
 
 impl Runtime {

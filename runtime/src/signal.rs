@@ -13,8 +13,9 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::{pipe, unregister};
 
-use crate::driver::{InFlight, Interest, Readiness};
+use crate::driver::{Interest, Readiness};
 use crate::handle::Handle;
+use crate::in_flight::InFlight;
 
 /// Waits for SIGTERM or SIGINT: the signals that ask a program to end.
 ///

@@ -9,11 +9,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{
-    InFlight, Layout, MultishotKey, ReceivedMessage, Reception, Sink, Verdict, Wakes,
+    Layout, MultishotKey, ReceivedMessage, Reception, Sink, Verdict, Wakes,
 };
 use ebbtide_runtime::limits::SEND_BUDGET_BYTES;
 use ebbtide_runtime::task::poll_budget;
-use ebbtide_runtime::{DrainKey, Drainable, Port, ReadProgress, SocketStats};
+use ebbtide_runtime::{DrainKey, Drainable, InFlight, Port, ReadProgress, SocketStats};
 use socket2::{SockAddr, Socket};
 
 use super::inbox::{Arrival, Inbox};

@@ -9,7 +9,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use ebbtide_runtime::driver::{InFlight, Readiness, ReceivedMessage};
+use ebbtide_runtime::InFlight;
+use ebbtide_runtime::driver::{Readiness, ReceivedMessage};
 use futures_core::Stream;
 use socket2::SockAddr;
 

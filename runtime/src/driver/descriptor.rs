@@ -1,4 +1,4 @@
-//! The two small descriptor calls that std has no safe form of.
+//! Descriptors: readiness, and the two small calls that std has no safe form of.
 
 // UNSAFETY: eventfd and poll have no safe form in std.
 #![expect(unsafe_code, reason = "argued above")]
@@ -6,8 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-
-use super::operation::Interest;
 
 /// A new eventfd(2): non-blocking, so that a writer never waits for the runtime.
 pub(crate) fn eventfd() -> io::Result<File> {
@@ -19,6 +17,24 @@ pub(crate) fn eventfd() -> io::Result<File> {
     // SAFETY: the descriptor was just made and belongs to nobody else.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     Ok(File::from(descriptor))
+}
+
+/// Which readiness to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// There is something to read, or an error, or the end.
+    Readable,
+    /// There is room to write, or an error.
+    Writable,
+}
+
+impl Interest {
+    pub(crate) fn poll_events(self) -> i16 {
+        match self {
+            Self::Readable => libc::POLLIN,
+            Self::Writable => libc::POLLOUT,
+        }
+    }
 }
 
 /// Whether `descriptor` is ready now: its events, or `WouldBlock`.

@@ -36,14 +36,16 @@ use std::time::{Duration, Instant};
 use io_uring::cqueue;
 use slab::Slab;
 
+pub use self::descriptor::Interest;
 pub use self::message::{Layout, OutgoingMessage, ReceivedMessage};
 use self::operation::AnyOperation;
-pub use self::operation::{Activity, InFlight, Interest, Operation, Readiness, Submission};
+pub use self::operation::{Activity, Operation, Readiness, Submission};
 pub(crate) use self::ring::Wait;
 use self::ring::{Entered, Request, Ring};
 pub use self::sink::{Armed, Reception, Sink, Verdict, Wakes};
 pub use self::start::{StartCause, StartError, TaskRun};
-use self::table::{Completion, Finality, Id, Orphan, Table};
+use self::table::{Completion, Finality, Orphan, Table};
+pub(crate) use self::table::{Id, Polled};
 use crate::buffer::Pool;
 use crate::limits::{Limits, REAP_LIMIT_MS};
 
@@ -183,9 +185,9 @@ impl Driver {
     }
 
     /// A future asks for its result, or leaves `waker`. Drop what it returns after the borrow.
-    pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> table::Poll<Box<dyn AnyOperation>> {
+    pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Polled<Box<dyn AnyOperation>> {
         let polled = self.table.poll(id, waker);
-        if let table::Poll::Ready(operation, _) = &polled {
+        if let Polled::Ready(operation, _) = &polled {
             self.active -= operation.as_ref().activity().count();
         }
         polled

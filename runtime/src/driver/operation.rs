@@ -6,17 +6,11 @@
 //! kernel is done with it, so dropping the future that waits for it frees nothing early.
 
 use std::fmt;
-use std::future::Future;
 use std::io;
-use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
+use super::descriptor::{Interest, poll_now};
 use super::message::OutgoingMessage;
-use super::sink::Wakes;
-use super::table::Id;
-use crate::handle::Handle;
 
 /// One thing that the kernel is asked to do once.
 pub trait Operation: 'static {
@@ -78,24 +72,6 @@ pub enum Submission<'a> {
     },
 }
 
-/// Which readiness to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interest {
-    /// There is something to read, or an error, or the end.
-    Readable,
-    /// There is room to write, or an error.
-    Writable,
-}
-
-impl Interest {
-    pub(crate) fn poll_events(self) -> i16 {
-        match self {
-            Self::Readable => libc::POLLIN,
-            Self::Writable => libc::POLLOUT,
-        }
-    }
-}
-
 /// Waits until a descriptor is ready for reading or writing.
 #[derive(Debug)]
 pub struct Readiness<F> {
@@ -119,7 +95,7 @@ impl<F: AsFd + 'static> Operation for Readiness<F> {
     }
 
     fn attempt(&mut self) -> io::Result<u32> {
-        super::descriptor::poll_now(self.descriptor.as_fd(), self.interest)
+        poll_now(self.descriptor.as_fd(), self.interest)
     }
 
     fn finish(self, result: io::Result<u32>) -> Self::Output {
@@ -146,65 +122,5 @@ impl<O: Operation> AnyOperation for O {
 impl fmt::Debug for dyn AnyOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AnyOperation").field("activity", &self.activity()).finish()
-    }
-}
-
-/// The future of an operation in flight.
-///
-/// # Cancellation
-///
-/// Dropping it asks the kernel to cancel the operation and forgets the result. The operation itself
-/// stays with the driver until the kernel is done with its memory; it takes effect whole or not at
-/// all.
-pub struct InFlight<O: Operation> {
-    handle: Handle,
-    /// `None` once the result was taken.
-    id: Option<Id>,
-    operation: PhantomData<fn() -> O>,
-}
-
-impl Handle {
-    /// Hands `operation` to the driver and returns the future of its result.
-    pub(crate) fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
-        let id = self.driver().submit(Box::new(operation));
-        InFlight { handle: self.clone(), id: Some(id), operation: PhantomData }
-    }
-}
-
-impl<O: Operation> Future for InFlight<O> {
-    type Output = O::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O::Output> {
-        let id = self.id.expect("polled after completion");
-        // Cloned before and dropped after the borrow: wakers are foreign code.
-        let waker = cx.waker().clone();
-        let polled = self.handle.driver().poll(id, waker);
-        match polled {
-            super::table::Poll::Pending(_replaced) => Poll::Pending,
-            super::table::Poll::Ready(operation, result) => {
-                self.id = None;
-                let operation: Box<dyn std::any::Any> = operation;
-                let operation = operation.downcast::<O>().expect("ids are never mixed up");
-                let result = u32::try_from(result)
-                    .map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()));
-                Poll::Ready(operation.finish(result))
-            }
-        }
-    }
-}
-
-impl<O: Operation> Drop for InFlight<O> {
-    fn drop(&mut self) {
-        if let Some(id) = self.id {
-            let mut wakes = Wakes::default();
-            self.handle.driver().orphan(id, &mut wakes);
-            wakes.run();
-        }
-    }
-}
-
-impl<O: Operation> fmt::Debug for InFlight<O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InFlight").field("id", &self.id.map(Id::to_user_data)).finish()
     }
 }

@@ -92,7 +92,7 @@ pub(crate) enum Completion<O, M> {
 
 /// What a future learns that asks for its result.
 #[derive(Debug)]
-pub(crate) enum Poll<O> {
+pub(crate) enum Polled<O> {
     Ready(O, i32),
     /// `Some` is the waker that the new one replaced: drop it after the borrow of the driver.
     Pending(Option<Waker>),
@@ -173,15 +173,15 @@ impl<O, M: Copy> Table<O, M> {
     }
 
     /// A future asks for its result, or leaves its waker.
-    pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Poll<O> {
+    pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Polled<O> {
         let slot = self.slot(id);
         if let State::Waiting { waker: waiting, .. } = &mut slot.state {
-            return Poll::Pending(waiting.replace(waker));
+            return Polled::Pending(waiting.replace(waker));
         }
         match mem::replace(&mut slot.state, State::Vacant { next: None }) {
             State::Completed { operation, result } => {
                 self.vacate(id);
-                Poll::Ready(operation, result)
+                Polled::Ready(operation, result)
             }
             _ => unreachable!("a future polled an operation that is not its own"),
         }
@@ -254,10 +254,10 @@ mod tests {
 
     type TestTable = Table<u32, char>;
 
-    fn ready(poll: Poll<u32>) -> (u32, i32) {
-        match poll {
-            Poll::Ready(operation, result) => (operation, result),
-            Poll::Pending(_) => panic!("still pending"),
+    fn ready(polled: Polled<u32>) -> (u32, i32) {
+        match polled {
+            Polled::Ready(operation, result) => (operation, result),
+            Polled::Pending(_) => panic!("still pending"),
         }
     }
 
@@ -265,7 +265,7 @@ mod tests {
     fn a_completed_operation_hands_its_result_to_its_future() {
         let mut table = TestTable::new();
         let id = table.insert(7);
-        assert!(matches!(table.poll(id, Waker::noop().clone()), Poll::Pending(None)));
+        assert!(matches!(table.poll(id, Waker::noop().clone()), Polled::Pending(None)));
         assert!(matches!(table.complete(id, 3, Finality::Final), Completion::Wake(Some(_))));
         assert_eq!(table.in_flight(), 0);
         assert_eq!(ready(table.poll(id, Waker::noop().clone())), (7, 3));
@@ -300,7 +300,7 @@ mod tests {
         let new = table.insert(2);
         assert_eq!(old.index, new.index, "the slot is used again");
         assert!(matches!(table.complete(old, -1, Finality::Final), Completion::Stale));
-        assert!(matches!(table.poll(new, Waker::noop().clone()), Poll::Pending(None)));
+        assert!(matches!(table.poll(new, Waker::noop().clone()), Polled::Pending(None)));
     }
 
     #[test]

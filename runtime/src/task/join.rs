@@ -5,11 +5,12 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use async_task::FallibleTask;
 
-use crate::handle::Handle;
+use super::tasks::Tasks;
 
 /// Waits for a task, and can abort it.
 ///
@@ -30,7 +31,7 @@ use crate::handle::Handle;
 pub struct JoinHandle<T> {
     /// `None` once the result was taken.
     task: Option<FallibleTask<Result<T, JoinError>>>,
-    handle: Handle,
+    tasks: Rc<Tasks>,
     /// The task's place among the living, as long as it lives.
     key: usize,
 }
@@ -38,10 +39,10 @@ pub struct JoinHandle<T> {
 impl<T> JoinHandle<T> {
     pub(super) fn new(
         task: FallibleTask<Result<T, JoinError>>,
-        handle: Handle,
+        tasks: Rc<Tasks>,
         key: usize,
     ) -> Self {
-        Self { task: Some(task), handle, key }
+        Self { task: Some(task), tasks, key }
     }
 
     /// Cancels the task: its future is dropped the next time that it would be polled, and awaiting
@@ -50,7 +51,7 @@ impl<T> JoinHandle<T> {
     pub fn abort(&self) {
         // The key of a task that has ended may belong to another one by now.
         if !self.is_finished() {
-            self.handle.tasks().abort(self.key);
+            self.tasks.abort(self.key);
         }
     }
 

@@ -1,0 +1,72 @@
+//! [`InFlight`]: the future of an operation that the driver has.
+
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::driver::{Id, Operation, Polled, Wakes};
+use crate::handle::Handle;
+
+/// The future of an operation in flight.
+///
+/// # Cancellation
+///
+/// Dropping it asks the kernel to cancel the operation and forgets the result. The operation itself
+/// stays with the driver until the kernel is done with its memory; it takes effect whole or not at
+/// all.
+pub struct InFlight<O: Operation> {
+    handle: Handle,
+    /// `None` once the result was taken.
+    id: Option<Id>,
+    operation: PhantomData<fn() -> O>,
+}
+
+impl Handle {
+    /// Hands `operation` to the driver and returns the future of its result.
+    pub(crate) fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
+        let id = self.driver().submit(Box::new(operation));
+        InFlight { handle: self.clone(), id: Some(id), operation: PhantomData }
+    }
+}
+
+impl<O: Operation> Future for InFlight<O> {
+    type Output = O::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O::Output> {
+        let id = self.id.expect("polled after completion");
+        // Cloned before and dropped after the borrow: wakers are foreign code.
+        let waker = cx.waker().clone();
+        let polled = self.handle.driver().poll(id, waker);
+        match polled {
+            Polled::Pending(_replaced) => Poll::Pending,
+            Polled::Ready(operation, result) => {
+                self.id = None;
+                let operation: Box<dyn Any> = operation;
+                let operation = operation.downcast::<O>().expect("ids are never mixed up");
+                let result = u32::try_from(result)
+                    .map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()));
+                Poll::Ready(operation.finish(result))
+            }
+        }
+    }
+}
+
+impl<O: Operation> Drop for InFlight<O> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            let mut wakes = Wakes::default();
+            self.handle.driver().orphan(id, &mut wakes);
+            wakes.run();
+        }
+    }
+}
+
+impl<O: Operation> fmt::Debug for InFlight<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlight").field("id", &self.id.map(Id::to_user_data)).finish()
+    }
+}

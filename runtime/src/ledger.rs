@@ -1,0 +1,135 @@
+//! The ledger: the sockets that are open, what the closed ones counted, and who waits for the end.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::task::Waker;
+
+use slab::Slab;
+
+use crate::driver::Wakes;
+use crate::report::SocketStats;
+
+/// A socket, as the drain sees it.
+pub trait Drainable: 'static {
+    /// Step 1. Makes the kernel queue nothing more on it.
+    ///
+    /// # Errors
+    ///
+    /// Where the kernel refuses; the socket is then read up to a bound instead of to its end.
+    fn seal(&self) -> io::Result<()>;
+
+    /// Step 2. Asks for the end of its receive.
+    fn cancel(&self);
+
+    /// Step 3. Whether the final completion of its receive was collected.
+    fn is_reaped(&self) -> bool;
+
+    /// Step 4. Reads up to `limit` datagrams into its inbox.
+    fn read(&self, limit: usize, wakes: &mut Wakes) -> ReadProgress;
+
+    /// Step 5. How many datagrams wait in its inbox.
+    fn undelivered(&self) -> usize;
+
+    /// Step 6. Throws away what is in its inbox, and gives its address back. Nothing of it is in
+    /// flight any more.
+    fn end(&self);
+
+    /// What has happened on it.
+    fn stats(&self) -> SocketStats;
+}
+
+/// How far the reading of a socket has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadProgress {
+    /// There may be more.
+    More,
+    /// The queue is empty, and stays so.
+    Empty,
+}
+
+/// What the runtime knows of its sockets.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    open: RefCell<Slab<Rc<dyn Drainable>>>,
+    /// The counts of the sockets that were closed.
+    closed: RefCell<SocketStats>,
+    /// Who waits for the runtime to be quiescent.
+    waiters: RefCell<Vec<Waker>>,
+    /// How often it was found quiescent while somebody waited for it.
+    quiescences: Cell<u64>,
+    /// Calls of `spawn_blocking` under way.
+    blocking: Cell<usize>,
+}
+
+/// Names a socket in the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainKey(usize);
+
+impl Ledger {
+    /// Enters a socket, so that the drain finds it.
+    pub(crate) fn enter(&self, socket: Rc<dyn Drainable>) -> DrainKey {
+        DrainKey(self.open.borrow_mut().insert(socket))
+    }
+
+    /// Takes a closed socket out and keeps its counts.
+    pub(crate) fn leave(&self, key: DrainKey) {
+        let socket = self.open.borrow_mut().try_remove(key.0);
+        if let Some(socket) = socket {
+            *self.closed.borrow_mut() += socket.stats();
+        }
+    }
+
+    pub(crate) fn open(&self) -> Vec<Rc<dyn Drainable>> {
+        self.open.borrow().iter().map(|(_, socket)| Rc::clone(socket)).collect()
+    }
+
+    /// Wakes `waker` when the runtime is quiescent.
+    pub(crate) fn wait(&self, waker: &Waker) {
+        let known = self.waiters.borrow().iter().any(|waiting| waiting.will_wake(waker));
+        if !known {
+            // Cloned before the borrow: wakers are foreign code.
+            let waker = waker.clone();
+            self.waiters.borrow_mut().push(waker);
+        }
+    }
+
+    pub(crate) fn stats(&self) -> SocketStats {
+        let mut stats = *self.closed.borrow();
+        stats += self.open().iter().map(|socket| socket.stats()).sum();
+        stats
+    }
+
+    pub(crate) fn undelivered(&self) -> usize {
+        self.open.borrow().iter().map(|(_, socket)| socket.undelivered()).sum()
+    }
+
+    pub(crate) fn blocking_started(&self) {
+        self.blocking.set(self.blocking.get() + 1);
+    }
+
+    pub(crate) fn blocking_ended(&self) {
+        self.blocking.set(self.blocking.get() - 1);
+    }
+
+    /// Calls of `spawn_blocking` under way.
+    pub(crate) fn blocking(&self) -> usize {
+        self.blocking.get()
+    }
+
+    /// Whether anybody waits for the runtime to be quiescent.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.waiters.borrow().is_empty()
+    }
+
+    /// How often the runtime was found quiescent while somebody waited for it.
+    pub(crate) fn quiescences(&self) -> u64 {
+        self.quiescences.get()
+    }
+
+    /// The runtime is quiescent: those who wait for it are told.
+    pub(crate) fn note_quiescence(&self, wakes: &mut Wakes) {
+        self.quiescences.set(self.quiescences.get() + 1);
+        wakes.wakers().append(&mut self.waiters.borrow_mut());
+    }
+}

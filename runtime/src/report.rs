@@ -1,0 +1,140 @@
+//! What is counted, and how a drain reports it.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::AddAssign;
+use std::time::Duration;
+
+/// What has happened on a socket, or on several. Counts of datagrams, where not said otherwise.
+///
+/// They balance: `received` is the sum of `delivered`, `discarded`, `handed_over` and what still
+/// waits in the inbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SocketStats {
+    /// Taken from the kernel's queue.
+    pub received: u64,
+    /// Handed to a receiver.
+    pub delivered: u64,
+    /// Thrown away with their socket, which was dropped or stopped before they were received.
+    pub discarded: u64,
+    /// Given back with their socket by `into_std`.
+    pub handed_over: u64,
+    /// Longer than the buffer.
+    pub truncated: u64,
+    /// Dropped by the kernel before the seal, mostly for want of space in the receive buffer.
+    pub dropped_by_kernel: u64,
+    /// Dropped by the kernel because they came after the seal.
+    pub refused: u64,
+    /// Errors that were handed to a receiver.
+    pub errors: u64,
+    /// How often the receive was armed again.
+    pub rearmed: u64,
+    /// How often it stopped because the pool was empty.
+    pub starved: u64,
+    /// How often it stopped because the socket held its share of the pool.
+    pub paused: u64,
+}
+
+impl AddAssign for SocketStats {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.delivered += other.delivered;
+        self.discarded += other.discarded;
+        self.handed_over += other.handed_over;
+        self.truncated += other.truncated;
+        self.dropped_by_kernel += other.dropped_by_kernel;
+        self.refused += other.refused;
+        self.errors += other.errors;
+        self.rearmed += other.rearmed;
+        self.starved += other.starved;
+        self.paused += other.paused;
+    }
+}
+
+impl Sum for SocketStats {
+    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
+        stats.fold(Self::default(), |mut sum, stats| {
+            sum += stats;
+            sum
+        })
+    }
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DrainOutcome {
+    /// Everything was delivered.
+    Complete,
+    /// The deadline passed first.
+    DeadlinePassed,
+}
+
+/// What a drain found and did. The counts are those of the whole life of the runtime, of open and
+/// of closed sockets.
+///
+/// `Display` prints it on one line.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// How it ended.
+    pub outcome: DrainOutcome,
+    /// Sockets that were open when it began.
+    pub sockets: usize,
+    /// The counts of all sockets.
+    pub stats: SocketStats,
+    /// Datagrams that no receiver took until the deadline.
+    pub undelivered: u64,
+    /// Sockets that the kernel refused to seal; they were read up to a bound.
+    pub unsealed: usize,
+    /// Calls of `spawn_blocking` and operations that had not ended at the deadline.
+    pub unfinished: usize,
+    /// Tasks that were dropped at the end. 0 where the runtime goes on.
+    pub tasks_dropped: usize,
+    /// Completions that the kernel lost for want of memory (`-EBADR`). Datagrams may be among them:
+    /// this is the one loss that Ebbtide can only report.
+    pub completions_lost: u64,
+    /// Whether it happened while a panic unwound the thread.
+    pub panicking: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl fmt::Display for DrainReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            DrainOutcome::Complete => "drained",
+            DrainOutcome::DeadlinePassed => "deadline passed while draining",
+        };
+        let stats = &self.stats;
+        write!(
+            f,
+            "{outcome} {} sockets in {:.1?}: received {}, delivered {}, undelivered {}, \
+             discarded {}; truncated {}, dropped by the kernel {}, refused after the seal {}",
+            self.sockets,
+            self.elapsed,
+            stats.received,
+            stats.delivered,
+            self.undelivered,
+            stats.discarded,
+            stats.truncated,
+            stats.dropped_by_kernel,
+            stats.refused,
+        )?;
+        for (count, what) in [
+            (stats.handed_over, "handed over"),
+            (self.unsealed as u64, "sockets not sealed"),
+            (self.unfinished as u64, "operations unfinished"),
+            (self.completions_lost, "COMPLETIONS LOST BY THE KERNEL"),
+        ] {
+            if count > 0 {
+                write!(f, ", {what} {count}")?;
+            }
+        }
+        if self.panicking {
+            f.write_str(" (while panicking)")?;
+        }
+        Ok(())
+    }
+}
