@@ -12,7 +12,7 @@ mod socket;
 
 pub use address::Address;
 pub use datagram::{
-    Datagram, DatagramSocket, Incoming, Recv, RecvBatch, RecvFrom, Send, UdpOptions, UdpSocket,
+    Datagram, DatagramSocket, Incoming, Recv, RecvBatch, RecvFrom, Sending, UdpOptions, UdpSocket,
     UnixAddr, UnixDatagram, Writable,
 };
 pub use ebbtide_runtime::SocketStats;

@@ -1,12 +1,18 @@
 //! [`spawn_blocking`]: for calls that block. The threads are those of the `blocking` crate.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_task::Runnable;
+
 use crate::handle::Handle;
-use crate::task::JoinHandle;
+use crate::task::{Inbox, JoinHandle};
 
 /// Runs `call` on a thread of its own pool, where it may block.
 ///
-/// The exit waits for it, up to the drain's deadline. A panic in it arrives as a
-/// [`JoinError`](crate::JoinError). Aborting its handle has no effect once it runs.
+/// The exit waits for the call, up to the drain's deadline, also if its handle was dropped. Nothing
+/// stops it: aborting its handle does nothing. A panic in it arrives as a
+/// [`JoinError`](crate::JoinError).
 ///
 /// # Panics
 ///
@@ -26,29 +32,50 @@ where
     T: Send + 'static,
 {
     let handle = Handle::current();
+    let under_way = handle.blocking().start();
     // Started here, not at the first poll: the caller may block the loop before that.
-    let call = blocking::unblock(call);
-    let under_way = UnderWay::new(handle.clone());
-    handle.spawn(async move {
+    let call = blocking::unblock(move || {
         let _under_way = under_way;
-        call.await
-    })
+        call()
+    });
+    handle.spawn(call).unstoppable()
 }
 
-/// Holds up the exit while it exists.
-struct UnderWay {
-    handle: Handle,
+/// The blocking calls of a runtime.
+pub(crate) struct Blocking {
+    calls: Arc<Calls>,
 }
 
-impl UnderWay {
-    fn new(handle: Handle) -> Self {
-        handle.ledger().blocking_started();
-        Self { handle }
+struct Calls {
+    under_way: AtomicUsize,
+    /// For telling a drain that waits for the last call.
+    inbox: Arc<Inbox<Runnable>>,
+}
+
+impl Blocking {
+    pub(crate) fn new(inbox: Arc<Inbox<Runnable>>) -> Self {
+        Self { calls: Arc::new(Calls { under_way: AtomicUsize::new(0), inbox }) }
     }
+
+    /// How many calls hold up the exit.
+    pub(crate) fn under_way(&self) -> usize {
+        self.calls.under_way.load(Ordering::SeqCst)
+    }
+
+    fn start(&self) -> UnderWay {
+        self.calls.under_way.fetch_add(1, Ordering::SeqCst);
+        UnderWay { calls: Arc::clone(&self.calls) }
+    }
+}
+
+/// Holds up the exit while it exists, on whichever thread.
+struct UnderWay {
+    calls: Arc<Calls>,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.handle.ledger().blocking_ended();
+        self.calls.under_way.fetch_sub(1, Ordering::SeqCst);
+        self.calls.inbox.wake();
     }
 }

@@ -1,9 +1,10 @@
 //! [`Builder`]: every limit of a runtime, named and validated.
 
 use crate::drain::Drain;
+use crate::driver::DriverChoice;
 use crate::limits::Limits;
 
-/// Makes a [`Runtime`]. The defaults are for a server with a few busy sockets.
+/// Makes a [`Runtime`](crate::Runtime). The defaults are for a server with a few busy sockets.
 ///
 /// ```
 /// use ebbtide_runtime::Runtime;
@@ -17,6 +18,7 @@ use crate::limits::Limits;
 pub struct Builder {
     pub(crate) limits: Limits,
     pub(crate) drain: Drain,
+    pub(crate) driver: DriverChoice,
 }
 
 impl Builder {
@@ -29,7 +31,7 @@ impl Builder {
 
     /// How many completions the kernel can post before it has to put some aside: 2 to 65536,
     /// rounded up to a power of two and raised to `submission_entries`. Unless set, as many as the
-    /// buffers and the operations in flight can ever need. A smaller queue loses nothing.
+    /// buffers and twice the submission queue: it hardly ever overflows. A smaller one loses nothing.
     pub fn completion_entries(mut self, entries: usize) -> Self {
         self.limits.completion_entries = Some(entries);
         self
@@ -58,9 +60,15 @@ impl Builder {
     }
 
     /// How many receives and sends one poll of a task can finish before the task has to let others
-    /// run; at least 1, 128 unless set. A send counts one more for each half KiB.
+    /// run; at least 1, 128 unless set. A send counts one more for each 256 bytes.
     pub fn operations_per_poll(mut self, operations: u32) -> Self {
         self.limits.operations_per_poll = operations;
+        self
+    }
+
+    /// Which driver to use; [`DriverChoice::Auto`] unless set.
+    pub fn driver(mut self, choice: DriverChoice) -> Self {
+        self.driver = choice;
         self
     }
 

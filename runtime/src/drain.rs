@@ -30,7 +30,7 @@ use crate::ledger::{Drainable, ReadProgress};
 use crate::limits::{DRAIN_READ_BATCH, REAP_LIMIT_MS};
 use crate::membarrier;
 use crate::report::{DrainOutcome, DrainReport};
-use crate::time::{Sleep, sleep_until};
+use crate::time::{Sleep, sleep};
 
 /// How a drain is carried out.
 ///
@@ -79,30 +79,39 @@ impl Drain {
 impl Handle {
     /// Step 6 for the sockets that outlive their tasks, because the program holds them elsewhere.
     pub(crate) fn end_sockets(&self) {
-        for socket in self.ledger().open() {
+        for socket in self.ledger().take_open() {
             socket.end();
+            self.ledger().close(&*socket);
         }
     }
 
     /// Called when no task is ready: tells those who wait for it if there is nothing left to do.
     pub(crate) fn notice_quiescence(&self, wakes: &mut Wakes) {
         let ledger = self.ledger();
-        if ledger.is_awaited() && self.unfinished() == 0 && ledger.undelivered() == 0 {
+        if !ledger.is_awaited() || self.unfinished() > 0 {
+            return;
+        }
+        let timers = self.timers().borrow().len();
+        if ledger.is_delivered(timers) {
             ledger.note_quiescence(wakes);
         }
     }
 
     /// Operations and blocking calls under way that hold up the exit.
     fn unfinished(&self) -> usize {
-        self.driver().active() + self.ledger().blocking()
+        self.driver().active() + self.blocking().under_way()
     }
 }
 
 /// Seals, empties and delivers every datagram socket of the runtime that is open now.
 ///
 /// When it returns, every datagram that was queued before the seal has been handed to a receiver,
-/// or the deadline of the policy has passed and the report counts what is left. Receivers see
-/// `None` after their last datagram. The program goes on, and can open new sockets.
+/// or the deadline of the policy has passed and the report counts what is left. A receiver that was
+/// handed datagrams after the seal has then also been handed the `None` that follows them, so that
+/// the handling of the last one is over. The program goes on, and can open new sockets.
+///
+/// A socket that nobody has ever received from is waited for only while timers are pending: what it
+/// holds is counted as undelivered.
 ///
 /// A task that is itself the only receiver of a socket must not wait for this, but call the
 /// socket's own `drain` and then receive until `None`.
@@ -126,7 +135,12 @@ pub fn drain() -> Draining {
 
 /// [`drain`] with a policy of its own.
 pub fn drain_with(policy: Drain) -> Draining {
-    Draining { policy, state: State::Start }
+    Draining { policy, state: State::Start { handle: None } }
+}
+
+/// The drain of a runtime that may not be that of the thread any more, because the thread ends.
+pub(crate) fn drain_of(handle: &Handle, policy: Drain) -> Draining {
+    Draining { policy, state: State::Start { handle: Some(handle.clone()) } }
 }
 
 /// The future of [`drain`].
@@ -139,8 +153,8 @@ pub struct Draining {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was done yet.
-    Start,
+    /// Nothing was done yet. `None`: the runtime of the thread that polls.
+    Start { handle: Option<Handle> },
     /// Steps 1 to 4 are done; receivers take what is in the inboxes.
     Delivering(Delivery),
 }
@@ -151,7 +165,7 @@ struct Delivery {
     started: Instant,
     sockets: usize,
     unsealed: usize,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Sleep,
     /// `quiescences` of the ledger when the delivery began: once it has grown, all is delivered.
     quiescences: u64,
 }
@@ -160,8 +174,9 @@ impl Future for Draining {
     type Output = DrainReport;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<DrainReport> {
-        if let State::Start = self.state {
-            self.state = State::Delivering(Delivery::start(Handle::current(), self.policy));
+        if let State::Start { handle } = &mut self.state {
+            let handle = handle.take().unwrap_or_else(Handle::current);
+            self.state = State::Delivering(Delivery::start(handle, self.policy));
         }
         let State::Delivering(delivery) = &mut self.state else {
             unreachable!("the state was just set");
@@ -175,11 +190,12 @@ impl Delivery {
         let started = Instant::now();
         let sockets = handle.ledger().open();
         let unsealed = empty_sockets(&handle, &sockets, policy.quiesce);
+        handle.ledger().drain_started();
         Self {
             started,
             sockets: sockets.len(),
             unsealed,
-            deadline: Box::pin(sleep_until(started + policy.deadline)),
+            deadline: sleep(policy.deadline),
             quiescences: handle.ledger().quiescences(),
             handle,
         }
@@ -190,7 +206,7 @@ impl Delivery {
         if self.handle.ledger().quiescences() > self.quiescences {
             return Poll::Ready(DrainOutcome::Complete);
         }
-        if self.deadline.as_mut().poll(cx).is_ready() {
+        if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
             return Poll::Ready(match self.handle.ledger().undelivered() {
                 0 if self.handle.unfinished() == 0 => DrainOutcome::Complete,
                 _ => DrainOutcome::DeadlinePassed,
@@ -210,10 +226,17 @@ impl Delivery {
             unsealed: self.unsealed,
             unfinished: self.handle.unfinished(),
             tasks_dropped: 0,
+            operations_leaked: 0,
             completions_lost: self.handle.driver().counts().completions_lost,
             panicking: thread::panicking(),
             elapsed: self.started.elapsed(),
         }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.handle.ledger().drain_ended();
     }
 }
 
@@ -263,7 +286,7 @@ fn read(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
 /// this one keeps receiving, so that the sockets' buffers do not overflow meanwhile.
 fn wait_for_senders(handle: &Handle, wakes: &mut Wakes) {
     let done = Arc::new(AtomicBool::new(false));
-    let helper = thread::spawn({
+    let helper = thread::Builder::new().spawn({
         let done = Arc::clone(&done);
         move || {
             let result = membarrier::global();
@@ -271,11 +294,12 @@ fn wait_for_senders(handle: &Handle, wakes: &mut Wakes) {
             result
         }
     });
+    // Without a thread, or where the kernel has no such call (nohz_full), the wait is not to be had.
+    let Ok(helper) = helper else { return };
     while !done.load(Ordering::Acquire) {
         let mut driver = handle.driver();
         driver.submit_and_wait(Wait::AtMost(Duration::from_millis(1)));
         driver.collect(wakes);
     }
-    // It fails only where the kernel has no such call (nohz_full); then the wait is not to be had.
     let _ = helper.join();
 }

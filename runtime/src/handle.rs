@@ -6,6 +6,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::blocking::Blocking;
 use crate::buffer::Pool;
 use crate::driver::Driver;
 use crate::ledger::Ledger;
@@ -33,6 +34,7 @@ struct Shared {
     timers: RefCell<Timers>,
     driver: RefCell<Driver>,
     ledger: Ledger,
+    blocking: Blocking,
     pool: Pool,
     limits: Limits,
     phase: Cell<Phase>,
@@ -56,11 +58,12 @@ impl Handle {
         driver: Driver,
     ) -> Self {
         let shared = Shared {
-            tasks: Rc::new(Tasks::new(inbox, limits.operations_per_poll)),
+            tasks: Rc::new(Tasks::new(Arc::clone(&inbox), limits.operations_per_poll)),
             timers: RefCell::new(timers),
             pool: driver.pool().clone(),
             driver: RefCell::new(driver),
             ledger: Ledger::default(),
+            blocking: Blocking::new(inbox),
             limits,
             phase: Cell::new(Phase::Running),
         };
@@ -121,6 +124,10 @@ impl Handle {
         &self.shared.ledger
     }
 
+    pub(crate) fn blocking(&self) -> &Blocking {
+        &self.shared.blocking
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.shared.limits
     }
@@ -141,7 +148,9 @@ impl Handle {
 
     /// Makes this the runtime of the thread until the guard is dropped.
     pub(crate) fn enter(&self) -> Entered {
-        Entered { _tasks: self.tasks().enter(), outer: CURRENT.replace(Some(self.clone())) }
+        // While the thread ends there may be no place for it any more, and no use either.
+        let outer = CURRENT.try_with(|current| current.replace(Some(self.clone())));
+        Entered { _tasks: self.tasks().enter(), outer: outer.ok().flatten() }
     }
 }
 
@@ -166,8 +175,9 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let inner = CURRENT.replace(self.outer.take());
+        task::lift_budget();
+        let outer = self.outer.take();
         // Possibly the last reference to a runtime: dropped when nothing is borrowed.
-        drop(inner);
+        drop(CURRENT.try_with(|current| current.replace(outer)));
     }
 }

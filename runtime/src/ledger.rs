@@ -28,8 +28,11 @@ pub trait Drainable: 'static {
     /// Step 4. Reads up to `limit` datagrams into its inbox.
     fn read(&self, limit: usize, wakes: &mut Wakes) -> ReadProgress;
 
-    /// Step 5. How many datagrams wait in its inbox.
+    /// Step 5. How many datagrams wait in its inbox, if it is sealed.
     fn undelivered(&self) -> usize;
+
+    /// Step 5. What its receivers have still to do.
+    fn receivers(&self) -> Receivers;
 
     /// Step 6. Throws away what is in its inbox, and gives its address back. Nothing of it is in
     /// flight any more.
@@ -37,6 +40,17 @@ pub trait Drainable: 'static {
 
     /// What has happened on it.
     fn stats(&self) -> SocketStats;
+}
+
+/// What the receivers of a sealed socket have still to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receivers {
+    /// Nothing: all is delivered. Also where the socket is not sealed.
+    Served,
+    /// To take what is in the inbox, or, having taken some of it, to see that it was the last.
+    Expected,
+    /// There is something to take, but nobody has ever received from the socket.
+    Absent,
 }
 
 /// How far the reading of a socket has come.
@@ -58,8 +72,8 @@ pub(crate) struct Ledger {
     waiters: RefCell<Vec<Waker>>,
     /// How often it was found quiescent while somebody waited for it.
     quiescences: Cell<u64>,
-    /// Calls of `spawn_blocking` under way.
-    blocking: Cell<usize>,
+    /// How many drains are being waited for; each has a timer of its own.
+    drains: Cell<usize>,
 }
 
 /// Names a socket in the ledger.
@@ -76,8 +90,19 @@ impl Ledger {
     pub(crate) fn leave(&self, key: DrainKey) {
         let socket = self.open.borrow_mut().try_remove(key.0);
         if let Some(socket) = socket {
-            *self.closed.borrow_mut() += socket.stats();
+            self.close(&*socket);
         }
+    }
+
+    /// Takes all sockets out, to end them.
+    pub(crate) fn take_open(&self) -> Vec<Rc<dyn Drainable>> {
+        self.open.borrow_mut().drain().collect()
+    }
+
+    /// Keeps the counts of a socket that was taken out.
+    pub(crate) fn close(&self, socket: &dyn Drainable) {
+        let stats = socket.stats();
+        *self.closed.borrow_mut() += stats;
     }
 
     pub(crate) fn open(&self) -> Vec<Rc<dyn Drainable>> {
@@ -101,20 +126,26 @@ impl Ledger {
     }
 
     pub(crate) fn undelivered(&self) -> usize {
-        self.open.borrow().iter().map(|(_, socket)| socket.undelivered()).sum()
+        self.open().iter().map(|socket| socket.undelivered()).sum()
     }
 
-    pub(crate) fn blocking_started(&self) {
-        self.blocking.set(self.blocking.get() + 1);
+    /// Whether the receivers have done what there is to do. Where nobody has ever received, somebody
+    /// may still begin to as long as `timers` are pending.
+    pub(crate) fn is_delivered(&self, timers: usize) -> bool {
+        let others_pending = timers > self.drains.get();
+        self.open().iter().all(|socket| match socket.receivers() {
+            Receivers::Served => true,
+            Receivers::Expected => false,
+            Receivers::Absent => !others_pending,
+        })
     }
 
-    pub(crate) fn blocking_ended(&self) {
-        self.blocking.set(self.blocking.get() - 1);
+    pub(crate) fn drain_started(&self) {
+        self.drains.set(self.drains.get() + 1);
     }
 
-    /// Calls of `spawn_blocking` under way.
-    pub(crate) fn blocking(&self) -> usize {
-        self.blocking.get()
+    pub(crate) fn drain_ended(&self) {
+        self.drains.set(self.drains.get() - 1);
     }
 
     /// Whether anybody waits for the runtime to be quiescent.

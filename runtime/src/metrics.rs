@@ -1,6 +1,5 @@
 //! [`Metrics`]: what the loop has done.
 
-use crate::driver::TaskRun;
 use crate::handle::Handle;
 
 /// Counts since the runtime was made.
@@ -9,7 +8,7 @@ use crate::handle::Handle;
 pub struct Metrics {
     /// Turns of the loop.
     pub turns: u64,
-    /// Calls of io_uring_enter(2).
+    /// Calls of io_uring_enter(2), or of epoll_wait(2).
     pub enters: u64,
     /// Completions collected.
     pub completions: u64,
@@ -19,11 +18,6 @@ pub struct Metrics {
     pub tasks: usize,
     /// Free buffers of the pool.
     pub free_buffers: usize,
-    /// Entries of the completion queue, which may be fewer than asked for where locked memory is
-    /// short.
-    pub completion_entries: u32,
-    /// How the kernel runs the ring's work.
-    pub task_run: TaskRun,
 }
 
 impl Metrics {
@@ -37,8 +31,6 @@ impl Metrics {
             in_flight: counts.in_flight,
             tasks: handle.tasks().living(),
             free_buffers: handle.pool().free(),
-            completion_entries: driver.completion_entries(),
-            task_run: driver.task_run(),
         }
     }
 }

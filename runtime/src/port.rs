@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Pool;
 use crate::drain::empty_sockets;
-use crate::driver::{MultishotKey, Operation, Sink, Wait, Wakes};
+use crate::driver::{MultishotKey, Operation, Pace, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
 use crate::ledger::{DrainKey, Drainable};
@@ -94,6 +94,7 @@ impl Port {
         let mut wakes = Wakes::default();
         {
             let mut driver = self.handle.driver();
+            driver.resume_starved(Pace::AboutToSleep);
             driver.submit_and_wait(Wait::No);
             driver.collect(&mut wakes);
         }

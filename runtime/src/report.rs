@@ -18,6 +18,9 @@ pub struct SocketStats {
     pub delivered: u64,
     /// Thrown away with their socket, which was dropped or stopped before they were received.
     pub discarded: u64,
+    /// Sockets that were dropped while datagrams were queued in the kernel, which nobody has seen
+    /// or counted. Drain a socket before dropping it, and this stays 0.
+    pub abandoned: u64,
     /// Given back with their socket by `into_std`.
     pub handed_over: u64,
     /// Longer than the buffer.
@@ -41,6 +44,7 @@ impl AddAssign for SocketStats {
         self.received += other.received;
         self.delivered += other.delivered;
         self.discarded += other.discarded;
+        self.abandoned += other.abandoned;
         self.handed_over += other.handed_over;
         self.truncated += other.truncated;
         self.dropped_by_kernel += other.dropped_by_kernel;
@@ -92,6 +96,9 @@ pub struct DrainReport {
     pub unfinished: usize,
     /// Tasks that were dropped at the end. 0 where the runtime goes on.
     pub tasks_dropped: usize,
+    /// Operations that the kernel did not give back in time; their memory was leaked, because it may
+    /// still be written.
+    pub operations_leaked: usize,
     /// Completions that the kernel lost for want of memory (`-EBADR`). Datagrams may be among them:
     /// this is the one loss that Ebbtide can only report.
     pub completions_lost: u64,
@@ -110,9 +117,10 @@ impl fmt::Display for DrainReport {
         let stats = &self.stats;
         write!(
             f,
-            "{outcome} {} sockets in {:.1?}: received {}, delivered {}, undelivered {}, \
+            "{outcome} {} {} in {:.1?}: received {}, delivered {}, undelivered {}, \
              discarded {}; truncated {}, dropped by the kernel {}, refused after the seal {}",
             self.sockets,
+            if self.sockets == 1 { "socket" } else { "sockets" },
             self.elapsed,
             stats.received,
             stats.delivered,
@@ -124,8 +132,11 @@ impl fmt::Display for DrainReport {
         )?;
         for (count, what) in [
             (stats.handed_over, "handed over"),
+            (stats.abandoned, "sockets dropped with datagrams queued"),
             (self.unsealed as u64, "sockets not sealed"),
             (self.unfinished as u64, "operations unfinished"),
+            (self.tasks_dropped as u64, "tasks dropped"),
+            (self.operations_leaked as u64, "operations leaked"),
             (self.completions_lost, "COMPLETIONS LOST BY THE KERNEL"),
         ] {
             if count > 0 {

@@ -1,13 +1,13 @@
 //! The loop. Read this first.
 //!
-//! One thread, one driver, one ready queue. [`Runtime::turn`] is the loop's body:
+//! One thread, one driver, one ready queue. [`Runtime::run_until`] is the loop; one time around is a
+//! turn:
 //!
 //! ```text
-//!          +------------------------- turn -------------------------+
-//!          |                                                        |
-//! collect completions -> expire timers -> take what other threads sent -> run tasks -> submit and wait
-//!          ^                                                                                |
-//!          +------------------------------- kernel <----------------------------------------+
+//!      collect completions -> expire timers -> take what other threads sent -> run tasks -> submit
+//!              ^                                                                          and wait
+//!              |                                                                             |
+//!              +--------------------------------- kernel <-----------------------------------+
 //! ```
 //!
 //! The path of a datagram through it: the kernel posts a completion; `collect` hands it to the
@@ -17,6 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,13 +27,15 @@ use std::time::{Duration, Instant};
 use async_task::Runnable;
 
 use crate::builder::Builder;
-use crate::drain::{Drain, drain_with};
+use crate::drain::{Drain, drain_of};
 use crate::driver::descriptor::eventfd;
-use crate::driver::{Driver, Pace, Wait, Wakes};
+use crate::driver::{
+    Driver, DriverChoice, Entered, Pace, Reaped, Resumed, RunningDriver, StartError, Wait, Wakes,
+};
 use crate::handle::{Handle, Phase};
 use crate::limits::{Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
-use crate::report::DrainReport;
+use crate::report::{DrainOutcome, DrainReport};
 use crate::task::{Inbox, JoinHandle, Permission, refill_budget};
 use crate::time::Timers;
 
@@ -68,7 +71,7 @@ impl Builder {
     /// cause and the remedy. Needs Linux 6.1.
     pub fn build(self) -> io::Result<Runtime> {
         self.limits.validate()?;
-        Runtime::start(self.limits, self.drain)
+        Runtime::start(self.driver, self.limits, self.drain)
     }
 }
 
@@ -87,10 +90,10 @@ impl Runtime {
         Builder::default()
     }
 
-    pub(crate) fn start(limits: Limits, drain: Drain) -> io::Result<Self> {
-        let eventfd = Arc::new(eventfd()?);
+    pub(crate) fn start(choice: DriverChoice, limits: Limits, drain: Drain) -> io::Result<Self> {
+        let eventfd = Arc::new(eventfd().map_err(StartError::explain)?);
         let inbox = Arc::new(Inbox::new(Arc::clone(&eventfd)));
-        let driver = Driver::new(&limits, eventfd)?;
+        let driver = Driver::new(choice, &limits, eventfd)?;
         let timers = Timers::new(Instant::now());
         let handle = Handle::new(limits, inbox, timers, driver);
         Ok(Self { handle, wakes: RefCell::default(), turns: Cell::new(0), drain })
@@ -125,6 +128,7 @@ impl Runtime {
         self.run_until(future)
     }
 
+    /// The loop.
     fn run_until<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let root = Arc::new(Root {
@@ -133,24 +137,19 @@ impl Runtime {
         });
         let waker = Waker::from(Arc::clone(&root));
         loop {
+            self.collect_completions();
+            self.expire_timers();
+            self.handle.tasks().take_inbox();
             if root.woken.swap(false, Ordering::SeqCst) {
                 refill_budget(self.handle.limits().operations_per_poll);
-                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
-                {
+                let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+                if let Poll::Ready(output) = polled {
                     return output;
                 }
             }
-            self.turn(&root);
+            self.run_tasks();
+            self.submit_and_wait(&root);
         }
-    }
-
-    /// The loop's body.
-    fn turn(&self, root: &Root) {
-        self.collect_completions();
-        self.expire_timers();
-        self.handle.tasks().take_inbox();
-        self.run_tasks();
-        self.submit_and_wait(root);
     }
 
     fn collect_completions(&self) {
@@ -158,10 +157,9 @@ impl Runtime {
         for _ in 0..ROUNDS_PER_TURN {
             let mut driver = self.handle.driver();
             driver.collect(&mut wakes);
-            if !driver.has_work() {
+            if !driver.has_work() || driver.submit_and_wait(Wait::No) != Entered::Done {
                 break;
             }
-            driver.submit_and_wait(Wait::No);
         }
         wakes.run();
         self.wakes.replace(wakes);
@@ -200,7 +198,7 @@ impl Runtime {
         let allowed =
             inbox.fall_asleep() == Permission::Sleep && !root.woken.load(Ordering::SeqCst);
         let mut driver = self.handle.driver();
-        driver.resume_starved(Pace::AboutToSleep);
+        let allowed = allowed && driver.resume_starved(Pace::AboutToSleep) != Resumed::NotAll;
         driver.submit_and_wait(if allowed { wait } else { Wait::No });
         drop(driver);
         inbox.awake();
@@ -226,6 +224,17 @@ impl Runtime {
         }
     }
 
+    /// Which driver the runtime uses, and if it is epoll, why.
+    ///
+    /// ```
+    /// let runtime = ebbtide_runtime::Runtime::new()?;
+    /// println!("running on {}", runtime.driver());
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn driver(&self) -> RunningDriver {
+        self.handle.driver().running().clone()
+    }
+
     /// Counts of what the runtime has done so far.
     pub fn metrics(&self) -> Metrics {
         Metrics::new(&self.handle, self.turns.get())
@@ -249,22 +258,30 @@ impl Runtime {
     fn end(&mut self, policy: Drain) -> DrainReport {
         let _entered = self.handle.enter();
         self.handle.advance(Phase::ShuttingDown);
-        let mut report = self.run_until(drain_with(policy));
+        let mut report = self.run_until(drain_of(&self.handle, policy));
         self.handle.advance(Phase::Ended);
         report.tasks_dropped = self.handle.tasks().drop_all();
-        self.close();
+        report.operations_leaked = self.close();
         report
     }
 
-    /// Step 6, after the tasks are gone.
-    fn close(&self) {
+    /// Step 6, after the tasks are gone. Returns how many operations the kernel did not give back.
+    fn close(&self) -> usize {
         let mut wakes = Wakes::default();
         let reaped = self.handle.driver().reap_all(&mut wakes);
         wakes.run();
         self.handle.end_sockets();
-        self.handle.driver().close(reaped, &mut wakes);
+        self.handle.driver().close(&mut wakes);
         wakes.run();
         self.handle.tasks().inbox().close();
+        match reaped {
+            Reaped::All => 0,
+            Reaped::Leaked(count) => {
+                // The kernel may still use the pool and the memory of operations: never free them.
+                mem::forget(self.handle.clone());
+                count
+            }
+        }
     }
 }
 
@@ -304,7 +321,8 @@ impl Wake for Root {
 ///
 /// # Errors
 ///
-/// That the runtime could not be started, or what `future` gives.
+/// That the runtime could not be started; what `future` gives; `TimedOut`, with the report of the
+/// drain, if receivers did not take everything before its deadline of 10 seconds.
 ///
 /// ```
 /// fn main() -> std::io::Result<()> {
@@ -316,9 +334,12 @@ impl Wake for Root {
 /// ```
 pub fn run<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = Runtime::new()?;
-    let result = runtime.block_on(future);
-    runtime.shutdown(Drain::default());
-    result
+    let output = runtime.block_on(future)?;
+    let report = runtime.shutdown(Drain::default());
+    if report.outcome == DrainOutcome::DeadlinePassed && report.undelivered > 0 {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, report.to_string()).into());
+    }
+    Ok(output)
 }
 
 /// Spawns a task onto the runtime of this thread.

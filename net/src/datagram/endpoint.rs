@@ -4,24 +4,25 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{
     Layout, MultishotKey, ReceivedMessage, Reception, Sink, Verdict, Wakes,
 };
-use ebbtide_runtime::limits::SEND_BUDGET_BYTES;
-use ebbtide_runtime::task::poll_budget;
-use ebbtide_runtime::{DrainKey, Drainable, InFlight, Port, ReadProgress, SocketStats};
+use ebbtide_runtime::task::{poll_receive_budget, poll_send_budget};
+use ebbtide_runtime::{DrainKey, Drainable, InFlight, Port, ReadProgress, Receivers, SocketStats};
 use socket2::{SockAddr, Socket};
 
 use super::inbox::{Arrival, Inbox};
-use super::receive::{Load, Outcome, Read, ReadOn, ReceiveMachine, Then};
+use super::receive::{Load, Outcome, Place, Read, ReadOn, ReceiveMachine, Then};
 use super::waiters::WaiterKey;
 use crate::address::{INTERNET_NAME_LEN, UNIX_NAME_LEN};
 use crate::operation;
-use crate::socket::{drop_count, raw_name, seal_by_filter, vacate};
+use crate::socket::{drop_count, seal_by_filter, vacate};
 
 /// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
 /// again for ever. More than a receive buffer of the default size holds.
@@ -51,6 +52,10 @@ pub(crate) struct Endpoint {
     stats: RefCell<SocketStats>,
     seal: Cell<Seal>,
     life: Cell<Life>,
+    /// True once somebody has asked for a datagram.
+    is_received_from: Cell<bool>,
+    /// True exactly while a receiver has been handed a datagram after the seal, but not yet the end.
+    owes_end: Cell<bool>,
     /// Both set once, right after the endpoint was made.
     multishot: OnceCell<MultishotKey>,
     drainable: OnceCell<DrainKey>,
@@ -104,6 +109,8 @@ impl Endpoint {
             stats: RefCell::default(),
             seal: Cell::new(Seal::Open),
             life: Cell::new(Life::Open),
+            is_received_from: Cell::new(false),
+            owes_end: Cell::new(false),
             multishot: OnceCell::new(),
             drainable: OnceCell::new(),
         });
@@ -116,8 +123,10 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    pub(crate) fn socket(&self) -> &Socket {
-        &self.socket
+    /// The socket, as long as it is one.
+    pub(crate) fn socket(&self) -> io::Result<&Socket> {
+        self.check_open()?;
+        Ok(&self.socket)
     }
 
     fn multishot(&self) -> MultishotKey {
@@ -147,7 +156,8 @@ impl Endpoint {
         waiter: &mut Option<WaiterKey>,
         cx: &Context<'_>,
     ) -> Poll<io::Result<Option<ReceivedMessage>>> {
-        ready!(poll_budget(cx, 1));
+        ready!(poll_receive_budget(cx));
+        self.is_received_from.set(true);
         let taken = self.take();
         if taken.is_none() && !self.is_drained() {
             // Cloned before and dropped after the borrow: wakers are foreign code.
@@ -155,6 +165,9 @@ impl Endpoint {
             let (key, _replaced) = self.receive.borrow_mut().inbox.wait(*waiter, waker);
             *waiter = Some(key);
             return Poll::Pending;
+        }
+        if taken.is_none() {
+            self.owes_end.set(false);
         }
         if let Some(key) = waiter.take() {
             let _own = self.receive.borrow_mut().inbox.served(key);
@@ -175,9 +188,13 @@ impl Endpoint {
         if self.receive.borrow().inbox.datagrams() == 0 && self.life.get() == Life::Open {
             self.port.collect_now();
         }
+        self.is_received_from.set(true);
         match self.take() {
             Some(taken) => taken.map(Some),
-            None if self.is_drained() => Ok(None),
+            None if self.is_drained() => {
+                self.owes_end.set(false);
+                Ok(None)
+            }
             None => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -206,6 +223,7 @@ impl Endpoint {
         Some(match arrival {
             Arrival::Datagram(mut message) => {
                 stats.delivered += 1;
+                self.owes_end.set(self.is_sealed());
                 message.claim();
                 Ok(message)
             }
@@ -240,35 +258,38 @@ impl Endpoint {
         }
     }
 
-    /// Sends at once by the plain call if that is possible, which costs less than a lone send
-    /// through the ring; else hands a copy to the driver, which waits for room.
+    /// Sends by the plain call, which costs less than a lone send through the ring, and waits for
+    /// room as often as it finds none.
     pub(crate) fn poll_send(
         self: &Rc<Self>,
         payload: &[u8],
         to: Option<&SockAddr>,
-        waiting: &mut Option<InFlight<operation::Send>>,
+        room: &mut Option<InFlight<operation::Room>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if waiting.is_none() {
-            ready!(poll_budget(cx, 1 + payload.len() / SEND_BUDGET_BYTES));
+        loop {
+            if let Some(waiting) = room {
+                ready!(Pin::new(waiting).poll(cx))?;
+                *room = None;
+            }
+            ready!(poll_send_budget(cx, payload.len()));
             match self.try_send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
+            *room = Some(self.port.submit(operation::Room::new(self, to)?));
         }
-        let waiting = waiting.get_or_insert_with(|| {
-            let name = to.map_or(&[][..], raw_name);
-            self.port.submit(operation::Send::new(Rc::clone(self), payload, name))
-        });
-        std::pin::Pin::new(waiting).poll(cx)
     }
 
-    /// An operation that waits for room for a datagram.
-    pub(crate) fn submit_writable(
-        self: &Rc<Self>,
-    ) -> io::Result<InFlight<ebbtide_runtime::driver::Readiness<operation::OpenSocket>>> {
+    /// Waits for room for a datagram to the connected peer.
+    pub(crate) fn wait_for_room(self: &Rc<Self>) -> io::Result<InFlight<operation::Room>> {
         self.check_open()?;
-        Ok(self.port.submit(operation::writable(self)))
+        Ok(self.port.submit(operation::Room::new(self, None)?))
+    }
+
+    /// Whether it is sealed in the way of Unix sockets.
+    pub(crate) fn is_shut_for_reading(&self) -> bool {
+        self.family == Family::Unix && self.is_sealed()
     }
 
     fn check_open(&self) -> io::Result<()> {
@@ -296,6 +317,7 @@ impl Endpoint {
         }
         self.leave();
         self.discard();
+        self.note_abandonment();
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
     }
@@ -304,20 +326,21 @@ impl Endpoint {
     pub(crate) fn detach(&self) -> io::Result<Vec<ReceivedMessage>> {
         self.check_open()?;
         self.leave();
-        let mut taken = Vec::new();
-        for arrival in self.receive.borrow_mut().inbox.take_all() {
-            if let Arrival::Datagram(message) = arrival {
-                taken.push(message);
-            }
+        if let (Family::Internet, Seal::Sealed { .. }) = (self.family, self.seal.get()) {
+            self.socket.detach_filter()?;
         }
+        let arrivals = self.receive.borrow_mut().inbox.take_all();
+        let taken: Vec<ReceivedMessage> = arrivals
+            .into_iter()
+            .filter_map(|arrival| match arrival {
+                Arrival::Datagram(message) => Some(message),
+                Arrival::Error(_) => None,
+            })
+            .collect();
         self.stats.borrow_mut().handed_over += taken.len() as u64;
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
         Ok(taken)
-    }
-
-    pub(crate) fn into_socket(self) -> Socket {
-        self.socket
     }
 
     /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
@@ -325,6 +348,16 @@ impl Endpoint {
         let verdict = self.receive.borrow_mut().machine.stop(Then::Leave);
         self.carry_out(verdict);
         self.port.remove_sink(self.multishot());
+    }
+
+    /// Notes whether the kernel throws datagrams away with the socket. How many cannot be said
+    /// without taking them, which other descriptors of the socket may still want to do.
+    fn note_abandonment(&self) {
+        let mut memory = [MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        if self.socket.recv_with_flags(&mut memory, flags).is_ok() {
+            self.stats.borrow_mut().abandoned += 1;
+        }
     }
 
     /// Throws away what is in the inbox, and counts it.
@@ -358,7 +391,9 @@ impl Endpoint {
         let mut stats = self.stats.borrow_mut();
         stats.received += 1;
         stats.truncated += u64::from(message.is_truncated());
-        if receive.machine.is_over_share() {
+        let queued = receive.inbox.datagrams() + 1;
+        let load = Load { queued, free: self.port.pool().free() };
+        if receive.machine.place(load) == Place::Outside {
             message.leave_pool();
         }
         wakes.wake(receive.inbox.push(Arrival::Datagram(message)));
@@ -391,12 +426,11 @@ impl Sink for Endpoint {
                 }
             },
         };
-        let queued = receive.inbox.datagrams();
-        let load = Load { queued, free: completion.free_buffers };
-        let was_over_share = receive.machine.is_over_share();
+        let load = self.load(&receive);
+        let was_pausing = receive.machine.is_pausing();
         let verdict = receive.machine.complete(outcome, completion.armed, load);
         let mut stats = self.stats.borrow_mut();
-        stats.paused += u64::from(receive.machine.is_over_share() && !was_over_share);
+        stats.paused += u64::from(receive.machine.is_pausing() && !was_pausing);
         match verdict {
             Verdict::Keep | Verdict::Cancel => {}
             Verdict::Rearm => stats.rearmed += 1,
@@ -473,7 +507,16 @@ impl Drainable for Endpoint {
     }
 
     fn undelivered(&self) -> usize {
-        self.receive.borrow().inbox.datagrams()
+        if self.is_sealed() { self.receive.borrow().inbox.datagrams() } else { 0 }
+    }
+
+    fn receivers(&self) -> Receivers {
+        match self.undelivered() {
+            0 if self.owes_end.get() => Receivers::Expected,
+            0 => Receivers::Served,
+            _ if self.is_received_from.get() => Receivers::Expected,
+            _ => Receivers::Absent,
+        }
     }
 
     fn end(&self) {
@@ -490,6 +533,11 @@ impl Drainable for Endpoint {
 }
 
 impl Endpoint {
+    /// Whether the drain has come to this socket, also where the kernel refused the seal.
+    fn is_sealed(&self) -> bool {
+        !matches!(self.seal.get(), Seal::Open)
+    }
+
     /// Whether a socket without a seal has been read for long enough.
     fn is_used_up(&self) -> bool {
         let Seal::Refused { left } = self.seal.get() else { return false };

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::InFlight;
-use ebbtide_runtime::driver::{Readiness, ReceivedMessage};
+use ebbtide_runtime::driver::ReceivedMessage;
 use futures_core::Stream;
 use socket2::SockAddr;
 
@@ -167,26 +167,26 @@ impl<A: Address> Stream for Incoming<'_, A> {
 
 /// The future of `send` and `send_to`.
 #[must_use = "futures do nothing unless awaited"]
-pub struct Send<'a> {
+pub struct Sending<'a> {
     endpoint: &'a Rc<Endpoint>,
     payload: &'a [u8],
     /// An error is kept for the first poll.
     to: io::Result<Option<SockAddr>>,
-    /// `None` until it turned out that there is no room.
-    waiting: Option<InFlight<operation::Send>>,
+    /// `None` while nothing has to be waited for.
+    room: Option<InFlight<operation::Room>>,
 }
 
-impl<'a> Send<'a> {
+impl<'a> Sending<'a> {
     pub(super) fn new(
         endpoint: &'a Rc<Endpoint>,
         payload: &'a [u8],
         to: io::Result<Option<SockAddr>>,
     ) -> Self {
-        Self { endpoint, payload, to, waiting: None }
+        Self { endpoint, payload, to, room: None }
     }
 }
 
-impl Future for Send<'_> {
+impl Future for Sending<'_> {
     type Output = io::Result<usize>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -195,13 +195,13 @@ impl Future for Send<'_> {
             Ok(to) => to.as_ref(),
             Err(error) => return Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
         };
-        this.endpoint.poll_send(this.payload, to, &mut this.waiting, cx)
+        this.endpoint.poll_send(this.payload, to, &mut this.room, cx)
     }
 }
 
-impl fmt::Debug for Send<'_> {
+impl fmt::Debug for Sending<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Send").field("len", &self.payload.len()).finish_non_exhaustive()
+        f.debug_struct("Sending").field("len", &self.payload.len()).finish_non_exhaustive()
     }
 }
 
@@ -211,7 +211,7 @@ impl fmt::Debug for Send<'_> {
 pub struct Writable<'a> {
     endpoint: &'a Rc<Endpoint>,
     /// `None` until it was polled.
-    waiting: Option<InFlight<Readiness<operation::OpenSocket>>>,
+    waiting: Option<InFlight<operation::Room>>,
 }
 
 impl<'a> Writable<'a> {
@@ -226,7 +226,7 @@ impl Future for Writable<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if this.waiting.is_none() {
-            this.waiting = Some(this.endpoint.submit_writable()?);
+            this.waiting = Some(this.endpoint.wait_for_room()?);
         }
         let waiting = this.waiting.as_mut().expect("it was just submitted");
         Pin::new(waiting).poll(cx)

@@ -21,7 +21,7 @@ mod unix;
 mod waiters;
 
 pub(crate) use self::endpoint::Endpoint;
-pub use self::future::{Incoming, Recv, RecvBatch, RecvFrom, Send, Writable};
+pub use self::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
 pub use self::message::Datagram;
 pub use self::socket::DatagramSocket;
 pub use self::udp::{UdpOptions, UdpSocket};

@@ -90,6 +90,14 @@ impl Load {
     }
 }
 
+/// Where a datagram waits for its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Pool,
+    /// In memory of its own, because the socket holds its share of the pool already.
+    Outside,
+}
+
 /// What a direct read said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
@@ -188,8 +196,17 @@ impl ReceiveMachine {
         Verdict::Rearm
     }
 
-    /// Whether datagrams that arrive now must not stay in the pool.
-    pub(crate) fn is_over_share(&self) -> bool {
+    /// Whether a datagram that arrives may stay in the pool; `load` is that with it in the inbox.
+    pub(crate) fn place(&self, load: Load) -> Place {
+        match self.state {
+            State::Cancelling(Then::Pause) | State::Paused => Place::Outside,
+            _ if load.is_over_share() => Place::Outside,
+            _ => Place::Pool,
+        }
+    }
+
+    /// Whether the socket is not, or soon no more, received from because it holds its share.
+    pub(crate) fn is_pausing(&self) -> bool {
         matches!(self.state, State::Cancelling(Then::Pause) | State::Paused)
     }
 
@@ -292,12 +309,12 @@ mod tests {
     fn a_socket_over_its_share_pauses_and_resumes_when_half_is_taken() {
         let mut machine = armed();
         assert_eq!(machine.complete(Outcome::Datagram, Armed::Still, FULL), Verdict::Cancel);
-        assert!(machine.is_over_share());
+        assert!(machine.is_pausing());
         assert_eq!(machine.complete(Outcome::Datagram, Armed::Still, FULL), Verdict::Keep);
         assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, FULL), Verdict::Keep);
         assert_eq!(machine.taken(Load { queued: 40, free: 61 }, 0), Verdict::Keep);
         assert_eq!(machine.taken(Load { queued: 33, free: 68 }, 0), Verdict::Rearm);
-        assert!(!machine.is_over_share());
+        assert!(!machine.is_pausing());
     }
 
     #[test]
@@ -366,29 +383,27 @@ mod tests {
         assert_eq!(reads.take_while(|&on| on == ReadOn::Yes).count() as u32 + 1, MAX_DRAIN_ERRORS);
     }
 
-    /// However many sockets are never read, a buffer stays free for the others.
+    /// However many sockets are never read, a buffer stays free for the others. Fails when the
+    /// datagram that crosses the share stays in the pool.
     #[test]
     fn unread_sockets_never_take_the_whole_pool() {
-        for pool in 1..=64usize {
+        let pools = if cfg!(miri) { 1..=8usize } else { 1..=64 };
+        for pool in pools {
             let mut free = pool;
-            for _unread_socket in 0..100 {
+            for _unread_socket in 0..20 {
                 let mut machine = armed();
                 let (mut queued, mut pooled) = (0, 0);
-                for _datagram in 0..200 {
-                    if free == 0 {
-                        break;
-                    }
+                for _datagram in 0..100 {
+                    assert!(free > 0, "pool {pool}");
                     free -= 1;
                     queued += 1;
-                    pooled += 1;
-                    machine.complete(Outcome::Datagram, Armed::Still, Load { queued, free });
-                    if machine.is_over_share() {
-                        free += 1;
-                        pooled -= 1;
+                    match machine.place(Load { queued, free }) {
+                        Place::Pool => pooled += 1,
+                        Place::Outside => free += 1,
                     }
+                    machine.complete(Outcome::Datagram, Armed::Still, Load { queued, free });
                 }
                 assert!(pooled <= pool / 2, "pool {pool}");
-                assert!(free > 0, "pool {pool}");
             }
         }
     }

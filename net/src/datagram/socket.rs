@@ -10,7 +10,7 @@ use ebbtide_runtime::SocketStats;
 use socket2::{SockAddr, Socket};
 
 use super::endpoint::{Endpoint, Family};
-use super::future::{Incoming, Recv, RecvBatch, RecvFrom, Send, Writable};
+use super::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
 use super::message::Datagram;
 use crate::address::Address;
 
@@ -26,7 +26,9 @@ use crate::address::Address;
 /// * A dropped receive future loses nothing, so `select`, `timeout` and `abort` around one are safe.
 /// * After [`drain`](Self::drain), or at the end of the runtime, receivers are handed what the
 ///   kernel had queued, and then `None`.
-/// * Dropping the *socket* throws away what was not received; the count is in the drain's report.
+/// * Dropping the *socket* throws away what was not received, as closing any socket does. Datagrams
+///   that had been taken from the kernel are counted ([`SocketStats::discarded`]); of the others it is
+///   only known that there were some ([`SocketStats::abandoned`]). Drain first to lose none.
 ///
 /// It belongs to the thread and the runtime that made it.
 pub struct DatagramSocket<A> {
@@ -39,7 +41,7 @@ impl<A: Address> DatagramSocket<A> {
         Ok(Self { endpoint: Endpoint::open(socket, family)?, address: PhantomData })
     }
 
-    pub(super) fn socket(&self) -> &Socket {
+    pub(super) fn socket(&self) -> io::Result<&Socket> {
         self.endpoint.socket()
     }
 
@@ -47,8 +49,8 @@ impl<A: Address> DatagramSocket<A> {
         &'a self,
         payload: &'a [u8],
         to: io::Result<Option<SockAddr>>,
-    ) -> Send<'a> {
-        Send::new(&self.endpoint, payload, to)
+    ) -> Sending<'a> {
+        Sending::new(&self.endpoint, payload, to)
     }
 
     pub(super) fn try_send_raw(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
@@ -56,14 +58,10 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     pub(super) fn detach(self) -> io::Result<(Socket, Vec<Datagram<A>>)> {
-        let endpoint = Rc::clone(&self.endpoint);
-        let taken = endpoint.detach()?;
-        drop(self);
-        // A send that waits for room keeps the endpoint; then the user gets a descriptor of its own.
-        let socket = match Rc::try_unwrap(endpoint) {
-            Ok(endpoint) => endpoint.into_socket(),
-            Err(endpoint) => endpoint.socket().try_clone()?,
-        };
+        // A descriptor of the user's own: a send that waits for room may keep the endpoint for a
+        // while. Made first, so that nothing has been taken if there is none left.
+        let socket = self.endpoint.as_fd().try_clone_to_owned()?.into();
+        let taken = self.endpoint.detach()?;
         Ok((socket, taken.into_iter().map(Datagram::new).collect()))
     }
 
@@ -138,7 +136,8 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     /// Waits until there is room for a datagram: in the send buffer, and for a connected Unix
-    /// socket in the peer's queue. For use with `try_send`; `send` waits by itself.
+    /// socket in the peer's queue. For use with `try_send`; `send` waits by itself. Like a send, it
+    /// holds up the exit.
     ///
     /// # Errors
     ///
@@ -181,7 +180,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// Those of getsockopt(2).
     pub fn recv_buffer_size(&self) -> io::Result<usize> {
-        self.socket().recv_buffer_size()
+        self.socket()?.recv_buffer_size()
     }
 
     /// Asks for a receive buffer of `bytes`. The kernel grants at most `net.core.rmem_max`; what
@@ -191,7 +190,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// Those of setsockopt(2).
     pub fn set_recv_buffer_size(&self, bytes: usize) -> io::Result<()> {
-        self.socket().set_recv_buffer_size(bytes)
+        self.socket()?.set_recv_buffer_size(bytes)
     }
 
     /// The size of the kernel's send buffer in bytes (`SO_SNDBUF`).
@@ -200,7 +199,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// Those of getsockopt(2).
     pub fn send_buffer_size(&self) -> io::Result<usize> {
-        self.socket().send_buffer_size()
+        self.socket()?.send_buffer_size()
     }
 
     /// Asks for a send buffer of `bytes`, at most `net.core.wmem_max`.
@@ -209,7 +208,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// Those of setsockopt(2).
     pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<()> {
-        self.socket().set_send_buffer_size(bytes)
+        self.socket()?.set_send_buffer_size(bytes)
     }
 
     /// Takes a pending error of the socket (`SO_ERROR`).
@@ -218,7 +217,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// Those of getsockopt(2).
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.socket().take_error()
+        self.socket()?.take_error()
     }
 }
 

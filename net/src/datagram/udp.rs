@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::endpoint::Family;
-use super::future::Send;
+use super::future::Sending;
 use super::message::Datagram;
 use super::socket::DatagramSocket;
 
@@ -56,12 +56,12 @@ impl UdpSocket {
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
-    /// not received: they come before anything that is still queued in the kernel.
+    /// not received: they come before anything that is still queued in the kernel. The seal of a
+    /// drained socket is taken off.
     ///
     /// # Errors
     ///
-    /// That the runtime has ended, or that no descriptor is left for a copy of one that a waiting
-    /// send still uses.
+    /// That the runtime has ended, or that no descriptor is left; the socket is then dropped.
     pub fn into_std(self) -> io::Result<(std::net::UdpSocket, Vec<Datagram>)> {
         let (socket, taken) = self.detach()?;
         Ok((socket.into(), taken))
@@ -74,7 +74,7 @@ impl UdpSocket {
     ///
     /// Those of connect(2).
     pub fn connect(&self, addr: impl ToSocketAddrs) -> io::Result<()> {
-        each_address(addr, |addr| self.socket().connect(&addr.into()))
+        each_address(addr, |addr| self.socket()?.connect(&addr.into()))
             .map_err(|(error, addr)| describe(&error, "connect to", addr))
     }
 
@@ -84,7 +84,7 @@ impl UdpSocket {
     ///
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        internet(self.socket().local_addr()?)
+        internet(self.socket()?.local_addr()?)
     }
 
     /// The address that the socket is connected to.
@@ -93,7 +93,7 @@ impl UdpSocket {
     ///
     /// `NotConnected`.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        internet(self.socket().peer_addr()?)
+        internet(self.socket()?.peer_addr()?)
     }
 
     /// Sends `payload` to the connected peer, in one datagram; gives its length. Waits while the
@@ -110,12 +110,13 @@ impl UdpSocket {
     ///
     /// # Cancellation
     ///
-    /// Once polled, a send that is dropped while it waits for room takes place whole or not at all.
-    pub fn send<'a>(&'a self, payload: &'a [u8]) -> Send<'a> {
+    /// A send that is dropped while it waits for room does not take place.
+    pub fn send<'a>(&'a self, payload: &'a [u8]) -> Sending<'a> {
         self.send_raw(payload, Ok(None))
     }
 
-    /// Sends `payload` to the first address of `addr`. Otherwise as [`send`](Self::send).
+    /// Sends `payload` to the first address of `addr`. A host name is looked up while the thread
+    /// waits, at every call: look it up beforehand. Otherwise as [`send`](Self::send).
     ///
     /// # Errors
     ///
@@ -124,7 +125,7 @@ impl UdpSocket {
     /// # Cancellation
     ///
     /// As [`send`](Self::send).
-    pub fn send_to<'a>(&'a self, payload: &'a [u8], addr: impl ToSocketAddrs) -> Send<'a> {
+    pub fn send_to<'a>(&'a self, payload: &'a [u8], addr: impl ToSocketAddrs) -> Sending<'a> {
         self.send_raw(payload, first_address(addr).map(|addr| Some(addr.into())))
     }
 
@@ -152,7 +153,7 @@ impl UdpSocket {
     ///
     /// Those of getsockopt(2), as all getters here.
     pub fn broadcast(&self) -> io::Result<bool> {
-        self.socket().broadcast()
+        self.socket()?.broadcast()
     }
 
     /// Allows or forbids sending to broadcast addresses.
@@ -161,7 +162,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2), as all setters here.
     pub fn set_broadcast(&self, on: bool) -> io::Result<()> {
-        self.socket().set_broadcast(on)
+        self.socket()?.set_broadcast(on)
     }
 
     /// How many hops an IPv4 datagram may take (`IP_TTL`).
@@ -170,7 +171,7 @@ impl UdpSocket {
     ///
     /// Those of getsockopt(2).
     pub fn ttl(&self) -> io::Result<u32> {
-        self.socket().ttl_v4()
+        self.socket()?.ttl_v4()
     }
 
     /// Sets how many hops an IPv4 datagram may take.
@@ -179,7 +180,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2).
     pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
-        self.socket().set_ttl_v4(hops)
+        self.socket()?.set_ttl_v4(hops)
     }
 
     /// Joins an IPv4 multicast group on the interface with the address `interface`; unspecified
@@ -189,7 +190,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2).
     pub fn join_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
-        self.socket().join_multicast_v4(&group, &interface)
+        self.socket()?.join_multicast_v4(&group, &interface)
     }
 
     /// Leaves an IPv4 multicast group.
@@ -198,7 +199,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2).
     pub fn leave_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
-        self.socket().leave_multicast_v4(&group, &interface)
+        self.socket()?.leave_multicast_v4(&group, &interface)
     }
 
     /// Joins an IPv6 multicast group on the interface with the index `interface`; 0 lets the kernel
@@ -208,7 +209,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2).
     pub fn join_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
-        self.socket().join_multicast_v6(group, interface)
+        self.socket()?.join_multicast_v6(group, interface)
     }
 
     /// Leaves an IPv6 multicast group.
@@ -217,7 +218,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2).
     pub fn leave_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
-        self.socket().leave_multicast_v6(group, interface)
+        self.socket()?.leave_multicast_v6(group, interface)
     }
 
     /// Whether the host's own IPv4 multicast datagrams come back to it (`IP_MULTICAST_LOOP`).
@@ -226,7 +227,7 @@ impl UdpSocket {
     ///
     /// Those of getsockopt(2).
     pub fn multicast_loop_v4(&self) -> io::Result<bool> {
-        self.socket().multicast_loop_v4()
+        self.socket()?.multicast_loop_v4()
     }
 
     /// Sets whether the host's own IPv4 multicast datagrams come back to it.
@@ -235,7 +236,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2).
     pub fn set_multicast_loop_v4(&self, on: bool) -> io::Result<()> {
-        self.socket().set_multicast_loop_v4(on)
+        self.socket()?.set_multicast_loop_v4(on)
     }
 
     /// How many hops an IPv4 multicast datagram may take (`IP_MULTICAST_TTL`).
@@ -244,7 +245,7 @@ impl UdpSocket {
     ///
     /// Those of getsockopt(2).
     pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
-        self.socket().multicast_ttl_v4()
+        self.socket()?.multicast_ttl_v4()
     }
 
     /// Sets how many hops an IPv4 multicast datagram may take.
@@ -253,7 +254,7 @@ impl UdpSocket {
     ///
     /// Those of setsockopt(2).
     pub fn set_multicast_ttl_v4(&self, hops: u32) -> io::Result<()> {
-        self.socket().set_multicast_ttl_v4(hops)
+        self.socket()?.set_multicast_ttl_v4(hops)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::endpoint::Family;
-use super::future::Send;
+use super::future::Sending;
 use super::message::Datagram;
 use super::socket::DatagramSocket;
 use crate::address::Address;
@@ -43,6 +43,10 @@ impl UnixDatagram {
     /// runtime on this thread, or that it is shutting down.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
+        if path.as_os_str().is_empty() {
+            // The kernel would invent a name.
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot bind an empty path"));
+        }
         let socket = new_socket()?;
         let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
         bound.map_err(|error| describe(&error, "bind", &path.display().to_string()))?;
@@ -103,36 +107,53 @@ impl UnixDatagram {
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
-    /// not received: they come before anything that is still queued in the kernel.
+    /// not received: they come before anything that is still queued in the kernel. A socket that was
+    /// drained stays sealed: that cannot be undone.
     ///
     /// # Errors
     ///
-    /// That the runtime has ended, or that no descriptor is left for a copy of one that a waiting
-    /// send still uses.
+    /// That the runtime has ended, or that no descriptor is left; the socket is then dropped.
     pub fn into_std(self) -> io::Result<(net::UnixDatagram, Vec<Datagram<UnixAddr>>)> {
         let (socket, taken) = self.detach()?;
         Ok((socket.into(), taken))
     }
 
-    /// Sets the peer of [`send`](Self::send) by its path.
+    /// Sets the peer of [`send`](Self::send) by its path; from then on only the peer can send to this
+    /// socket.
+    ///
+    /// A socket is connected once: when a Unix datagram socket changes its peer, Linux throws away
+    /// what is queued on it. Make a new socket instead.
     ///
     /// # Errors
     ///
-    /// Those of connect(2), naming the path.
+    /// `Unsupported` if it is connected; those of connect(2), naming the path.
     pub fn connect(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
-        let connected = SockAddr::unix(path).and_then(|address| self.socket().connect(&address));
+        let connected = SockAddr::unix(path).and_then(|address| self.connect_first(&address));
         connected.map_err(|error| describe(&error, "connect to", &path.display().to_string()))
     }
 
-    /// Sets the peer of [`send`](Self::send) by any kind of Unix address.
+    /// Sets the peer of [`send`](Self::send) by any kind of Unix address. Otherwise as
+    /// [`connect`](Self::connect).
     ///
     /// # Errors
     ///
-    /// Those of connect(2), naming the address.
+    /// Those of [`connect`](Self::connect), naming the address.
     pub fn connect_addr(&self, addr: &UnixAddr) -> io::Result<()> {
-        let connected = raw(addr).and_then(|address| self.socket().connect(&address));
+        let connected = raw(addr).and_then(|address| self.connect_first(&address));
         connected.map_err(|error| describe(&error, "connect to", &format!("{addr:?}")))
+    }
+
+    fn connect_first(&self, address: &SockAddr) -> io::Result<()> {
+        let socket = self.socket()?;
+        if socket.peer_addr().is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is connected already, and changing the peer of a Unix datagram socket throws \
+                 away what is queued on it: make a new socket",
+            ));
+        }
+        socket.connect(address)
     }
 
     /// The address that the socket is bound to; unnamed if it is not.
@@ -141,7 +162,7 @@ impl UnixDatagram {
     ///
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<UnixAddr> {
-        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket().local_addr()?)))
+        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket()?.local_addr()?)))
     }
 
     /// The address that the socket is connected to.
@@ -150,7 +171,7 @@ impl UnixDatagram {
     ///
     /// `NotConnected`.
     pub fn peer_addr(&self) -> io::Result<UnixAddr> {
-        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket().peer_addr()?)))
+        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket()?.peer_addr()?)))
     }
 
     /// Sends `payload` to the connected peer, in one datagram; gives its length. Waits while the
@@ -163,8 +184,8 @@ impl UnixDatagram {
     ///
     /// # Cancellation
     ///
-    /// Once polled, a send that is dropped while it waits for room takes place whole or not at all.
-    pub fn send<'a>(&'a self, payload: &'a [u8]) -> Send<'a> {
+    /// A send that is dropped while it waits for room does not take place.
+    pub fn send<'a>(&'a self, payload: &'a [u8]) -> Sending<'a> {
         self.send_raw(payload, Ok(None))
     }
 
@@ -177,7 +198,7 @@ impl UnixDatagram {
     /// # Cancellation
     ///
     /// As [`send`](Self::send).
-    pub fn send_to<'a>(&'a self, payload: &'a [u8], path: impl AsRef<Path>) -> Send<'a> {
+    pub fn send_to<'a>(&'a self, payload: &'a [u8], path: impl AsRef<Path>) -> Sending<'a> {
         self.send_raw(payload, SockAddr::unix(path).map(Some))
     }
 
@@ -190,7 +211,7 @@ impl UnixDatagram {
     /// # Cancellation
     ///
     /// As [`send`](Self::send).
-    pub fn send_to_addr<'a>(&'a self, payload: &'a [u8], addr: &UnixAddr) -> Send<'a> {
+    pub fn send_to_addr<'a>(&'a self, payload: &'a [u8], addr: &UnixAddr) -> Sending<'a> {
         self.send_raw(payload, raw(addr).map(Some))
     }
 

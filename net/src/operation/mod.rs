@@ -1,7 +1,5 @@
 //! What sockets ask of the driver beyond their receive, one file per verb.
 
-mod send;
-mod writable;
+mod room;
 
-pub(crate) use send::Send;
-pub(crate) use writable::{OpenSocket, writable};
+pub(crate) use room::Room;

@@ -4,17 +4,17 @@
 // of the whole block could express.
 #![expect(unsafe_code, reason = "argued above")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use super::mapping::Mapping;
 use super::ring::BufferRing;
 use crate::limits::BUFFER_OVERHEAD;
 
-/// A block of buffers that the kernel fills with datagrams.
+/// A block of buffers that are filled with datagrams.
 ///
 /// Cheap to clone. The memory lives until the runtime has ended *and* the last [`Buffer`] is gone,
 /// so that a datagram may outlive its runtime.
@@ -24,10 +24,12 @@ pub struct Pool {
 }
 
 struct Memory {
-    ring: BufferRing,
+    shelf: Shelf,
     buffers: Mapping,
     /// Bytes from one buffer to the next, and the length that the kernel may write.
     stride: usize,
+    /// Bytes of payload that a buffer is meant for.
+    payload: usize,
     /// True exactly when the buffer is in a [`Buffer`].
     lent: Box<[Cell<bool>]>,
     /// How many of `lent` are false.
@@ -36,14 +38,36 @@ struct Memory {
     claimed: Cell<usize>,
 }
 
+/// Where free buffers wait.
+enum Shelf {
+    /// With the kernel, which takes them as datagrams come.
+    Ring(BufferRing),
+    /// Here, for a driver that reads by hand. The one that came back last is used first: it is warm.
+    List(RefCell<Vec<u16>>),
+}
+
+/// Which kind of driver a pool is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FilledBy {
+    /// The kernel fills buffers on its own: a ring.
+    Kernel,
+    /// The driver asks for a buffer and has it filled.
+    Driver,
+}
+
 impl Pool {
     /// A pool of `count` buffers for payloads of `payload` bytes, all of them free.
-    pub(crate) fn new(count: usize, payload: usize) -> io::Result<Self> {
+    pub(crate) fn new(count: usize, payload: usize, filled_by: FilledBy) -> io::Result<Self> {
+        let shelf = match filled_by {
+            FilledBy::Kernel => Shelf::Ring(BufferRing::new(count)?),
+            FilledBy::Driver => Shelf::List(RefCell::new(Vec::with_capacity(count))),
+        };
         let stride = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
         let memory = Memory {
-            ring: BufferRing::new(count)?,
+            shelf,
             buffers: Mapping::new(stride * count)?,
             stride,
+            payload,
             lent: vec![Cell::new(false); count].into_boxed_slice(),
             unlent: Cell::new(count),
             claimed: Cell::new(0),
@@ -80,8 +104,24 @@ impl Pool {
         Buffer { memory: Rc::clone(&self.memory), id }
     }
 
-    pub(crate) fn ring(&self) -> &BufferRing {
-        &self.memory.ring
+    /// Takes any free buffer, to fill it by hand. `None` when none is free, and always from a pool
+    /// that the kernel takes from.
+    pub(crate) fn take_free(&self) -> Option<Buffer> {
+        match &self.memory.shelf {
+            Shelf::List(free) if self.free() > 0 => {
+                let id = free.borrow_mut().pop();
+                id.map(|id| self.take(id))
+            }
+            Shelf::List(_) | Shelf::Ring(_) => None,
+        }
+    }
+
+    /// The ring that the kernel takes from.
+    pub(crate) fn ring(&self) -> Option<&BufferRing> {
+        match &self.memory.shelf {
+            Shelf::Ring(ring) => Some(ring),
+            Shelf::List(_) => None,
+        }
     }
 }
 
@@ -92,11 +132,15 @@ impl fmt::Debug for Pool {
 }
 
 impl Memory {
-    /// Gives the buffer `id` to the kernel.
+    /// Puts the buffer `id` where free buffers wait.
     fn provide(&self, id: u16) {
+        let ring = match &self.shelf {
+            Shelf::Ring(ring) => ring,
+            Shelf::List(free) => return free.borrow_mut().push(id),
+        };
         let address = self.address(id).expose_provenance() as u64;
         let len = u32::try_from(self.stride).expect("the builder bounds the size of buffers");
-        self.ring.push(address, len, id);
+        ring.push(address, len, id);
     }
 
     fn address(&self, id: u16) -> *mut u8 {
@@ -107,10 +151,17 @@ impl Memory {
     }
 }
 
-/// One filled buffer. Goes back to the kernel when it is dropped.
+/// One filled buffer. Goes back to the pool when it is dropped.
 pub struct Buffer {
     memory: Rc<Memory>,
     id: u16,
+}
+
+impl Buffer {
+    /// Bytes of payload that it is meant for.
+    pub(crate) fn payload_capacity(&self) -> usize {
+        self.memory.payload
+    }
 }
 
 impl Deref for Buffer {
@@ -121,6 +172,14 @@ impl Deref for Buffer {
         // by `lent` this is the only `Buffer` of its id: the kernel writes it again only after
         // `drop` has provided it.
         unsafe { std::slice::from_raw_parts(self.memory.address(self.id), self.memory.stride) }
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let memory = &self.memory;
+        // SAFETY: as in `deref`; and `&mut self` is the only way to this buffer's bytes.
+        unsafe { std::slice::from_raw_parts_mut(memory.address(self.id), memory.stride) }
     }
 }
 
@@ -194,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_dropped_buffer_is_free_again() {
-        let pool = Pool::new(4, 100).unwrap();
+        let pool = Pool::new(4, 100, FilledBy::Kernel).unwrap();
         assert_eq!((pool.count(), pool.free()), (4, 4));
         let first = pool.take(2);
         let second = pool.take(0);
@@ -206,16 +265,29 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_filled_by_hand_lends_each_buffer_once() {
+        let pool = Pool::new(2, 100, FilledBy::Driver).unwrap();
+        let mut first = pool.take_free().unwrap();
+        let mut second = pool.take_free().unwrap();
+        first.fill(1);
+        second.fill(2);
+        assert!(pool.take_free().is_none());
+        assert!(first.iter().all(|&byte| byte == 1) && second.iter().all(|&byte| byte == 2));
+        drop(first);
+        assert!(pool.take_free().is_some());
+    }
+
+    #[test]
     #[should_panic(expected = "buffer 1 was filled while it was held")]
     fn a_buffer_is_never_in_two_hands() {
-        let pool = Pool::new(2, 100).unwrap();
+        let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
         let _held = pool.take(1);
         let _again = pool.take(1);
     }
 
     #[test]
     fn a_spilled_message_counts_as_a_buffer_while_the_program_holds_it() {
-        let pool = Pool::new(2, 100).unwrap();
+        let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
         let buffer = pool.take(0);
         let mut spill = buffer.spill(10);
         drop(buffer);
@@ -229,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_buffer_outlives_its_pool() {
-        let pool = Pool::new(2, 100).unwrap();
+        let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
         let buffer = pool.take(1);
         drop(pool);
         assert!(buffer.iter().all(|&byte| byte == 0));
@@ -238,7 +310,7 @@ mod tests {
 
     #[test]
     fn buffers_of_the_default_size_start_in_different_cache_sets() {
-        let pool = Pool::new(16, 65_536).unwrap();
+        let pool = Pool::new(16, 65_536, FilledBy::Kernel).unwrap();
         let sets: std::collections::HashSet<usize> =
             (0..16).map(|id| pool.memory.address(id).addr() % 4096).collect();
         assert_eq!(sets.len(), 16);

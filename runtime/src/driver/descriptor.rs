@@ -1,11 +1,11 @@
-//! Descriptors: readiness, and the two small calls that std has no safe form of.
+//! Descriptors: readiness, and the small calls that std has no safe form of.
 
-// UNSAFETY: eventfd and poll have no safe form in std.
+// UNSAFETY: eventfd, poll and epoll have no safe form in std.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// A new eventfd(2): non-blocking, so that a writer never waits for the runtime.
 pub(crate) fn eventfd() -> io::Result<File> {
@@ -38,7 +38,11 @@ impl Interest {
 }
 
 /// Whether `descriptor` is ready now: its events, or `WouldBlock`.
-pub(crate) fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u32> {
+///
+/// # Errors
+///
+/// `WouldBlock`, or those of poll(2).
+pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u32> {
     let mut request =
         libc::pollfd { fd: descriptor.as_raw_fd(), events: interest.poll_events(), revents: 0 };
     // SAFETY: one valid pollfd, and a timeout of zero.
@@ -47,4 +51,43 @@ pub(crate) fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Re
         1 => Ok(request.revents as u32),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// A descriptor that is readable when `descriptor` is writable, and for no other reason: an epoll(7)
+/// of its own. Polled itself, a socket that is shut down for reading is ready always, because
+/// io_uring asks for `EPOLLRDHUP` whether one wants it or not.
+///
+/// # Errors
+///
+/// No descriptor is left, or those of epoll_ctl(2).
+pub fn watch_writable(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let epoll = epoll()?;
+    let events = libc::EPOLLOUT as u32;
+    epoll_control(epoll.as_fd(), libc::EPOLL_CTL_ADD, descriptor.as_raw_fd(), events, 0)?;
+    Ok(epoll)
+}
+
+/// A new epoll(7) descriptor.
+pub(crate) fn epoll() -> io::Result<OwnedFd> {
+    // SAFETY: takes a number.
+    let number = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    if number < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// epoll_ctl(2).
+pub(crate) fn epoll_control(
+    epoll: BorrowedFd<'_>,
+    operation: i32,
+    number: RawFd,
+    events: u32,
+    data: u64,
+) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: data };
+    // SAFETY: both descriptors are numbers, and the event lives until the call returns.
+    let result = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), operation, number, &raw mut event) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,19 +1,17 @@
-//! Messages: what goes out with `sendmsg`, what comes in with `recvmsg`, and the one memory layout
-//! that all receives share.
+//! Received messages, and the one memory layout that all receives share.
 //!
 //! A received message lies in its buffer as multishot recvmsg writes it (Linux 6.0,
 //! `io_uring_prep_recvmsg_multishot(3)`): a header of 16 bytes, the space reserved for the address,
 //! the space reserved for control messages, the payload. A direct read uses the same layout, so
 //! there is one parser ([`Header::parse`], pure) and one kind of received message.
 
-// UNSAFETY: sendmsg and recvmsg take structures of raw pointers.
+// UNSAFETY: recvmsg takes a structure of raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::ptr;
 
 use crate::buffer::{Buffer, Spill};
 
@@ -119,6 +117,8 @@ impl Memory {
 impl ReceivedMessage {
     /// The message that a completion of `len` bytes says lies in `buffer`.
     pub(crate) fn from_buffer(buffer: Buffer, len: usize, layout: Layout) -> Option<Self> {
+        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked for.
+        let len = len.min(layout.payload_offset() + buffer.payload_capacity());
         let header = Header::parse(&buffer, len, layout)?;
         Some(Self { memory: Memory::Pooled(buffer), header, layout })
     }
@@ -136,36 +136,10 @@ impl ReceivedMessage {
         scratch: &mut Vec<u8>,
         payload: usize,
     ) -> io::Result<Self> {
-        let offset = layout.payload_offset();
-        scratch.resize(offset + payload, 0);
-        let (name, rest) = scratch[HEADER_LEN..].split_at_mut(layout.name);
-        let (control, payload) = rest.split_at_mut(layout.control);
-        let mut vector =
-            libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
-        let mut request = layout.template();
-        request.msg_name = name.as_mut_ptr().cast();
-        request.msg_control = control.as_mut_ptr().cast();
-        request.msg_iov = &raw mut vector;
-        request.msg_iovlen = 1;
-        // MSG_TRUNC: the result is the true length even where the buffer is too small for it.
-        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        // SAFETY: the pointers name parts of `scratch` with their lengths, and `vector`; all live
-        // until the call returns.
-        let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut request, flags) };
-        let Ok(original) = usize::try_from(result) else {
-            return Err(io::Error::last_os_error());
-        };
-        let captured = original.min(payload.len());
-        let header = Header {
-            name: request.msg_namelen as usize,
-            control: request.msg_controllen,
-            captured,
-            original,
-            flags: request.msg_flags as u32,
-        };
-        header.write(scratch);
-        let bytes: Box<[u8]> = scratch[..offset + captured].into();
-        let header = Header::parse(&bytes, bytes.len(), layout)
+        scratch.resize(layout.payload_offset() + payload, 0);
+        let len = receive_into(scratch, socket, layout)?;
+        let bytes: Box<[u8]> = scratch[..len].into();
+        let header = Header::parse(&bytes, len, layout)
             .expect("the scratch memory holds all that the layout reserves");
         Ok(Self { memory: Memory::Direct(bytes), header, layout })
     }
@@ -227,60 +201,39 @@ impl fmt::Debug for ReceivedMessage {
     }
 }
 
-/// A message to send, with the structures that sendmsg(2) wants. Owns its bytes: an operation that
-/// holds one may outlive the future that made it.
-pub struct OutgoingMessage {
-    parts: Box<Parts>,
-}
-
-/// On the heap, so that the pointers in `header` stay true when the message moves.
-struct Parts {
-    header: libc::msghdr,
-    vector: libc::iovec,
-    payload: Box<[u8]>,
-    name: Box<[u8]>,
-}
-
-impl OutgoingMessage {
-    /// Copies `payload` and the raw socket address `name` (empty: to the connected peer).
-    pub fn new(payload: &[u8], name: &[u8]) -> Self {
-        // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
-        let header: libc::msghdr = unsafe { mem::zeroed() };
-        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: payload.len() };
-        let mut parts =
-            Box::new(Parts { header, vector, payload: payload.into(), name: name.into() });
-        parts.vector.iov_base = parts.payload.as_mut_ptr().cast();
-        parts.header.msg_iov = &raw mut parts.vector;
-        parts.header.msg_iovlen = 1;
-        if !parts.name.is_empty() {
-            parts.header.msg_name = parts.name.as_mut_ptr().cast();
-            parts.header.msg_namelen = parts.name.len() as libc::socklen_t;
-        }
-        Self { parts }
-    }
-
-    /// Sends it now if that is possible without waiting; the bytes sent.
-    ///
-    /// # Errors
-    ///
-    /// Those of sendmsg(2); `WouldBlock` when the buffer or the peer's queue is full.
-    pub fn send_now(&self, socket: BorrowedFd<'_>) -> io::Result<u32> {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: the header points into `parts`, which lives and does not move during the call.
-        let result = unsafe { libc::sendmsg(socket.as_raw_fd(), self.header(), flags) };
-        u32::try_from(result).map_err(|_| io::Error::last_os_error())
-    }
-
-    /// What a submission names. Valid, with all that it points to, as long as `self`.
-    pub(crate) fn header(&self) -> *const libc::msghdr {
-        &raw const self.parts.header
-    }
-}
-
-impl fmt::Debug for OutgoingMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutgoingMessage").field("len", &self.parts.payload.len()).finish()
-    }
+/// Takes one message from `socket` without waiting, and lays it out in `memory` as a multishot
+/// receive would. Gives the length of the whole, header included: what a completion says.
+pub(crate) fn receive_into(
+    memory: &mut [u8],
+    socket: BorrowedFd<'_>,
+    layout: Layout,
+) -> io::Result<usize> {
+    let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name);
+    let (control, payload) = rest.split_at_mut(layout.control);
+    let mut vector = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
+    let mut request = layout.template();
+    request.msg_name = name.as_mut_ptr().cast();
+    request.msg_control = control.as_mut_ptr().cast();
+    request.msg_iov = &raw mut vector;
+    request.msg_iovlen = 1;
+    // MSG_TRUNC: the result is the true length even where the memory is too small for it.
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: the pointers name parts of `memory` with their lengths, and `vector`; all live until
+    // the call returns.
+    let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut request, flags) };
+    let Ok(original) = usize::try_from(result) else {
+        return Err(io::Error::last_os_error());
+    };
+    let captured = original.min(payload.len());
+    let header = Header {
+        name: request.msg_namelen as usize,
+        control: request.msg_controllen,
+        captured,
+        original,
+        flags: request.msg_flags as u32,
+    };
+    header.write(memory);
+    Ok(layout.payload_offset() + captured)
 }
 
 #[cfg(test)]

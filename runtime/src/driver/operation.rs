@@ -1,6 +1,6 @@
 //! What an operation is: data, with two ways to be carried out.
 //!
-//! An [`Operation`] says how to ask the ring ([`submission`](Operation::submission)), how to do it
+//! An [`Operation`] says what to ask the kernel ([`submission`](Operation::submission)), how to do it
 //! by hand ([`attempt`](Operation::attempt)), and what the caller gets
 //! ([`finish`](Operation::finish)). It is handed to the driver whole; the driver keeps it until the
 //! kernel is done with it, so dropping the future that waits for it frees nothing early.
@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::descriptor::{Interest, poll_now};
-use super::message::OutgoingMessage;
 
 /// One thing that the kernel is asked to do once.
 pub trait Operation: 'static {
@@ -20,8 +19,7 @@ pub trait Operation: 'static {
     /// Whether the exit waits for it.
     const ACTIVITY: Activity;
 
-    /// How to ask the ring. What the submission borrows stays untouched, at its place, until the
-    /// kernel has answered finally.
+    /// What to ask of the kernel. Called while the driver is borrowed: it must not call back into it.
     fn submission(&mut self) -> Submission<'_>;
 
     /// How to do it now, without waiting; `WouldBlock` if that is not possible. For drivers that
@@ -52,18 +50,16 @@ impl Activity {
     }
 }
 
-/// What the ring is asked to do. Borrows from its operation, which proves that the memory lives as
-/// long as the driver keeps the operation.
+/// What the kernel is asked to do. Borrows from its operation: what it names lives as long as the
+/// driver keeps the operation, which is until the final completion.
+///
+/// There is no sending here yet: a lone send costs less by the plain call, and a datagram that found
+/// no room must not be left to the kernel to send again (see `ebbtide-net`, `operation/room.rs`).
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Submission<'a> {
-    /// sendmsg(2).
-    Send {
-        /// Where to.
-        socket: BorrowedFd<'a>,
-        /// What.
-        message: &'a OutgoingMessage,
-    },
-    /// Wait until the descriptor is ready, once: poll(2).
+    /// Wait until the descriptor is ready, once: poll(2). A driver that waits for readiness waits for
+    /// this, and attempts the operation then.
     Ready {
         /// What to wait for.
         descriptor: BorrowedFd<'a>,
@@ -106,12 +102,17 @@ impl<F: AsFd + 'static> Operation for Readiness<F> {
 /// An operation without its type, as the table holds it.
 pub(crate) trait AnyOperation: std::any::Any {
     fn submission(&mut self) -> Submission<'_>;
+    fn attempt(&mut self) -> io::Result<u32>;
     fn activity(&self) -> Activity;
 }
 
 impl<O: Operation> AnyOperation for O {
     fn submission(&mut self) -> Submission<'_> {
         Operation::submission(self)
+    }
+
+    fn attempt(&mut self) -> io::Result<u32> {
+        Operation::attempt(self)
     }
 
     fn activity(&self) -> Activity {

@@ -7,94 +7,43 @@
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
+use super::backend::{Entered, Wait};
 use super::operation::Submission;
+use super::table::{Finality, Id};
 
 /// The buffer group that the one pool is registered as.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
-/// What can be asked of the ring.
-pub(crate) enum Request<'a> {
-    Once(Submission<'a>),
-    /// A multishot recvmsg into the pool (Linux 6.0).
-    Receive {
-        socket: BorrowedFd<'a>,
-        template: &'a libc::msghdr,
-    },
-    /// Every write to an eventfd: a multishot poll (Linux 5.13).
-    Watch(BorrowedFd<'a>),
-    /// Cancel whatever carries this user data.
-    Cancel(u64),
-}
-
-impl Request<'_> {
-    fn entry(&self) -> squeue::Entry {
-        let number = |descriptor: &BorrowedFd<'_>| Fd(descriptor.as_raw_fd());
-        match self {
-            Self::Once(Submission::Send { socket, message }) => {
-                opcode::SendMsg::new(number(socket), message.header())
-                    .flags(libc::MSG_NOSIGNAL as u32)
-                    .build()
-            }
-            Self::Once(Submission::Ready { descriptor, interest }) => {
-                opcode::PollAdd::new(number(descriptor), interest.poll_events() as u32).build()
-            }
-            // MSG_TRUNC: without it the header gives the length that fitted, not the true one.
-            Self::Receive { socket, template } => {
-                opcode::RecvMsgMulti::new(number(socket), *template, BUFFER_GROUP)
-                    .flags(libc::MSG_TRUNC as u32)
-                    .build()
-            }
-            Self::Watch(descriptor) => {
-                opcode::PollAdd::new(number(descriptor), libc::POLLIN as u32).multi(true).build()
-            }
-            Self::Cancel(user_data) => opcode::AsyncCancel::new(*user_data).build(),
-        }
-    }
-}
-
-/// How long an enter may sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    /// Not at all.
-    No,
-    /// Until there is a completion, or the time is over.
-    AtMost(Duration),
-    /// Until there is a completion.
-    Forever,
-}
-
-/// How an enter went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entered {
-    /// As asked, or cut short by a signal or the time.
-    Done,
-    /// The kernel had no memory for it just now; what was pushed is still queued.
-    Refused,
-    /// The kernel lost a completion for want of memory (`-EBADR`).
-    CompletionLost,
-}
+/// User data of the poll that other threads wake us through. No id has it: the table would need
+/// 2^32 - 1 slots.
+const WAKEUP: u64 = u64::MAX;
+/// User data of cancel requests, whose own completions say nothing that the cancelled one does not.
+const CANCEL: u64 = u64::MAX - 1;
 
 pub(crate) struct Ring {
     ring: IoUring,
     /// Entries for which the submission queue had no room, in order.
     backlog: VecDeque<squeue::Entry>,
     enters: u64,
+    /// What other threads write to.
+    eventfd: Arc<File>,
+    watch: Watch,
 }
 
 impl Ring {
-    pub(crate) fn new(ring: IoUring) -> Self {
-        Self { ring, backlog: VecDeque::new(), enters: 0 }
-    }
-
-    pub(crate) fn completion_entries(&self) -> u32 {
-        self.ring.params().cq_entries()
+    pub(crate) fn new(ring: IoUring, eventfd: Arc<File>) -> Self {
+        let mut ring =
+            Self { ring, backlog: VecDeque::new(), enters: 0, eventfd, watch: Watch::Ended };
+        ring.watch();
+        ring
     }
 
     /// How often the kernel was entered.
@@ -102,14 +51,77 @@ impl Ring {
         self.enters
     }
 
-    /// Queues a request. It counts as in flight from now on, whatever the next enter returns.
+    /// Queues a one-shot operation.
+    pub(crate) fn submit(&mut self, id: Id, submission: &Submission<'_>) {
+        let entry = match submission {
+            Submission::Ready { descriptor, interest } => {
+                opcode::PollAdd::new(number(*descriptor), interest.poll_events() as u32).build()
+            }
+        };
+        // SAFETY: a poll names no memory, only a descriptor, which the operation keeps open.
+        unsafe { self.push(entry.user_data(id.to_user_data())) };
+    }
+
+    /// Queues a multishot recvmsg into the pool (Linux 6.0).
     ///
     /// # Safety
     ///
-    /// What the request points to must stay where it is, and untouched, until the final completion
-    /// with this user data was collected.
-    pub(crate) unsafe fn push(&mut self, user_data: u64, request: &Request<'_>) {
-        let entry = request.entry().user_data(user_data);
+    /// That of [`push`](Self::push), for `template`; and the pool must outlive the ring.
+    pub(crate) unsafe fn receive(
+        &mut self,
+        id: Id,
+        socket: BorrowedFd<'_>,
+        template: &libc::msghdr,
+    ) {
+        // MSG_TRUNC: without it the header gives the length that fitted, not the true one.
+        let entry = opcode::RecvMsgMulti::new(number(socket), template, BUFFER_GROUP)
+            .flags(libc::MSG_TRUNC as u32)
+            .build();
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.push(entry.user_data(id.to_user_data())) };
+    }
+
+    /// Asks for the end of what `id` names, whose final completion still comes.
+    pub(crate) fn cancel(&mut self, id: Id) {
+        self.cancel_user_data(id.to_user_data());
+    }
+
+    fn cancel_user_data(&mut self, user_data: u64) {
+        let entry = opcode::AsyncCancel::new(user_data).build();
+        // SAFETY: a cancel names no memory.
+        unsafe { self.push(entry.user_data(CANCEL)) };
+    }
+
+    /// Polls the eventfd until told otherwise: a completion for every write (Linux 5.13).
+    fn watch(&mut self) {
+        self.watch = Watch::Armed;
+        let entry = opcode::PollAdd::new(number(self.eventfd.as_fd()), libc::POLLIN as u32)
+            .multi(true)
+            .build();
+        // SAFETY: a poll names no memory, only a descriptor, which `self` keeps open.
+        unsafe { self.push(entry.user_data(WAKEUP)) };
+    }
+
+    /// Asks for the end of the poll of the eventfd.
+    pub(crate) fn stop_watching(&mut self) {
+        if self.watch == Watch::Armed {
+            self.watch = Watch::Ending;
+            self.cancel_user_data(WAKEUP);
+        }
+    }
+
+    /// Whether the poll of the eventfd is in flight.
+    pub(crate) fn is_watching(&self) -> bool {
+        self.watch != Watch::Ended
+    }
+
+    /// Queues an entry. It counts as in flight from now on, whatever the next enter returns.
+    ///
+    /// # Safety
+    ///
+    /// What the entry points to must stay where it is, and untouched, until the final completion
+    /// with its user data was collected.
+    unsafe fn push(&mut self, entry: squeue::Entry) {
         // Never past entries that wait already: a cancel must follow what it cancels.
         if self.backlog.is_empty() && self.push_entry(&entry) == Room::Yes {
             return;
@@ -177,9 +189,28 @@ impl Ring {
         unsafe { self.ring.submitter().enter(queued as u32, least, flags.bits(), Some(&arguments)) }
     }
 
-    /// The completions posted so far.
-    pub(crate) fn completions(&mut self) -> cqueue::CompletionQueue<'_> {
-        self.ring.completion()
+    /// Hands each completion posted so far to `accept`: the id, the result, the buffer that was
+    /// filled, and whether there will be more.
+    pub(crate) fn collect(&mut self, mut accept: impl FnMut(Id, i32, Option<u16>, Finality)) {
+        let mut watch_ended = false;
+        for completion in self.ring.completion() {
+            let flags = completion.flags();
+            let finality = if cqueue::more(flags) { Finality::More } else { Finality::Final };
+            match completion.user_data() {
+                WAKEUP => watch_ended |= finality == Finality::Final,
+                CANCEL => {}
+                user_data => {
+                    let id = Id::from_user_data(user_data);
+                    accept(id, completion.result(), cqueue::buffer_select(flags), finality);
+                }
+            }
+        }
+        if watch_ended {
+            match self.watch {
+                Watch::Armed => self.watch(),
+                Watch::Ending | Watch::Ended => self.watch = Watch::Ended,
+            }
+        }
     }
 
     /// Whether completions wait to be collected, here or in the kernel's overflow list.
@@ -200,6 +231,19 @@ impl Ring {
         // registered.
         let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
     }
+}
+
+/// The poll of the eventfd.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    Armed,
+    /// A cancel was pushed; the final completion has not been collected.
+    Ending,
+    Ended,
+}
+
+fn number(descriptor: BorrowedFd<'_>) -> Fd {
+    Fd(descriptor.as_raw_fd())
 }
 
 #[derive(PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -32,8 +33,6 @@ pub struct Reception {
     pub result: io::Result<Option<ReceivedMessage>>,
     /// Whether the receive goes on by itself.
     pub armed: Armed,
-    /// How many buffers of the pool are free.
-    pub free_buffers: usize,
 }
 
 /// Whether a multishot goes on after a completion.
@@ -78,8 +77,8 @@ impl Wakes {
         self.retired.push(value);
     }
 
-    pub(crate) fn retire_sink(&mut self, sink: Rc<dyn Sink>) {
-        self.sinks.push(sink);
+    pub(crate) fn retire_sink(&mut self, sink: Option<Rc<dyn Sink>>) {
+        self.sinks.extend(sink);
     }
 
     /// Adds wakers that are to be woken later.
@@ -90,7 +89,9 @@ impl Wakes {
     /// Does all of it now. Call with nothing borrowed.
     pub fn run(&mut self) {
         for waker in self.wakers.drain(..) {
-            waker.wake();
+            // A waker of foreign make that panics must not take the wakes of others with it; the
+            // panic hook has told the user.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
         }
         self.retired.clear();
         self.sinks.clear();

@@ -1,4 +1,4 @@
-//! Opening the ring: which features it gets, and what to tell somebody whose kernel refuses.
+//! Starting a driver: which one, which features a ring gets, and what to tell somebody whose kernel refuses.
 //!
 //! Features are probed by asking for them, from the best set down to the least that works; version
 //! numbers prove nothing where vendors backport.
@@ -6,16 +6,20 @@
 // UNSAFETY: registering the pool hands its address to the kernel.
 #![expect(unsafe_code, reason = "argued above")]
 
+use std::env;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use io_uring::IoUring;
 
+use super::backend::Backend;
+use super::epoll::Epoll;
 use super::ring::{BUFFER_GROUP, Ring};
-use crate::buffer::Pool;
+use crate::buffer::{FilledBy, Pool};
 use crate::limits::{Limits, START_RETRY_MS};
 
 /// How the kernel runs the work that completes requests.
@@ -27,24 +31,155 @@ pub enum TaskRun {
     Cooperative,
 }
 
-/// A ring that is ready for use, and how it came out.
-pub(crate) struct Started {
-    pub(crate) ring: Ring,
-    pub(crate) task_run: TaskRun,
+/// Which driver a runtime is to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// io_uring if the kernel has all that it needs, else epoll. The environment variable
+    /// `EBBTIDE_DRIVER` (`io_uring`, `epoll` or `auto`) overrides this, and only this.
+    #[default]
+    Auto,
+    /// io_uring, or an error that says why not.
+    IoUring,
+    /// Edge-triggered epoll: works everywhere.
+    Epoll,
+}
+
+impl DriverChoice {
+    /// What the environment makes of it.
+    fn resolve(self) -> io::Result<Self> {
+        match (self, env::var_os(DRIVER_VARIABLE)) {
+            (Self::Auto, Some(value)) => value.to_str().and_then(Self::parse).ok_or_else(|| {
+                io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("{DRIVER_VARIABLE}={value:?}: give io_uring, epoll or auto"),
+                )
+            }),
+            _ => Ok(self),
+        }
+    }
+
+    fn parse(value: &str) -> Option<Self> {
+        match value {
+            "" | "auto" => Some(Self::Auto),
+            "io_uring" => Some(Self::IoUring),
+            "epoll" => Some(Self::Epoll),
+            _ => None,
+        }
+    }
+}
+
+/// Overrides [`DriverChoice::Auto`].
+const DRIVER_VARIABLE: &str = "EBBTIDE_DRIVER";
+
+/// Which driver a runtime uses, and why. `Display` says it in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RunningDriver {
+    /// io_uring.
+    #[non_exhaustive]
+    IoUring {
+        /// How the kernel runs the ring's work.
+        task_run: TaskRun,
+        /// Entries of the completion queue, which may be fewer than asked for where locked memory
+        /// is short.
+        completion_entries: u32,
+    },
+    /// Epoll.
+    #[non_exhaustive]
+    Epoll {
+        /// Why it is not io_uring. `None` if epoll was asked for.
+        refusal: Option<StartError>,
+    },
+}
+
+impl fmt::Display for RunningDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IoUring { .. } => f.write_str("io_uring"),
+            Self::Epoll { refusal: None } => f.write_str("epoll"),
+            Self::Epoll { refusal: Some(error) } => write!(f, "epoll ({error})"),
+        }
+    }
+}
+
+/// A backend that is ready for use, and how it came out.
+pub(super) struct Started {
+    pub(super) backend: Backend,
+    pub(super) pool: Pool,
+    pub(super) running: RunningDriver,
+}
+
+/// Starts the backend that `choice` and the environment ask for.
+pub(super) fn start(
+    choice: DriverChoice,
+    limits: &Limits,
+    eventfd: Arc<File>,
+) -> io::Result<Started> {
+    let started = match choice.resolve()? {
+        DriverChoice::Epoll => start_epoll(limits, eventfd, None)?,
+        DriverChoice::IoUring => start_ring(limits, eventfd).map_err(|failure| match failure {
+            Failure::Ring(error) => error.into(),
+            Failure::Other(error) => error,
+        })?,
+        DriverChoice::Auto => match start_ring(limits, Arc::clone(&eventfd)) {
+            Ok(started) => started,
+            Err(Failure::Ring(error)) => start_epoll(limits, eventfd, Some(error))?,
+            Err(Failure::Other(error)) => return Err(error),
+        },
+    };
+    #[cfg(feature = "tracing")]
+    tracing::info!(driver = %started.running, "the ebbtide runtime starts");
+    Ok(started)
+}
+
+fn start_epoll(
+    limits: &Limits,
+    eventfd: Arc<File>,
+    refusal: Option<StartError>,
+) -> io::Result<Started> {
+    Ok(Started {
+        backend: Backend::Epoll(Epoll::new(eventfd).map_err(StartError::explain)?),
+        pool: new_pool(limits, FilledBy::Driver)?,
+        running: RunningDriver::Epoll { refusal },
+    })
+}
+
+fn new_pool(limits: &Limits, filled_by: FilledBy) -> io::Result<Pool> {
+    let pool = Pool::new(limits.buffers, limits.buffer_size, filled_by);
+    pool.map_err(|error| StartError::no_memory_for_pool(&error).into())
+}
+
+/// Why there is no ring.
+enum Failure {
+    /// The kernel refuses it: epoll may do.
+    Ring(StartError),
+    /// Nothing would do: no memory for the pool.
+    Other(io::Error),
+}
+
+fn start_ring(limits: &Limits, eventfd: Arc<File>) -> Result<Started, Failure> {
+    let pool = new_pool(limits, FilledBy::Kernel).map_err(Failure::Other)?;
+    let (ring, task_run) = open(limits, &pool).map_err(Failure::Ring)?;
+    let completion_entries = ring.params().cq_entries();
+    Ok(Started {
+        backend: Backend::Ring(Ring::new(ring, eventfd)),
+        pool,
+        running: RunningDriver::IoUring { task_run, completion_entries },
+    })
 }
 
 /// Opens a ring within `limits` and registers `pool` with it.
-pub(crate) fn open(limits: &Limits, pool: &Pool) -> io::Result<Started> {
+fn open(limits: &Limits, pool: &Pool) -> Result<(IoUring, TaskRun), StartError> {
     let mut submission_entries = limits.submission_entries;
     let mut completion_entries = limits.completion_entries();
     let mut deadline = Instant::now() + Duration::from_millis(START_RETRY_MS);
     loop {
         let error = match open_once(submission_entries, completion_entries, pool) {
-            Ok(started) => return Ok(started),
+            Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
         if error.raw_os_error() != Some(libc::ENOMEM) {
-            return Err(StartError::from_kernel(&error).into());
+            return Err(StartError::from_kernel(&error));
         }
         // Locked memory of rings that were just closed comes back within milliseconds.
         if Instant::now() < deadline {
@@ -54,7 +189,7 @@ pub(crate) fn open(limits: &Limits, pool: &Pool) -> io::Result<Started> {
         // A smaller ring still loses nothing: what does not fit waits in the backlog, in the
         // kernel's overflow list, or in the socket.
         if submission_entries <= 8 {
-            return Err(StartError::from_kernel(&error).into());
+            return Err(StartError::from_kernel(&error));
         }
         submission_entries /= 2;
         completion_entries = (completion_entries / 2).max(submission_entries);
@@ -62,11 +197,14 @@ pub(crate) fn open(limits: &Limits, pool: &Pool) -> io::Result<Started> {
     }
 }
 
-fn open_once(submission: usize, completion: usize, pool: &Pool) -> io::Result<Started> {
+fn open_once(submission: usize, completion: usize, pool: &Pool) -> io::Result<(IoUring, TaskRun)> {
     let mut refusal = None;
     for step in [Step::Newest, Step::Deferred, Step::Cooperative] {
         match setup(submission, completion, step) {
-            Ok(ring) => return register(ring, step.task_run(), pool),
+            Ok(ring) => {
+                register(&ring, pool)?;
+                return Ok((ring, step.task_run()));
+            }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = Some(error),
             Err(error) => return Err(error),
         }
@@ -108,8 +246,8 @@ fn setup(submission: usize, completion: usize, step: Step) -> io::Result<IoUring
     builder.build(submission as u32)
 }
 
-fn register(ring: IoUring, task_run: TaskRun, pool: &Pool) -> io::Result<Started> {
-    let buffers = pool.ring();
+fn register(ring: &IoUring, pool: &Pool) -> io::Result<()> {
+    let buffers = pool.ring().expect("a ring is opened for a pool that the kernel fills");
     // SAFETY: the ring of buffers is page-aligned, has the given number of entries, and outlives
     // the registration: the driver holds the pool and unregisters it before letting it go.
     unsafe {
@@ -118,9 +256,8 @@ fn register(ring: IoUring, task_run: TaskRun, pool: &Pool) -> io::Result<Started
             buffers.entries(),
             BUFFER_GROUP,
             0,
-        )?;
+        )
     }
-    Ok(Started { ring: Ring::new(ring), task_run })
 }
 
 /// Why the io_uring driver could not be started, and what to do about it.
@@ -149,6 +286,8 @@ pub enum StartCause {
     LockedMemory,
     /// Descriptors are used up.
     Descriptors,
+    /// The pool does not fit into memory.
+    PoolTooLarge,
     /// Something else; the message holds the kernel's own words.
     Other,
 }
@@ -157,6 +296,20 @@ impl StartError {
     /// Which cause it was.
     pub fn cause(&self) -> StartCause {
         self.cause
+    }
+
+    /// Names the cause of an error that came before there was any ring to ask for.
+    pub(crate) fn explain(error: io::Error) -> io::Error {
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE) => Self::from_kernel(&error).into(),
+            _ => error,
+        }
+    }
+
+    /// The pool does not fit into memory.
+    fn no_memory_for_pool(error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(libc::ENOMEM);
+        Self { cause: StartCause::PoolTooLarge, errno }
     }
 
     fn from_kernel(error: &io::Error) -> Self {
@@ -181,7 +334,10 @@ fn disabled_by_sysctl() -> bool {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("cannot start the io_uring driver: ")?;
+        f.write_str(match self.cause {
+            StartCause::Descriptors | StartCause::PoolTooLarge => "cannot start the runtime: ",
+            _ => "cannot start the io_uring driver: ",
+        })?;
         match self.cause {
             StartCause::DisabledBySysctl => f.write_str(
                 "it is disabled by the sysctl kernel.io_uring_disabled; \
@@ -214,6 +370,11 @@ impl fmt::Display for StartError {
                 "no file descriptor is left (EMFILE or ENFILE); raise the limit with `ulimit -n` \
                  (LimitNOFILE= in systemd), or close some",
             ),
+            StartCause::PoolTooLarge => write!(
+                f,
+                "there is no memory for the pool ({}); lower Builder::buffers or buffer_size",
+                io::Error::from_raw_os_error(self.errno)
+            ),
             StartCause::Other => write!(f, "{}", io::Error::from_raw_os_error(self.errno)),
         }
     }
@@ -228,7 +389,7 @@ impl From<StartError> for io::Error {
                 io::ErrorKind::PermissionDenied
             }
             StartCause::Absent | StartCause::KernelTooOld => io::ErrorKind::Unsupported,
-            StartCause::LockedMemory => io::ErrorKind::OutOfMemory,
+            StartCause::LockedMemory | StartCause::PoolTooLarge => io::ErrorKind::OutOfMemory,
             StartCause::Descriptors | StartCause::Other => io::ErrorKind::Other,
         };
         Self::new(kind, error)

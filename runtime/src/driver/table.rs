@@ -126,11 +126,11 @@ impl<O, M: Copy> Table<O, M> {
         self.occupy(State::Multishot { member })
     }
 
-    /// The operation of an id that has just been inserted, to make its submission from.
+    /// The operation of an id that is in flight.
     pub(crate) fn operation(&mut self, id: Id) -> &mut O {
         match &mut self.slot(id).state {
-            State::Waiting { operation, .. } => operation,
-            _ => unreachable!("asked for the operation of a slot that does not wait"),
+            State::Waiting { operation, .. } | State::Orphaned { operation } => operation,
+            _ => unreachable!("asked for the operation of a slot that holds none in flight"),
         }
     }
 

@@ -1,31 +1,62 @@
-//! The budget of one poll: how many operations a task may finish before it must let others run.
+//! The budget of one poll: how much a task may receive and send before it must let others run.
 //!
 //! A receiver with a full inbox, or a sender whose sends all go through, would otherwise never
-//! return to the loop, and timers and other sockets would wait for ever.
+//! return to the loop, and timers and other sockets would wait for ever. Receiving and sending have
+//! a budget each: where both happen in one task, the one must not starve the other.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
 
+use crate::limits::SEND_BUDGET_BYTES;
+
 thread_local! {
-    static LEFT: Cell<u32> = const { Cell::new(0) };
+    static RECEIVES: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
+    static SENDS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
+}
+
+#[derive(Clone, Copy)]
+enum Budget {
+    /// No runtime polls: there is no loop to return to, and nobody to refill it.
+    Unlimited,
+    Left(u32),
 }
 
 /// Starts the poll of a task.
 pub(crate) fn refill_budget(operations: u32) {
-    LEFT.set(operations);
+    RECEIVES.set(Budget::Left(operations));
+    SENDS.set(Budget::Left(operations));
 }
 
-/// Takes `operations` from the budget of the task being polled, or what is left of it. When nothing
-/// is left, wakes the task, so that it goes to the end of the ready queue, and answers `Pending`.
-pub fn poll_budget(cx: &Context<'_>, operations: usize) -> Poll<()> {
-    match LEFT.get() {
-        0 => {
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
-        left => {
-            LEFT.set(left.saturating_sub(u32::try_from(operations).unwrap_or(u32::MAX)));
-            Poll::Ready(())
-        }
-    }
+/// The runtime stops polling on this thread.
+pub(crate) fn lift_budget() {
+    RECEIVES.set(Budget::Unlimited);
+    SENDS.set(Budget::Unlimited);
+}
+
+/// Takes one receive from the budget of the task being polled. When it is used up, wakes the task,
+/// so that it goes to the end of the ready queue, and answers `Pending`.
+pub fn poll_receive_budget(cx: &Context<'_>) -> Poll<()> {
+    RECEIVES.set(match RECEIVES.get() {
+        Budget::Left(0) => return yield_to_others(cx),
+        Budget::Left(left) => Budget::Left(left - 1),
+        Budget::Unlimited => Budget::Unlimited,
+    });
+    Poll::Ready(())
+}
+
+/// Takes one send of `bytes`, or what is left, from the budget of the task being polled. Otherwise as
+/// [`poll_receive_budget`].
+pub fn poll_send_budget(cx: &Context<'_>, bytes: usize) -> Poll<()> {
+    let cost = u32::try_from(1 + bytes / SEND_BUDGET_BYTES).unwrap_or(u32::MAX);
+    SENDS.set(match SENDS.get() {
+        Budget::Left(0) => return yield_to_others(cx),
+        Budget::Left(left) => Budget::Left(left.saturating_sub(cost)),
+        Budget::Unlimited => Budget::Unlimited,
+    });
+    Poll::Ready(())
+}
+
+fn yield_to_others(cx: &Context<'_>) -> Poll<()> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }

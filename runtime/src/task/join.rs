@@ -6,11 +6,12 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_task::FallibleTask;
 
-use super::tasks::Tasks;
+use super::tasks::{Output, Tasks};
 
 /// Waits for a task, and can abort it.
 ///
@@ -30,27 +31,43 @@ use super::tasks::Tasks;
 /// ```
 pub struct JoinHandle<T> {
     /// `None` once the result was taken.
-    task: Option<FallibleTask<Result<T, JoinError>>>,
+    task: Option<FallibleTask<Result<Output<T>, JoinError>>>,
     tasks: Rc<Tasks>,
     /// The task's place among the living, as long as it lives.
     key: usize,
+    abort: Abort,
+}
+
+/// What `abort` does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Abort {
+    Cancels,
+    /// Nothing: the work is done on another thread.
+    IsIgnored,
 }
 
 impl<T> JoinHandle<T> {
     pub(super) fn new(
-        task: FallibleTask<Result<T, JoinError>>,
+        task: FallibleTask<Result<Output<T>, JoinError>>,
         tasks: Rc<Tasks>,
         key: usize,
     ) -> Self {
-        Self { task: Some(task), tasks, key }
+        Self { task: Some(task), tasks, key, abort: Abort::Cancels }
+    }
+
+    /// The handle of work that nothing can stop.
+    pub(crate) fn unstoppable(mut self) -> Self {
+        self.abort = Abort::IsIgnored;
+        self
     }
 
     /// Cancels the task: its future is dropped the next time that it would be polled, and awaiting
     /// the handle gives a [`JoinError`] that [is cancelled](JoinError::is_cancelled). A task that
-    /// has ended keeps its result.
+    /// has ended keeps its result. A call of `spawn_blocking` cannot be stopped, and aborting it does
+    /// nothing.
     pub fn abort(&self) {
         // The key of a task that has ended may belong to another one by now.
-        if !self.is_finished() {
+        if self.abort == Abort::Cancels && !self.is_finished() {
             self.tasks.abort(self.key);
         }
     }
@@ -68,7 +85,10 @@ impl<T> Future for JoinHandle<T> {
         let task = self.task.as_mut().expect("a JoinHandle was polled after it gave its result");
         let output = ready!(Pin::new(task).poll(cx));
         self.task = None;
-        Poll::Ready(output.unwrap_or_else(|| Err(JoinError::cancelled())))
+        Poll::Ready(match output {
+            Some(output) => output.map(Output::take),
+            None => Err(JoinError::cancelled()),
+        })
     }
 }
 
@@ -95,7 +115,11 @@ pub struct JoinError {
 
 enum Reason {
     Cancelled,
-    Panic(Box<dyn Any + Send>),
+    Panic {
+        message: Option<String>,
+        /// Behind a lock only to be `Sync`, which errors in libraries have to be.
+        payload: Mutex<Box<dyn Any + Send>>,
+    },
 }
 
 impl JoinError {
@@ -104,7 +128,11 @@ impl JoinError {
     }
 
     pub(super) fn panic(payload: Box<dyn Any + Send>) -> Self {
-        Self { reason: Reason::Panic(payload) }
+        let message = payload
+            .downcast_ref::<&'static str>()
+            .map(|message| (*message).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned());
+        Self { reason: Reason::Panic { message, payload: Mutex::new(payload) } }
     }
 
     /// Whether the task was aborted, or dropped with its runtime.
@@ -114,7 +142,7 @@ impl JoinError {
 
     /// Whether the task panicked.
     pub fn is_panic(&self) -> bool {
-        matches!(self.reason, Reason::Panic(_))
+        matches!(self.reason, Reason::Panic { .. })
     }
 
     /// What the task panicked with, to go on with
@@ -134,27 +162,22 @@ impl JoinError {
     /// The error itself if the task was cancelled.
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
         match self.reason {
-            Reason::Panic(payload) => Ok(payload),
+            Reason::Panic { payload, .. } => {
+                Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner))
+            }
             Reason::Cancelled => Err(self),
         }
-    }
-
-    /// The message of the panic, if it has one.
-    fn message(&self) -> Option<&str> {
-        let Reason::Panic(payload) = &self.reason else { return None };
-        payload
-            .downcast_ref::<&'static str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
     }
 }
 
 impl fmt::Display for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.reason, self.message()) {
-            (Reason::Cancelled, _) => f.write_str("the task was cancelled"),
-            (Reason::Panic(_), Some(message)) => write!(f, "the task panicked: {message}"),
-            (Reason::Panic(_), None) => f.write_str("the task panicked"),
+        match &self.reason {
+            Reason::Cancelled => f.write_str("the task was cancelled"),
+            Reason::Panic { message: Some(message), .. } => {
+                write!(f, "the task panicked: {message}")
+            }
+            Reason::Panic { message: None, .. } => f.write_str("the task panicked"),
         }
     }
 }
@@ -169,7 +192,6 @@ impl std::error::Error for JoinError {}
 
 impl From<JoinError> for io::Error {
     fn from(error: JoinError) -> Self {
-        // The payload of a panic is Send but not Sync, which an error inside io::Error must be.
-        Self::other(error.to_string())
+        Self::other(error)
     }
 }

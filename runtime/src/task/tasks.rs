@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -54,7 +53,9 @@ impl Tasks {
 
     /// Makes these the tasks of this thread until the guard is dropped.
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
-        Entered { outer: CURRENT.replace(Some(Rc::clone(self))) }
+        // While the thread ends there may be no place for it any more, and no use either.
+        let outer = CURRENT.try_with(|current| current.replace(Some(Rc::clone(self))));
+        Entered { outer: outer.ok().flatten() }
     }
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox<Runnable>> {
@@ -178,9 +179,9 @@ pub(crate) struct Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let left = CURRENT.replace(mem::take(&mut self.outer));
+        let outer = self.outer.take();
         // Possibly the last reference: dropped when nothing is borrowed.
-        drop(left);
+        drop(CURRENT.try_with(|current| current.replace(outer)));
     }
 }
 
@@ -204,7 +205,7 @@ pin_project! {
 }
 
 impl<F: Future> Future for Guarded<F> {
-    type Output = Result<F::Output, JoinError>;
+    type Output = Result<Output<F::Output>, JoinError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -215,7 +216,7 @@ impl<F: Future> Future for Guarded<F> {
         let future = this.future.as_mut().as_pin_mut().expect("async-task polls no ended task");
         let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
         let output = match polled {
-            Ok(polled) => Ok(ready!(polled)),
+            Ok(polled) => Ok(Output::new(ready!(polled))),
             Err(panic) => Err(JoinError::panic(panic)),
         };
         // The destructor of a future that ended runs under the same guard as its last poll.
@@ -223,6 +224,30 @@ impl<F: Future> Future for Guarded<F> {
             Ok(()) => Poll::Ready(output),
             Err(panic) => Poll::Ready(Err(JoinError::panic(panic))),
         }
+    }
+}
+
+/// What a task gave. Nobody may ever take it, and then its destructor runs inside of async-task,
+/// where a panic would abort the process.
+pub(super) struct Output<T> {
+    /// `None` once it was taken.
+    value: Option<T>,
+}
+
+impl<T> Output<T> {
+    fn new(value: T) -> Self {
+        Self { value: Some(value) }
+    }
+
+    pub(super) fn take(mut self) -> T {
+        self.value.take().expect("it is taken once, by value")
+    }
+}
+
+impl<T> Drop for Output<T> {
+    fn drop(&mut self) {
+        let value = self.value.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
     }
 }
 

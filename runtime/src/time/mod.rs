@@ -118,6 +118,11 @@ impl Timers {
     }
 
     /// Whether nobody waits for time to pass.
+    /// How many timers are pending.
+    pub(crate) fn len(&self) -> usize {
+        self.wheel.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.wheel.is_empty()
     }

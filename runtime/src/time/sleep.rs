@@ -182,24 +182,34 @@ impl Sleep {
     }
 }
 
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.get_mut();
-        let Some(armed) = &sleep.armed else {
-            if sleep.is_elapsed() {
+impl Sleep {
+    /// Polls it on the runtime that `handle` gives, which is asked for only when it has to wait.
+    pub(crate) fn poll_on(
+        &mut self,
+        handle: impl FnOnce() -> Handle,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let Some(armed) = &self.armed else {
+            if self.is_elapsed() {
                 return Poll::Ready(());
             }
-            sleep.armed = Some(Armed::new(sleep.deadline, cx));
+            self.armed = Some(Armed::new(handle(), self.deadline, cx));
             return Poll::Pending;
         };
         // From the second poll on, the wheel knows, and the clock need not be read.
         let polled = armed.poll_expired(cx);
         if polled.is_ready() {
-            sleep.armed = None;
+            self.armed = None;
         }
         polled
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.get_mut().poll_on(Handle::current, cx)
     }
 }
 
@@ -219,8 +229,7 @@ struct Armed {
 }
 
 impl Armed {
-    fn new(deadline: Instant, cx: &Context<'_>) -> Self {
-        let handle = Handle::current();
+    fn new(handle: Handle, deadline: Instant, cx: &Context<'_>) -> Self {
         let waker = cx.waker().clone();
         let key = handle.timers().borrow_mut().register(deadline, waker);
         Self { handle, key }

@@ -1,0 +1,79 @@
+//! Wait until there is room for a datagram that could not be sent at once.
+//!
+//! The send itself is then tried again by the plain call. Left to io_uring it would be retried by
+//! the kernel, which on Linux 6.18 sends an *empty* datagram the second time: a Unix socket copies
+//! the payload before it finds the queue full, and the retry goes on where the copy has ended.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use ebbtide_runtime::driver::{
+    Activity, Interest, Operation, Submission, poll_now, watch_writable,
+};
+use socket2::{SockAddr, Socket, Type};
+
+use crate::datagram::Endpoint;
+
+/// Keeps what is asked open.
+#[derive(Debug)]
+pub(crate) enum Room {
+    /// In the send buffer of a socket, and in the queue of the peer that it is connected to.
+    Own(Rc<Endpoint>),
+    /// The same for a sealed Unix socket, which seems ready always unless it is asked for nothing but
+    /// room.
+    Sealed(OwnedFd),
+    /// In the queue of a Unix socket that one is not connected to. The kernel tells of it only on a
+    /// socket that is connected to the peer (`unix_dgram_poll`), and any other seems writable always:
+    /// so a socket of our own is connected to it, to ask.
+    Peer(Socket),
+}
+
+impl Room {
+    /// Room for a send from `endpoint` to `to`, or to the connected peer.
+    ///
+    /// # Errors
+    ///
+    /// Those of connect(2) to a Unix peer, which are those that sending to it would give; and that
+    /// no descriptor is left.
+    pub(crate) fn new(endpoint: &Rc<Endpoint>, to: Option<&SockAddr>) -> io::Result<Self> {
+        if let Some(peer) = to.filter(|to| to.is_unix()) {
+            let probe = Socket::new(peer.domain(), Type::DGRAM.nonblocking(), None)?;
+            probe.connect(peer)?;
+            return Ok(Self::Peer(probe));
+        }
+        if endpoint.is_shut_for_reading() {
+            return watch_writable(endpoint.as_fd()).map(Self::Sealed);
+        }
+        Ok(Self::Own(Rc::clone(endpoint)))
+    }
+
+    /// What to wait for.
+    fn readiness(&self) -> (BorrowedFd<'_>, Interest) {
+        match self {
+            Self::Own(endpoint) => (endpoint.as_fd(), Interest::Writable),
+            Self::Sealed(watch) => (watch.as_fd(), Interest::Readable),
+            Self::Peer(probe) => (probe.as_fd(), Interest::Writable),
+        }
+    }
+}
+
+impl Operation for Room {
+    type Output = io::Result<()>;
+    /// A send waits for it.
+    const ACTIVITY: Activity = Activity::Active;
+
+    fn submission(&mut self) -> Submission<'_> {
+        let (descriptor, interest) = self.readiness();
+        Submission::Ready { descriptor, interest }
+    }
+
+    fn attempt(&mut self) -> io::Result<u32> {
+        let (descriptor, interest) = self.readiness();
+        poll_now(descriptor, interest)
+    }
+
+    fn finish(self, result: io::Result<u32>) -> Self::Output {
+        result.map(drop)
+    }
+}

@@ -1,0 +1,335 @@
+//! The driver without io_uring: edge-triggered epoll, and the retry until `EAGAIN` under the hood.
+//!
+//! It answers the same questions as the ring, with the same completions. A descriptor that becomes
+//! ready joins the end of a queue, which is served round-robin: each time up to [`READ_BATCH`]
+//! datagrams of one socket, until `EAGAIN` takes it out; between the rounds `epoll_wait` with a zero
+//! timeout lets new readiness join. An operation is attempted first, and waits for an edge only
+//! after `EAGAIN`, so that no edge can be missed.
+
+// UNSAFETY: epoll_wait has no safe form in std.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backend::{Intake, Wait};
+use super::descriptor::{Interest, epoll, epoll_control};
+use super::message::receive_into;
+use super::operation::Submission;
+use super::sink::{Sink, Verdict};
+use super::table::{Finality, Id};
+
+/// Datagrams that are read from one socket before the next one has its turn: as many as a ring
+/// delivers in one enter.
+const READ_BATCH: usize = 32;
+
+/// Events that one `epoll_wait` can report.
+const EVENTS: usize = 256;
+
+/// What the eventfd is registered as. No descriptor has this number.
+const WAKEUP: u64 = u64::MAX;
+
+pub(crate) struct Epoll {
+    epoll: OwnedFd,
+    /// What other threads write to. Never read: every write is an edge.
+    eventfd: Arc<File>,
+    watched: HashMap<RawFd, Watched>,
+    /// Where each receive, and each operation that waits for an edge, is watched.
+    places: HashMap<Id, RawFd>,
+    /// Sockets that may have something to read, longest ready first.
+    readable: VecDeque<RawFd>,
+    /// Operations to be attempted.
+    attempts: VecDeque<Id>,
+    /// What was cancelled; the final completion is to be collected.
+    cancelled: Vec<Id>,
+    events: Vec<libc::epoll_event>,
+    waits: u64,
+}
+
+/// What is wanted of one descriptor.
+#[derive(Default)]
+struct Watched {
+    receive: Option<Receive>,
+    /// True exactly while it is in `readable`.
+    is_queued: bool,
+    /// Operations that wait for an edge.
+    waiting: Vec<(Id, Interest)>,
+    /// What epoll was asked for; 0 while it does not know the descriptor.
+    registered: u32,
+}
+
+struct Receive {
+    id: Id,
+    sink: Rc<dyn Sink>,
+}
+
+impl Watched {
+    /// What epoll has to be asked for.
+    fn events(&self) -> u32 {
+        let mut events = if self.receive.is_some() { libc::EPOLLIN } else { 0 };
+        for (_, interest) in &self.waiting {
+            events |= match interest {
+                Interest::Readable => libc::EPOLLIN,
+                Interest::Writable => libc::EPOLLOUT,
+            };
+        }
+        if events == 0 { 0 } else { (events | libc::EPOLLET) as u32 }
+    }
+}
+
+impl Epoll {
+    pub(crate) fn new(eventfd: Arc<File>) -> io::Result<Self> {
+        let epoll = epoll()?;
+        let this = Self {
+            epoll,
+            eventfd,
+            watched: HashMap::new(),
+            places: HashMap::new(),
+            readable: VecDeque::new(),
+            attempts: VecDeque::new(),
+            cancelled: Vec::new(),
+            events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS],
+            waits: 0,
+        };
+        let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
+        this.control(libc::EPOLL_CTL_ADD, this.eventfd.as_raw_fd(), events, WAKEUP)?;
+        Ok(this)
+    }
+
+    /// How often the kernel was asked for events.
+    pub(crate) fn waits(&self) -> u64 {
+        self.waits
+    }
+
+    /// An operation is to be carried out, at the next `collect` if possible.
+    pub(crate) fn submit(&mut self, id: Id) {
+        self.attempts.push_back(id);
+    }
+
+    /// A socket is to be received from, until its pool is empty, it fails, or it is cancelled.
+    pub(crate) fn receive(&mut self, id: Id, sink: Rc<dyn Sink>) {
+        let number = sink.socket().as_raw_fd();
+        self.places.insert(id, number);
+        let watched = self.watched.entry(number).or_default();
+        watched.receive = Some(Receive { id, sink });
+        if watched.registered & libc::EPOLLIN as u32 == 0 {
+            self.register(number);
+        }
+        // It may have become readable while nobody asked: the edge is gone, so it is tried.
+        self.queue(number);
+    }
+
+    /// Ends what `id` names; its final completion comes with the next `collect`.
+    pub(crate) fn cancel(&mut self, id: Id) {
+        if let Some(number) = self.places.remove(&id)
+            && let Some(watched) = self.watched.get_mut(&number)
+        {
+            watched.waiting.retain(|(waiting, _)| *waiting != id);
+            if watched.receive.as_ref().is_some_and(|receive| receive.id == id) {
+                watched.receive = None;
+            }
+            self.forget_unused(number);
+        }
+        self.attempts.retain(|attempt| *attempt != id);
+        self.cancelled.push(id);
+    }
+
+    /// The sink of `socket` goes: epoll must not know the descriptor any more when it is closed.
+    pub(crate) fn forget(&mut self, socket: BorrowedFd<'_>) {
+        self.forget_unused(socket.as_raw_fd());
+    }
+
+    /// Whether `collect` has something to do without waiting.
+    pub(crate) fn has_work(&self) -> bool {
+        !(self.attempts.is_empty() && self.readable.is_empty() && self.cancelled.is_empty())
+    }
+
+    /// Takes in readiness, and waits for it if asked to and nothing is left to do.
+    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+        let timeout = match wait {
+            _ if self.has_work() => 0,
+            Wait::No => 0,
+            Wait::AtMost(time) => milliseconds(time),
+            Wait::Forever => -1,
+        };
+        self.waits += 1;
+        // SAFETY: `events` has room for the number of events that is passed.
+        let count = unsafe {
+            libc::epoll_wait(
+                self.epoll.as_raw_fd(),
+                self.events.as_mut_ptr(),
+                self.events.len() as i32,
+                timeout,
+            )
+        };
+        let Ok(count) = usize::try_from(count) else {
+            let error = io::Error::last_os_error();
+            return match error.kind() {
+                io::ErrorKind::Interrupted => Ok(()),
+                _ => Err(error),
+            };
+        };
+        for index in 0..count {
+            let event = self.events[index];
+            if event.u64 != WAKEUP {
+                self.take_edge(event.u64 as RawFd, event.events);
+            }
+        }
+        Ok(())
+    }
+
+    /// A descriptor has become ready.
+    fn take_edge(&mut self, number: RawFd, events: u32) {
+        let Some(watched) = self.watched.get_mut(&number) else { return };
+        let has = |wanted: i32| events & wanted as u32 != 0;
+        let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
+        let (readable, writable) = (failed || has(libc::EPOLLIN), failed || has(libc::EPOLLOUT));
+        watched.waiting.retain(|(id, interest)| {
+            let ready = match interest {
+                Interest::Readable => readable,
+                Interest::Writable => writable,
+            };
+            if ready {
+                self.attempts.push_back(*id);
+                self.places.remove(id);
+            }
+            !ready
+        });
+        if readable && watched.receive.is_some() {
+            self.queue(number);
+        }
+        self.forget_unused(number);
+    }
+
+    /// Carries out what is ready: completions as a ring would post them.
+    pub(crate) fn collect(&mut self, intake: &mut Intake<'_>) {
+        for id in self.cancelled.drain(..) {
+            intake.accept(id, -libc::ECANCELED, None, Finality::Final);
+        }
+        for _ in 0..self.attempts.len() {
+            let Some(id) = self.attempts.pop_front() else { break };
+            self.attempt(id, intake);
+        }
+        for _ in 0..self.readable.len() {
+            let Some(number) = self.readable.pop_front() else { break };
+            self.read(number, intake);
+        }
+    }
+
+    fn attempt(&mut self, id: Id, intake: &mut Intake<'_>) {
+        let operation = intake.operation(id);
+        let result = match operation.attempt() {
+            Ok(result) => i32::try_from(result).unwrap_or(i32::MAX),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let Submission::Ready { descriptor, interest } = operation.submission();
+                let number = descriptor.as_raw_fd();
+                self.places.insert(id, number);
+                self.watched.entry(number).or_default().waiting.push((id, interest));
+                // Anew for every wait: this also reports a readiness whose edge has passed.
+                self.register(number);
+                return;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.attempts.push_back(id);
+                return;
+            }
+            Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+        };
+        intake.accept(id, result, None, Finality::Final);
+    }
+
+    /// Reads a batch from a socket, and puts it back to the end of the queue unless it is empty.
+    fn read(&mut self, number: RawFd, intake: &mut Intake<'_>) {
+        let Some(watched) = self.watched.get_mut(&number) else { return };
+        watched.is_queued = false;
+        let Some(Receive { id, sink }) = &watched.receive else { return };
+        let (id, sink) = (*id, Rc::clone(sink));
+        for _ in 0..READ_BATCH {
+            let Some(mut buffer) = intake.take_buffer() else {
+                return self.end_receive(number, libc::ENOBUFS, intake);
+            };
+            match receive_into(&mut buffer, sink.socket(), sink.layout()) {
+                Ok(len) => {
+                    let len = i32::try_from(len).expect("the builder bounds the size of buffers");
+                    if intake.accept(id, len, Some(buffer), Finality::More) != Verdict::Keep {
+                        break;
+                    }
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return,
+                    io::ErrorKind::Interrupted => {}
+                    _ => {
+                        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                        return self.end_receive(number, errno, intake);
+                    }
+                },
+            }
+        }
+        self.queue(number);
+    }
+
+    /// The receive of a socket ends for a reason of its own.
+    fn end_receive(&mut self, number: RawFd, errno: i32, intake: &mut Intake<'_>) {
+        let watched = self.watched.get_mut(&number).expect("it is being read");
+        let receive = watched.receive.take().expect("it is being read");
+        self.places.remove(&receive.id);
+        intake.accept(receive.id, -errno, None, Finality::Final);
+    }
+
+    fn queue(&mut self, number: RawFd) {
+        let Some(watched) = self.watched.get_mut(&number) else { return };
+        if !watched.is_queued {
+            watched.is_queued = true;
+            self.readable.push_back(number);
+        }
+    }
+
+    /// Tells epoll what is wanted of a descriptor.
+    fn register(&mut self, number: RawFd) {
+        let Some(watched) = self.watched.get_mut(&number) else { return };
+        let events = watched.events();
+        let operation = match (watched.registered, events) {
+            (0, 0) => return,
+            (0, _) => libc::EPOLL_CTL_ADD,
+            (_, 0) => libc::EPOLL_CTL_DEL,
+            (_, _) => libc::EPOLL_CTL_MOD,
+        };
+        watched.registered = events;
+        // It fails only if the kernel has no memory for it. Then the descriptor is looked at in
+        // every turn instead.
+        if self.control(operation, number, events, number as u64).is_err() {
+            if let Some(watched) = self.watched.get_mut(&number) {
+                watched.registered = 0;
+                self.attempts.extend(watched.waiting.drain(..).map(|(id, _)| id));
+            }
+            self.queue(number);
+        }
+    }
+
+    /// Drops a descriptor of which nothing is wanted.
+    fn forget_unused(&mut self, number: RawFd) {
+        let unused = self
+            .watched
+            .get(&number)
+            .is_some_and(|watched| watched.receive.is_none() && watched.waiting.is_empty());
+        if unused {
+            self.register(number);
+            self.watched.remove(&number);
+            self.readable.retain(|queued| *queued != number);
+        }
+    }
+
+    fn control(&self, operation: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
+        epoll_control(self.epoll.as_fd(), operation, number, events, data)
+    }
+}
+
+/// Rounded up: a timer must not be looked at before it is due, over and over.
+fn milliseconds(time: Duration) -> i32 {
+    i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+}
