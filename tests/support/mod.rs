@@ -9,21 +9,24 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd;
 
-use ebbtide::{Builder, Runtime};
+use ebbtide::{Builder, Driver, Runtime};
 use socket2::Socket;
 
 /// A driver and the sizes of its queues. Every conformance test runs on every shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
     pub name: &'static str,
+    driver: Driver,
     submission_entries: Option<usize>,
     completion_entries: Option<usize>,
     buffers: Option<usize>,
 }
 
 impl Shape {
+    /// A ring wherever there is one; where io_uring is refused, all shapes run on epoll.
     pub const DEFAULT: Self = Self {
         name: "default ring",
+        driver: Driver::Auto,
         submission_entries: None,
         completion_entries: None,
         buffers: None,
@@ -36,13 +39,16 @@ impl Shape {
     /// The completion queue overflows, and the pool runs empty, all the time.
     pub const TINY: Self = Self {
         name: "completion queue of 8, pool of 4",
+        driver: Driver::Auto,
         submission_entries: Some(8),
         completion_entries: Some(8),
         buffers: Some(4),
     };
 
+    pub const EPOLL: Self = Self { name: "epoll", driver: Driver::Epoll, ..Self::DEFAULT };
+
     pub fn builder(self) -> Builder {
-        let mut builder = Runtime::builder();
+        let mut builder = Runtime::builder().driver(self.driver);
         if let Some(entries) = self.submission_entries {
             builder = builder.submission_entries(entries);
         }
@@ -71,6 +77,9 @@ macro_rules! on_every_shape {
         }
         mod tiny_queues_and_pool {
             $(#[test] fn $scenario() { super::$scenario($crate::support::Shape::TINY); })+
+        }
+        mod epoll {
+            $(#[test] fn $scenario() { super::$scenario($crate::support::Shape::EPOLL); })+
         }
     };
 }

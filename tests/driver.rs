@@ -1,0 +1,95 @@
+//! Which driver a runtime gets, and what it says about it.
+
+#[path = "support/child.rs"]
+mod child;
+#[path = "support/seccomp.rs"]
+mod seccomp;
+
+use std::io;
+
+use child::in_a_child_with;
+use ebbtide::net::UdpSocket;
+use ebbtide::{Drain, Driver, RunningDriver, Runtime, StartCause};
+use seccomp::with_refused;
+
+/// As in a container with Docker's default seccomp profile.
+fn as_in_a_container<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    with_refused(libc::SYS_io_uring_setup, libc::EPERM, f)
+}
+
+fn start(choice: Driver) -> io::Result<Runtime> {
+    Runtime::builder().driver(choice).build()
+}
+
+/// Sends itself a datagram, shuts down, and fails unless it was received.
+fn passes_a_datagram(runtime: Runtime) {
+    runtime.block_on(async {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.send_to(b"x", socket.local_addr().unwrap()).await.unwrap();
+        assert_eq!(&socket.recv().await.unwrap().expect("not drained")[..], b"x");
+    });
+    assert_eq!(runtime.shutdown(Drain::default()).stats.delivered, 1);
+}
+
+#[test]
+fn auto_takes_io_uring_where_there_is_one() {
+    // The environment may ask for another driver, or the machine refuse it: then there is none.
+    match (start(Driver::IoUring), std::env::var_os("EBBTIDE_DRIVER")) {
+        (Ok(_), None) => {
+            let runtime = start(Driver::Auto).unwrap();
+            assert!(matches!(runtime.driver(), RunningDriver::IoUring { .. }));
+            assert_eq!(runtime.driver().to_string(), "io_uring");
+        }
+        (Err(error), _) => println!("skipped: {error}"),
+        (_, Some(value)) => println!("skipped: EBBTIDE_DRIVER={value:?}"),
+    }
+}
+
+#[test]
+fn auto_takes_epoll_where_io_uring_is_refused_and_says_why() {
+    as_in_a_container(|| {
+        let runtime = start(Driver::Auto).unwrap();
+        let RunningDriver::Epoll { refusal: Some(error), .. } = runtime.driver() else {
+            panic!("{} runs", runtime.driver());
+        };
+        assert_eq!(error.cause(), StartCause::RefusedByPolicy);
+        assert!(runtime.driver().to_string().contains("seccomp"), "{}", runtime.driver());
+        passes_a_datagram(runtime);
+    });
+}
+
+#[test]
+fn io_uring_is_not_replaced_where_it_was_asked_for() {
+    let error = as_in_a_container(|| start(Driver::IoUring).expect_err("it is refused"));
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn epoll_runs_where_it_was_asked_for() {
+    let runtime = start(Driver::Epoll).unwrap();
+    assert!(matches!(runtime.driver(), RunningDriver::Epoll { refusal: None, .. }));
+    assert_eq!(runtime.driver().to_string(), "epoll");
+    passes_a_datagram(runtime);
+}
+
+#[test]
+fn the_environment_overrides_auto_and_nothing_else() {
+    let test = "the_environment_overrides_auto_and_nothing_else";
+    in_a_child_with(test, &[("EBBTIDE_DRIVER", "epoll")], || {
+        assert_eq!(start(Driver::Auto).unwrap().driver().to_string(), "epoll");
+        if let Ok(runtime) = start(Driver::IoUring) {
+            assert_eq!(runtime.driver().to_string(), "io_uring");
+        }
+    });
+}
+
+#[test]
+fn a_driver_that_does_not_exist_is_refused() {
+    let test = "a_driver_that_does_not_exist_is_refused";
+    in_a_child_with(test, &[("EBBTIDE_DRIVER", "kqueue")], || {
+        let error = start(Driver::Auto).expect_err("there is no such driver");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("io_uring, epoll or auto"), "{error}");
+        start(Driver::Epoll).expect("only Auto looks there");
+    });
+}

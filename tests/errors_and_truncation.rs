@@ -1,0 +1,346 @@
+//! Errors come once, in their place between the datagrams, and receiving goes on; what does not fit
+//! into a buffer is marked, with its true length.
+
+// UNSAFETY: neither std nor socket2 binds a path of the full 108 bytes.
+#![expect(unsafe_code, reason = "argued above")]
+
+#[macro_use]
+mod support;
+
+use std::future::Future;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixDatagram as PlainUnix;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
+use ebbtide::task::yield_now;
+use ebbtide::time::timeout;
+use socket2::Socket;
+use support::{Shape, unique_name};
+
+on_every_shape!(
+    truncation_is_reported_with_the_true_length,
+    the_drain_reports_truncation_with_the_true_length,
+    a_refused_send_surfaces_once_and_receiving_goes_on,
+    a_refused_send_is_not_the_end_of_a_drain,
+    a_datagram_that_is_too_large_is_refused_and_nothing_else_happens,
+    sending_to_nobody_fails_and_the_socket_goes_on,
+    an_unnamed_unconnected_socket_waits_until_it_is_drained,
+    bad_addresses_give_errors_that_name_them,
+    the_longest_addresses_arrive_whole,
+    a_path_without_a_final_nul_harms_nothing,
+);
+
+/// Runs the scenario; one that never ends, because a socket went deaf, fails.
+fn run(shape: Shape, scenario: impl Future<Output = ()>) {
+    block_on(&shape.runtime(), scenario);
+}
+
+fn block_on(runtime: &ebbtide::Runtime, scenario: impl Future<Output = ()>) {
+    let patience = Duration::from_secs(60);
+    runtime.block_on(async { timeout(patience, scenario).await.expect("a socket is deaf") });
+}
+
+const BUFFER_SIZE: usize = 100;
+const LENGTHS: [usize; 5] = [99, 100, 101, 5_000, 3];
+
+fn send_lengths(sender: &Socket) {
+    for len in LENGTHS {
+        sender.send(&vec![len as u8; len]).unwrap();
+    }
+}
+
+async fn expect_lengths<A: Address>(socket: &DatagramSocket<A>) {
+    for len in LENGTHS {
+        let datagram = socket.recv().await.unwrap().expect("not drained");
+        assert_eq!(datagram.original_len(), len);
+        assert_eq!(datagram.len(), len.min(BUFFER_SIZE));
+        assert!(datagram.iter().all(|&byte| byte == len as u8));
+        assert_eq!(datagram.is_truncated(), len > BUFFER_SIZE, "{len}");
+    }
+    assert_eq!(socket.stats().truncated, 2);
+}
+
+fn unix() -> (UnixDatagram, Socket) {
+    let (receiver, sender) = PlainUnix::pair().unwrap();
+    (UnixDatagram::from_std(receiver).unwrap(), sender.into())
+}
+
+fn udp() -> (UdpSocket, Socket) {
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    (receiver, sender.into())
+}
+
+/// Fails when the receive is armed without `MSG_TRUNC`.
+fn truncation_is_reported_with_the_true_length(shape: Shape) {
+    let runtime = shape.builder().buffer_size(BUFFER_SIZE).build().unwrap();
+    block_on(&runtime, async {
+        let (socket, sender) = unix();
+        send_lengths(&sender);
+        expect_lengths(&socket).await;
+        let (socket, sender) = udp();
+        send_lengths(&sender);
+        expect_lengths(&socket).await;
+    });
+}
+
+/// Fails when the drain reads without `MSG_TRUNC`. With a single buffer, it has to read directly.
+fn the_drain_reports_truncation_with_the_true_length(shape: Shape) {
+    let runtime = shape.builder().buffers(1).buffer_size(BUFFER_SIZE).build().unwrap();
+    block_on(&runtime, async {
+        let (socket, sender) = unix();
+        send_lengths(&sender);
+        socket.drain().unwrap();
+        expect_lengths(&socket).await;
+        let (socket, sender) = udp();
+        send_lengths(&sender);
+        socket.drain().unwrap();
+        expect_lengths(&socket).await;
+    });
+}
+
+/// A socket that is connected to a plain one, which can go away and come back.
+struct Peers {
+    socket: UdpSocket,
+    peer: Option<std::net::UdpSocket>,
+}
+
+impl Peers {
+    fn new() -> Self {
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(peer.local_addr().unwrap()).unwrap();
+        Self { socket, peer: Some(peer) }
+    }
+
+    fn peer_sends(&self, payload: &[u8]) {
+        let peer = self.peer.as_ref().expect("it is there");
+        peer.send_to(payload, self.socket.local_addr().unwrap()).unwrap();
+    }
+
+    /// The answer to a datagram sent meanwhile is ICMP "port unreachable".
+    fn while_peer_is_gone(&mut self, then: impl FnOnce(&UdpSocket)) {
+        let address = self.peer.take().expect("it is there").local_addr().unwrap();
+        then(&self.socket);
+        self.peer = Some(std::net::UdpSocket::bind(address).unwrap());
+    }
+}
+
+/// Fails when a receive that an error has ended is not armed again.
+fn a_refused_send_surfaces_once_and_receiving_goes_on(shape: Shape) {
+    run(shape, async {
+        let mut peers = Peers::new();
+        for round in 0..10u8 {
+            peers.peer_sends(&[round, 1]);
+            assert_eq!(peers.socket.recv().await.unwrap().unwrap()[..], [round, 1]);
+            peers.while_peer_is_gone(|socket| assert_eq!(socket.try_send(b"?").unwrap(), 1));
+            let error = peers.socket.recv().await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+            peers.peer_sends(&[round, 2]);
+            assert_eq!(peers.socket.recv().await.unwrap().unwrap()[..], [round, 2]);
+        }
+        assert_eq!(peers.socket.stats().errors, 10);
+    });
+}
+
+/// Fails when an error ends the drain's reading.
+fn a_refused_send_is_not_the_end_of_a_drain(shape: Shape) {
+    run(shape, async {
+        for turns in 0..4 {
+            let mut peers = Peers::new();
+            for number in 0..10 {
+                peers.peer_sends(&[number]);
+            }
+            for _ in 0..turns {
+                yield_now().await;
+            }
+            peers.while_peer_is_gone(|socket| assert_eq!(socket.try_send(b"?").unwrap(), 1));
+            for number in 10..20 {
+                peers.peer_sends(&[number]);
+            }
+            peers.socket.drain().unwrap();
+            let mut errors = 0;
+            let mut numbers = Vec::new();
+            loop {
+                match peers.socket.recv().await {
+                    Ok(Some(datagram)) => numbers.extend_from_slice(&datagram),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+                        errors += 1;
+                    }
+                }
+            }
+            assert_eq!(numbers, (0..20).collect::<Vec<u8>>());
+            assert_eq!(errors, 1, "after {turns} turns");
+        }
+    });
+}
+
+fn a_datagram_that_is_too_large_is_refused_and_nothing_else_happens(shape: Shape) {
+    run(shape, async {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let error = sender.send(&[0; 65_508]).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        sender.send(&[1; 65_507]).await.unwrap();
+        assert_eq!(receiver.recv().await.unwrap().unwrap()[..], [1; 65_507]);
+        assert_eq!(sender.stats(), ebbtide::net::SocketStats::default());
+
+        let (left, right) = UnixDatagram::pair().unwrap();
+        left.set_send_buffer_size(8_192).unwrap();
+        let error = left.send(&[0; 100_000]).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+        left.send(&[1; 1_000]).await.unwrap();
+        assert_eq!(right.recv().await.unwrap().unwrap()[..], [1; 1_000]);
+    });
+}
+
+fn sending_to_nobody_fails_and_the_socket_goes_on(shape: Shape) {
+    run(shape, async {
+        let name = unique_name("socket");
+        let socket = UnixDatagram::bind_addr(&name).unwrap();
+        let missing = socket.send_to(b"?", "/nonexistent/ebbtide").await.unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        let nobody = socket.send_to_addr(b"?", &unique_name("nobody")).await.unwrap_err();
+        assert_eq!(nobody.kind(), io::ErrorKind::ConnectionRefused);
+        let unconnected = socket.send(b"?").await.unwrap_err();
+        assert_eq!(unconnected.kind(), io::ErrorKind::NotConnected);
+
+        let peer = PlainUnix::bind_addr(&unique_name("peer")).unwrap();
+        socket.connect_addr(&peer.local_addr().unwrap()).unwrap();
+        drop(peer);
+        let gone = socket.send(b"?").await.unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::ConnectionRefused);
+
+        PlainUnix::unbound().unwrap().send_to_addr(b"still here", &name).unwrap();
+        assert_eq!(socket.recv().await.unwrap().unwrap()[..], *b"still here");
+
+        let unconnected = UdpSocket::bind("127.0.0.1:0").unwrap().try_send(b"?").unwrap_err();
+        assert_eq!(unconnected.raw_os_error(), Some(libc::EDESTADDRREQ));
+    });
+}
+
+fn an_unnamed_unconnected_socket_waits_until_it_is_drained(shape: Shape) {
+    run(shape, async {
+        let socket = UnixDatagram::unbound().unwrap();
+        assert!(timeout(Duration::from_millis(5), socket.recv()).await.is_err());
+        assert_eq!(socket.try_recv().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        socket.drain().unwrap();
+        assert!(socket.recv().await.unwrap().is_none());
+    });
+}
+
+fn bad_addresses_give_errors_that_name_them(shape: Shape) {
+    #[track_caller]
+    fn check<T>(result: io::Result<T>, kind: io::ErrorKind, address: &str) {
+        let error = result.err().expect("the address is bad");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(address), "{error}");
+    }
+    run(shape, async {
+        let taken = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let _holder = UdpSocket::bind(taken).unwrap();
+        check(UdpSocket::bind(taken), io::ErrorKind::AddrInUse, &taken.to_string());
+        let far = "192.0.2.1:9";
+        check(UdpSocket::bind(far), io::ErrorKind::AddrNotAvailable, far);
+        check(UdpSocket::bind(&[][..]), io::ErrorKind::InvalidInput, "no address");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(socket.connect("[::1]:9").unwrap_err().to_string().contains("[::1]:9"));
+
+        let missing = "/nonexistent/ebbtide";
+        let socket = UnixDatagram::unbound().unwrap();
+        check(UnixDatagram::bind(missing), io::ErrorKind::NotFound, missing);
+        check(socket.connect(missing), io::ErrorKind::NotFound, missing);
+        let long = "p".repeat(200);
+        check(UnixDatagram::bind(&long), io::ErrorKind::InvalidInput, &long);
+        let nobody = unique_name("nobody");
+        let text = format!("{nobody:?}");
+        check(socket.connect_addr(&nobody), io::ErrorKind::ConnectionRefused, &text);
+    });
+}
+
+/// A path of exactly `len` bytes that no other test uses.
+fn path_of(len: usize) -> PathBuf {
+    let name = unique_name("long");
+    let unique = std::os::linux::net::SocketAddrExt::as_abstract_name(&name).unwrap();
+    let mut path = std::env::temp_dir().into_os_string().into_encoded_bytes();
+    path.push(b'/');
+    path.extend(unique);
+    assert!(path.len() <= len, "the directory for temporary files has too long a name");
+    path.resize(len, b'x');
+    PathBuf::from(String::from_utf8(path).unwrap())
+}
+
+/// Fails when addresses are cut by the bytes that the reservation lacks.
+fn the_longest_addresses_arrive_whole(shape: Shape) {
+    run(shape, async {
+        let name = unique_name("receiver");
+        let socket = UnixDatagram::bind_addr(&name).unwrap();
+        let path = path_of(107);
+        PlainUnix::bind(&path).unwrap().send_to_addr(b"1", &name).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let datagram = socket.recv().await.unwrap().unwrap();
+        assert_eq!(datagram.peer().as_pathname(), Some(&*path));
+
+        use std::os::linux::net::SocketAddrExt;
+        let abstract_name = path_of(107).into_os_string().into_encoded_bytes();
+        let sender = PlainUnix::bind_addr(&UnixAddr::from_abstract_name(&abstract_name).unwrap());
+        sender.unwrap().send_to_addr(b"2", &name).unwrap();
+        let datagram = socket.recv().await.unwrap().unwrap();
+        assert_eq!(datagram.peer().as_abstract_name(), Some(&*abstract_name));
+    });
+}
+
+/// A plain socket bound to a path that fills `sun_path`, so that the kernel adds a NUL and reports
+/// an address of 111 bytes: one more than a `sockaddr_un` has.
+fn bind_full_path() -> (PlainUnix, PathBuf) {
+    let socket = PlainUnix::unbound().unwrap();
+    let path = path_of(108);
+    // SAFETY: an all-zero sockaddr_un is valid.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    for (to, from) in address.sun_path.iter_mut().zip(path.as_os_str().as_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    let len = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the pointer names `address` and its length.
+    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), len) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    (socket, path)
+}
+
+/// Fails when the reported length of an address is not clamped: an empty datagram that the drain
+/// read ends where its address does.
+fn a_path_without_a_final_nul_harms_nothing(shape: Shape) {
+    run(shape, async {
+        let name = unique_name("receiver");
+        let socket = UnixDatagram::bind_addr(&name).unwrap();
+        let (sender, path) = bind_full_path();
+        let send_all = || {
+            for payload in [b"" as &[u8], b"one", b""] {
+                sender.send_to_addr(payload, &name).unwrap();
+            }
+        };
+        let expect_all = async || {
+            for payload in [b"" as &[u8], b"one", b""] {
+                let datagram = socket.recv().await.unwrap().unwrap();
+                assert_eq!(datagram[..], *payload);
+                // std's address cannot be made of such a path, so none is better than a wrong one.
+                assert!(datagram.peer().is_unnamed());
+            }
+        };
+        send_all();
+        expect_all().await;
+        send_all();
+        socket.drain().unwrap();
+        expect_all().await;
+        std::fs::remove_file(&path).unwrap();
+    });
+}

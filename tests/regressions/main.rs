@@ -1,0 +1,11 @@
+//! Bugs, ours and those that others shipped, one file each: the header says what the cause was.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+#[path = "../support/seccomp.rs"]
+mod seccomp;
+
+mod failed_submit;
+mod late_completion;
+mod sealed_sender;

@@ -1,0 +1,241 @@
+//! Shutdown while three threads flood a socket: it returns, and every datagram is accounted for.
+
+#[macro_use]
+mod support;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::unix::net;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixDatagram};
+use ebbtide::task::yield_now;
+use ebbtide::time::sleep;
+use ebbtide::{Drain, DrainOutcome, DrainReport};
+use support::{Ledger, Random, Shape, numbered, unique_name};
+
+on_every_shape!(
+    every_accepted_unix_datagram_is_delivered,
+    only_the_drop_counter_explains_a_hole_in_a_udp_sequence,
+    every_udp_datagram_is_received_dropped_or_refused,
+    a_slow_unix_receiver_is_bounded_by_the_deadline,
+    a_slow_udp_receiver_is_bounded_by_the_deadline,
+);
+
+const SENDERS: u32 = 3;
+const SEEDS: u64 = 10;
+
+const DEADLINE: Duration = Duration::from_millis(10);
+/// What a slow receiver needs for a datagram: so long that it takes at most two until the deadline,
+/// one at the end of each pause that falls before or onto it.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Fails when the socket is not sealed, not cancelled or not reaped: what is accepted after the last
+/// read, or is not read, is then thrown away.
+fn every_accepted_unix_datagram_is_delivered(shape: Shape) {
+    for seed in 0..SEEDS {
+        let runtime = shape.runtime();
+        let ledger = Rc::new(RefCell::new(Ledger::default()));
+        let flood = runtime.block_on(async {
+            let (socket, flood) = flooded_unix();
+            ebbtide::spawn(receive(Rc::new(socket), Rc::clone(&ledger)));
+            until(|| ledger.borrow().received >= some(seed)).await;
+            flood
+        });
+        let report = runtime.shutdown(Drain::default());
+        let accepted = flood.stop();
+        assert_complete(&report);
+
+        let ledger = ledger.borrow();
+        for (sender, accepted) in (0..).zip(accepted) {
+            assert_eq!(ledger.seen(sender), accepted, "{}, seed {seed}: {report}", shape.name);
+        }
+        assert_eq!(ledger.holes, 0, "{}, seed {seed}: {report}", shape.name);
+    }
+}
+
+/// Fails when what arrives between a cancel and the final completion is thrown away.
+fn only_the_drop_counter_explains_a_hole_in_a_udp_sequence(shape: Shape) {
+    for seed in 0..SEEDS {
+        let runtime = shape.runtime();
+        let ledger = Rc::new(RefCell::new(Ledger::default()));
+        let flood = runtime.block_on(async {
+            let (socket, flood) = flooded_udp();
+            ebbtide::spawn(receive(Rc::new(socket), Rc::clone(&ledger)));
+            until(|| ledger.borrow().received >= some(seed)).await;
+            flood
+        });
+        let report = runtime.shutdown(Drain::default());
+        flood.stop();
+        assert_complete(&report);
+
+        let ledger = ledger.borrow();
+        let run = format!("{}, seed {seed}: {ledger:?}, {report}", shape.name);
+        assert_eq!(ledger.received, report.stats.delivered, "{run}");
+        assert!(ledger.holes <= report.stats.dropped_by_kernel, "{run}");
+    }
+}
+
+/// Fails when the socket is not sealed, not reaped, or not read until `EAGAIN`: what was sent is then
+/// in no count.
+fn every_udp_datagram_is_received_dropped_or_refused(shape: Shape) {
+    for seed in 0..SEEDS {
+        let runtime = shape.runtime();
+        runtime.block_on(async {
+            let (socket, flood) = flooded_udp();
+            let socket = Rc::new(socket);
+            let ledger = Rc::new(RefCell::new(Ledger::default()));
+            ebbtide::spawn(receive(Rc::clone(&socket), Rc::clone(&ledger)));
+            until(|| ledger.borrow().received >= some(seed)).await;
+            let report = ebbtide::drain().await;
+            let sent: u64 = flood.stop().into_iter().sum();
+            assert_complete(&report);
+
+            let stats = socket.stats();
+            let run = format!("{}, seed {seed}, {sent} sent: {stats:?}", shape.name);
+            assert_eq!(stats.received + stats.dropped_by_kernel + stats.refused, sent, "{run}");
+            assert_eq!(ledger.borrow().received, stats.received, "{run}");
+        });
+    }
+}
+
+fn a_slow_unix_receiver_is_bounded_by_the_deadline(shape: Shape) {
+    for seed in 0..SEEDS {
+        let (report, accepted) = cut_short(shape, flooded_unix);
+        assert_eq!(report.stats.received, accepted, "{}, seed {seed}: {report}", shape.name);
+    }
+}
+
+fn a_slow_udp_receiver_is_bounded_by_the_deadline(shape: Shape) {
+    for _ in 0..SEEDS {
+        cut_short(shape, flooded_udp);
+    }
+}
+
+/// Shuts down while datagrams wait for a receiver that is too slow. Fails when the deadline does
+/// not end the delivery (all is delivered then), or when a datagram is counted twice or not at all.
+///
+/// Gives the report, and how many datagrams the kernel accepted from the senders.
+fn cut_short<A: Address + 'static>(
+    shape: Shape,
+    flooded: fn() -> (DatagramSocket<A>, Flood),
+) -> (DrainReport, u64) {
+    let runtime = shape.runtime();
+    let taken = Rc::new(Cell::new(0));
+    let flood = runtime.block_on(async {
+        let (socket, flood) = flooded();
+        let socket = Rc::new(socket);
+        ebbtide::spawn(receive_slowly(Rc::clone(&socket), Rc::clone(&taken)));
+        until(|| taken.get() > 0 && socket.stats().received >= taken.get() + 3).await;
+        flood
+    });
+    let report = runtime.shutdown(Drain::default().deadline(DEADLINE));
+    let accepted = flood.stop().into_iter().sum();
+
+    let run = format!("{}: {report}", shape.name);
+    assert_eq!(report.outcome, DrainOutcome::DeadlinePassed, "{run}");
+    assert!(report.undelivered > 0, "{run}");
+    assert_eq!(report.stats.delivered, taken.get(), "{run}");
+    assert_eq!(report.stats.delivered + report.undelivered, report.stats.received, "{run}");
+    assert_eq!(report.tasks_dropped, 1, "{run}");
+    (report, accepted)
+}
+
+async fn receive<A: Address>(socket: Rc<DatagramSocket<A>>, ledger: Rc<RefCell<Ledger>>) {
+    while let Some(datagram) = socket.recv().await.unwrap() {
+        ledger.borrow_mut().enter(&datagram);
+    }
+}
+
+async fn receive_slowly<A: Address>(socket: Rc<DatagramSocket<A>>, taken: Rc<Cell<u64>>) {
+    while socket.recv().await.unwrap().is_some() {
+        taken.set(taken.get() + 1);
+        sleep(PAUSE).await;
+    }
+}
+
+/// How many datagrams a round receives before it ends.
+fn some(seed: u64) -> u64 {
+    Random::new(seed).within(0..=2_000) as u64
+}
+
+/// Lets the other tasks run until `condition` holds; fails after very many turns.
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..50_000_000 {
+        if condition() {
+            return;
+        }
+        yield_now().await;
+    }
+    panic!("the flood has dried up");
+}
+
+fn assert_complete(report: &DrainReport) {
+    assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Complete, 0), "{report}");
+    assert_eq!(report.stats.received, report.stats.delivered, "{report}");
+    assert_eq!((report.unsealed, report.completions_lost), (0, 0), "{report}");
+}
+
+/// Threads that send as fast as they can. Each gives how many sends were accepted.
+struct Flood {
+    senders: Vec<JoinHandle<u64>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Flood {
+    /// Each sender sends by a `send` of its own, until that fails or it is told to stop.
+    fn start<S>(connect: impl Fn() -> S) -> Self
+    where
+        S: Fn(&[u8]) -> io::Result<usize> + Send + 'static,
+    {
+        let stop = Arc::new(AtomicBool::new(false));
+        let sender = |id| {
+            let (stop, send) = (Arc::clone(&stop), connect());
+            thread::spawn(move || {
+                let mut accepted = 0;
+                while !stop.load(Ordering::Relaxed)
+                    && send(&numbered(id, accepted, 12 + accepted as usize % 50)).is_ok()
+                {
+                    accepted += 1;
+                }
+                accepted
+            })
+        };
+        let senders = (0..SENDERS).map(sender).collect();
+        Self { senders, stop }
+    }
+
+    /// What was accepted from each sender.
+    fn stop(self) -> Vec<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+    }
+}
+
+/// Its senders wait while the queue is full, and stop at the seal.
+fn flooded_unix() -> (UnixDatagram, Flood) {
+    let name = unique_name("flood");
+    let socket = UnixDatagram::bind_addr(&name).unwrap();
+    let flood = Flood::start(|| {
+        let sender = net::UnixDatagram::unbound().unwrap();
+        sender.connect_addr(&name).unwrap();
+        move |payload| sender.send(payload)
+    });
+    (socket, flood)
+}
+
+/// Its senders notice nothing of the seal, and stop when the port is closed.
+fn flooded_udp() -> (UdpSocket, Flood) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let flood = Flood::start(|| {
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.connect(address).unwrap();
+        move |payload| sender.send(payload)
+    });
+    (socket, flood)
+}

@@ -1,0 +1,27 @@
+//! A test in a process of its own: for what belongs to a whole process (limits, signals, the
+//! environment).
+
+#![allow(dead_code, reason = "every test binary uses a part of it")]
+#![allow(unreachable_pub, reason = "it is a module of each test binary")]
+
+use std::process::Command;
+
+/// Runs `body` in a process of its own: this test, started again, alone.
+pub fn in_a_child(test: &str, body: impl FnOnce()) {
+    in_a_child_with(test, &[], body);
+}
+
+/// As `in_a_child`, with more in the environment.
+pub fn in_a_child_with(test: &str, environment: &[(&str, &str)], body: impl FnOnce()) {
+    const CHILD: &str = "EBBTIDE_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        return body();
+    }
+    let mut child = Command::new(std::env::current_exe().expect("the binary has a path"));
+    child.args([test, "--exact", "--nocapture"]).env(CHILD, "");
+    let output = child.envs(environment.iter().copied()).output().expect("it can be started");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let passed = output.status.success() && said.contains("1 passed");
+    assert!(passed, "{}: {said}", output.status);
+    said.lines().filter(|line| line.starts_with("skipped")).for_each(|line| println!("{line}"));
+}

@@ -1,0 +1,400 @@
+//! What a Unix datagram socket does: addresses, and the back-pressure of full queues.
+
+#[macro_use]
+mod support;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixDatagram as Plain;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
+
+use ebbtide::net::{UnixAddr, UnixDatagram};
+use ebbtide::task::yield_now;
+use ebbtide::time::sleep;
+use ebbtide::time::timeout;
+use ebbtide::{Drain, DrainOutcome, Runtime};
+use futures_util::FutureExt;
+use support::{Ledger, Random, Shape, numbered, parse, unique_name};
+
+on_every_shape!(
+    every_kind_of_sender_is_named_rightly,
+    a_path_in_use_is_refused_with_a_hint,
+    a_missing_path_is_named,
+    try_send_to_a_full_queue_would_block,
+    a_send_to_a_full_queue_waits_and_resumes,
+    a_send_to_an_unconnected_full_queue_waits_and_resumes,
+    writable_waits_for_room_in_the_queue_of_the_peer,
+    a_send_that_is_dropped_while_it_waits_takes_place_whole_or_not_at_all,
+    shutdown_ends_dropped_sends_and_loses_nothing_accepted,
+    shutdown_delivers_sends_that_still_wait,
+    a_sealed_socket_breaks_the_pipe,
+    a_round_trip_through_std_under_load_loses_nothing,
+);
+
+/// How long something may take that, if it works at all, takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs the scenario; one that never ends, because a socket went deaf, fails.
+fn run(shape: Shape, scenario: impl Future<Output = ()>) {
+    block_on(&shape.runtime(), scenario);
+}
+
+fn block_on<F: Future>(runtime: &Runtime, scenario: F) -> F::Output {
+    runtime.block_on(async { timeout(PATIENCE, scenario).await.expect("it waits for ever") })
+}
+
+/// A path that no other test uses; removed when it is dropped.
+struct TemporaryPath(PathBuf);
+
+impl TemporaryPath {
+    fn new() -> Self {
+        let name = unique_name("path");
+        let name = str::from_utf8(name.as_abstract_name().unwrap()).unwrap();
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for TemporaryPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// A plain receiver with a name, which reads only when it is told to.
+fn plain_receiver() -> (Plain, UnixAddr) {
+    let name = unique_name("receiver");
+    let receiver = Plain::bind_addr(&name).unwrap();
+    receiver.set_nonblocking(true).unwrap();
+    (receiver, name)
+}
+
+/// Sends numbered datagrams until the queue of `name` is full; how many.
+fn fill(name: &UnixAddr) -> u64 {
+    let sender = Plain::unbound().unwrap();
+    sender.set_nonblocking(true).unwrap();
+    let mut count = 0;
+    while sender.send_to_addr(&numbered(0, count, 12), name).is_ok() {
+        count += 1;
+    }
+    count
+}
+
+/// Whether each kind of sender has to wait: connected, and not.
+fn waiting_senders(name: &UnixAddr) -> (UnixDatagram, UnixDatagram) {
+    let connected = UnixDatagram::unbound().unwrap();
+    connected.connect_addr(name).unwrap();
+    (connected, UnixDatagram::unbound().unwrap())
+}
+
+fn drain_plain(receiver: &Plain, mut enter: impl FnMut(&[u8])) {
+    let mut memory = [0; 256];
+    loop {
+        match receiver.recv(&mut memory) {
+            Ok(len) => enter(&memory[..len]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn every_kind_of_sender_is_named_rightly(shape: Shape) {
+    run(shape, async {
+        let (path, other_path) = (TemporaryPath::new(), TemporaryPath::new());
+        let receiver = UnixDatagram::bind(&path.0).unwrap();
+        assert_eq!(receiver.local_addr().unwrap().as_pathname(), Some(&*path.0));
+
+        let sender = UnixDatagram::bind(&other_path.0).unwrap();
+        sender.send_to(b"path", &path.0).await.unwrap();
+        let datagram = receiver.recv().await.unwrap().unwrap();
+        assert_eq!(datagram.peer().as_pathname(), Some(&*other_path.0));
+
+        let name = unique_name("sender");
+        let sender = UnixDatagram::bind_addr(&name).unwrap();
+        assert_eq!(sender.local_addr().unwrap().as_abstract_name(), name.as_abstract_name());
+        sender.try_send_to(b"abstract", &path.0).unwrap();
+        let datagram = receiver.recv().await.unwrap().unwrap();
+        assert_eq!(datagram.peer().as_abstract_name(), name.as_abstract_name());
+        receiver.send_to_addr(b"answer", &datagram.peer()).await.unwrap();
+        let answer = sender.recv().await.unwrap().unwrap();
+        assert_eq!((&answer[..], answer.peer().as_pathname()), (&b"answer"[..], Some(&*path.0)));
+
+        let sender = UnixDatagram::unbound().unwrap();
+        assert_eq!(sender.peer_addr().unwrap_err().kind(), io::ErrorKind::NotConnected);
+        sender.connect(&path.0).unwrap();
+        assert_eq!(sender.peer_addr().unwrap().as_pathname(), Some(&*path.0));
+        sender.send(b"unnamed").await.unwrap();
+        assert!(receiver.recv().await.unwrap().unwrap().peer().is_unnamed());
+
+        let (left, right) = UnixDatagram::pair().unwrap();
+        assert!(left.local_addr().unwrap().is_unnamed() && left.peer_addr().unwrap().is_unnamed());
+        left.send(b"pair").await.unwrap();
+        assert!(right.recv().await.unwrap().unwrap().peer().is_unnamed());
+    });
+}
+
+fn a_path_in_use_is_refused_with_a_hint(shape: Shape) {
+    run(shape, async {
+        let path = TemporaryPath::new();
+        drop(UnixDatagram::bind(&path.0).unwrap());
+        let error = UnixDatagram::bind(&path.0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(path.0.to_str().unwrap()), "{error}");
+        assert!(error.to_string().contains("remove it first"), "{error}");
+    });
+}
+
+fn a_missing_path_is_named(shape: Shape) {
+    run(shape, async {
+        let path = TemporaryPath::new();
+        let error = UnixDatagram::unbound().unwrap().connect(&path.0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains(path.0.to_str().unwrap()), "{error}");
+    });
+}
+
+fn try_send_to_a_full_queue_would_block(shape: Shape) {
+    run(shape, async {
+        let path = TemporaryPath::new();
+        let receiver = Plain::bind(&path.0).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
+        while sender.try_send_to(b"fill", &path.0).is_ok() {}
+        let error = sender.try_send_to(b"one more", &path.0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        sender.connect(&path.0).unwrap();
+        assert_eq!(sender.try_send(b"one more").unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        receiver.recv(&mut [0; 8]).unwrap();
+        sender.try_send(b"one more").unwrap();
+    });
+}
+
+/// Sends one datagram more than fits, and checks that it comes last, once there is room.
+async fn waits_and_resumes(
+    receiver: Plain,
+    name: UnixAddr,
+    sender: UnixDatagram,
+    to: Option<UnixAddr>,
+) {
+    let count = fill(&name);
+    let sending = ebbtide::spawn(async move {
+        let payload = numbered(0, count, 200);
+        match to {
+            Some(name) => sender.send_to_addr(&payload, &name).await,
+            None => sender.send(&payload).await,
+        }
+    });
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    assert!(!sending.is_finished(), "the queue was not full");
+    let mut ledger = Ledger::default();
+    drain_plain(&receiver, |datagram| ledger.enter(datagram));
+    assert_eq!(sending.await.unwrap().unwrap(), 200);
+    drain_plain(&receiver, |datagram| ledger.enter(datagram));
+    assert_eq!((ledger.received, ledger.holes), (count + 1, 0));
+}
+
+fn a_send_to_a_full_queue_waits_and_resumes(shape: Shape) {
+    run(shape, async {
+        let (receiver, name) = plain_receiver();
+        let (connected, _) = waiting_senders(&name);
+        waits_and_resumes(receiver, name, connected, None).await;
+    });
+}
+
+/// Readiness of the sender says nothing about a peer that it is not connected to.
+fn a_send_to_an_unconnected_full_queue_waits_and_resumes(shape: Shape) {
+    run(shape, async {
+        let (receiver, name) = plain_receiver();
+        let (_, unconnected) = waiting_senders(&name);
+        waits_and_resumes(receiver, name.clone(), unconnected, Some(name)).await;
+    });
+}
+
+fn writable_waits_for_room_in_the_queue_of_the_peer(shape: Shape) {
+    run(shape, async {
+        let (receiver, name) = plain_receiver();
+        let sender = Rc::new(UnixDatagram::unbound().unwrap());
+        sender.connect_addr(&name).unwrap();
+        sender.writable().await.unwrap();
+        fill(&name);
+        let waiting = ebbtide::spawn({
+            let sender = Rc::clone(&sender);
+            async move { sender.writable().await }
+        });
+        for _ in 0..100 {
+            yield_now().await;
+        }
+        assert!(!waiting.is_finished(), "there is no room");
+        drain_plain(&receiver, |_| {});
+        waiting.await.unwrap().unwrap();
+        sender.try_send(b"room").unwrap();
+    });
+}
+
+const DROPPED: u64 = 200;
+const DROPPED_LEN: usize = 100;
+
+/// What a plain receiver found: the datagrams that filled its queue, and those of dropped sends.
+#[derive(Default)]
+struct Found {
+    filling: Ledger,
+    filled: u64,
+    /// Those that did take place.
+    dropped: BTreeSet<u64>,
+}
+
+impl Found {
+    fn enter(&mut self, datagram: &[u8]) {
+        assert!(!datagram.is_empty(), "nobody has sent an empty datagram");
+        match parse(datagram) {
+            (0, _) => self.filling.enter(datagram),
+            (_, number) => {
+                assert_eq!(datagram.len(), DROPPED_LEN);
+                assert!(self.dropped.insert(number), "{number} came twice");
+            }
+        }
+    }
+
+    fn check_rest(mut self, receiver: &Plain) {
+        drain_plain(receiver, |datagram| self.enter(datagram));
+        assert_eq!((self.filling.received, self.filling.holes), (self.filled, 0));
+    }
+
+    /// Fills the queue, starts sends that wait for room, and drops them; some get room meanwhile.
+    async fn drop_waiting_sends(&mut self, receiver: &Plain, name: &UnixAddr) {
+        self.filled = fill(name);
+        let (connected, unconnected) = waiting_senders(name);
+        for number in 0..DROPPED {
+            let payload = numbered(1, number, DROPPED_LEN);
+            let mut sending = match number % 2 {
+                0 => connected.send(&payload),
+                _ => unconnected.send_to_addr(&payload, name),
+            };
+            let _ = sending.poll_unpin(&mut Context::from_waker(Waker::noop()));
+            for _ in 0..number % 3 {
+                yield_now().await;
+            }
+            if number % 10 == 0 {
+                let mut memory = [0; 256];
+                let len = receiver.recv(&mut memory).unwrap();
+                self.enter(&memory[..len]);
+            }
+        }
+    }
+}
+
+/// Fails when dropped sends are not cancelled: they stay in flight.
+fn a_send_that_is_dropped_while_it_waits_takes_place_whole_or_not_at_all(shape: Shape) {
+    let runtime = shape.runtime();
+    let before = runtime.metrics();
+    let (receiver, name) = plain_receiver();
+    let mut found = Found::default();
+    block_on(&runtime, found.drop_waiting_sends(&receiver, &name));
+    for _attempt in 0..1_000 {
+        if runtime.metrics().in_flight == before.in_flight {
+            break;
+        }
+        block_on(&runtime, sleep(Duration::from_millis(2)));
+    }
+    assert_eq!(runtime.metrics().in_flight, before.in_flight, "operations have leaked");
+    found.check_rest(&receiver);
+}
+
+/// Fails when dropped sends are not cancelled: the exit waits for them in vain.
+fn shutdown_ends_dropped_sends_and_loses_nothing_accepted(shape: Shape) {
+    let runtime = shape.runtime();
+    let (receiver, name) = plain_receiver();
+    let mut found = Found::default();
+    block_on(&runtime, found.drop_waiting_sends(&receiver, &name));
+    let report = runtime.shutdown(Drain::default());
+    assert_eq!((report.outcome, report.unfinished), (DrainOutcome::Complete, 0), "{report}");
+    found.check_rest(&receiver);
+}
+
+/// Fails when the exit does not wait for sends.
+fn shutdown_delivers_sends_that_still_wait(shape: Shape) {
+    let runtime = shape.runtime();
+    let (receiver, name) = plain_receiver();
+    let filled = fill(&name);
+    let sent = block_on(&runtime, async {
+        let (connected, unconnected) = waiting_senders(&name);
+        let one = ebbtide::spawn(async move { connected.send(&numbered(1, 0, 12)).await });
+        let other_name = name.clone();
+        let other = ebbtide::spawn(async move {
+            unconnected.send_to_addr(&numbered(2, 0, 12), &other_name).await
+        });
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert!(!one.is_finished() && !other.is_finished());
+        [one, other]
+    });
+    // The queue gets room only once the runtime has begun to end.
+    receiver.set_nonblocking(false).unwrap();
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    let reading = thread::spawn(move || {
+        let mut memory = [0; 256];
+        let mut ledger = Ledger::default();
+        while ledger.received < filled + 2 {
+            let len = receiver.recv(&mut memory).unwrap();
+            ledger.enter(&memory[..len]);
+        }
+    });
+    let report = runtime.shutdown(Drain::default().deadline(Duration::from_secs(5)));
+    assert_eq!((report.outcome, report.unfinished), (DrainOutcome::Complete, 0), "{report}");
+    for sending in sent {
+        assert_eq!(sending.now_or_never().expect("it has ended").unwrap().unwrap(), 12);
+    }
+    reading.join().unwrap();
+}
+
+fn a_sealed_socket_breaks_the_pipe(shape: Shape) {
+    run(shape, async {
+        let (left, right) = UnixDatagram::pair().unwrap();
+        left.send(b"before").await.unwrap();
+        right.drain().unwrap();
+        assert_eq!(left.send(b"after").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(right.recv().await.unwrap().unwrap()[..], *b"before");
+        assert!(right.recv().await.unwrap().is_none());
+        right.send(b"still sends").await.unwrap();
+        assert_eq!(left.recv().await.unwrap().unwrap()[..], *b"still sends");
+    });
+}
+
+/// Fails when the socket is given back before its receive has ended.
+fn a_round_trip_through_std_under_load_loses_nothing(shape: Shape) {
+    const COUNT: u64 = 20_000;
+    run(shape, async {
+        let (receiver, sender) = Plain::pair().unwrap();
+        let sending = thread::spawn(move || {
+            for number in 0..COUNT {
+                sender.send(&numbered(0, number, 12)).unwrap();
+            }
+        });
+        let mut receiver = UnixDatagram::from_std(receiver).unwrap();
+        let mut random = Random::new(5);
+        let mut ledger = Ledger::default();
+        while ledger.received < COUNT {
+            for _ in 0..random.within(1..=20).min((COUNT - ledger.received) as usize) {
+                ledger.enter(&receiver.recv().await.unwrap().expect("not drained"));
+            }
+            let (plain, taken) = receiver.into_std().unwrap();
+            taken.into_iter().for_each(|datagram| ledger.enter(&datagram));
+            let mut memory = [0; 64];
+            for _ in 0..random.within(0..=5) {
+                if let Ok(len) = plain.recv(&mut memory) {
+                    ledger.enter(&memory[..len]);
+                }
+            }
+            receiver = UnixDatagram::from_std(plain).unwrap();
+        }
+        assert_eq!((ledger.received, ledger.holes), (COUNT, 0));
+        sending.join().unwrap();
+    });
+}

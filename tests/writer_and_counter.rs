@@ -1,0 +1,338 @@
+//! The program that started it all, `examples/packet_counter.rs`, from every kind of sender: the
+//! runtime is shut down the moment that the writer is done, and nothing is lost.
+//!
+//! What runs: 1 000 datagrams of every size on every shape; 100 000 of every size up to 9 000 bytes
+//! on the default ring (larger ones move gigabytes and say nothing more). UDP holds no sender back:
+//! where one outruns the counter, the kernel's own count of what it dropped makes up the sum.
+
+#[macro_use]
+mod support;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+use ebbtide::net::{Address, DatagramSocket, UnixAddr};
+use ebbtide::{Drain, DrainOutcome, DrainReport, Runtime};
+use futures_util::future::{Either, select};
+use socket2::{Domain, Socket, Type};
+use support::{Ledger, Shape, numbered};
+
+on_every_shape!(
+    unix_datagrams_of_the_same_task_are_counted,
+    unix_datagrams_of_another_task_are_counted,
+    unix_datagrams_of_another_thread_are_counted,
+    unix_datagrams_of_another_process_are_counted,
+    udp_datagrams_of_the_same_task_are_counted,
+    udp_datagrams_of_another_task_are_counted,
+    udp_datagrams_of_another_thread_are_counted,
+    udp_datagrams_of_another_process_are_counted,
+    stop_loses_what_was_queued_and_says_how_much,
+);
+
+const FEW: u64 = 1_000;
+const MANY: u64 = 100_000;
+const SIZES: [usize; 6] = [0, 1, 5, 1_472, 9_000, 65_507];
+
+fn unix_datagrams_of_the_same_task_are_counted(shape: Shape) {
+    few_of_every_size::<UnixAddr>(shape, Sender::SameTask);
+}
+
+fn unix_datagrams_of_another_task_are_counted(shape: Shape) {
+    few_of_every_size::<UnixAddr>(shape, Sender::AnotherTask);
+}
+
+fn unix_datagrams_of_another_thread_are_counted(shape: Shape) {
+    few_of_every_size::<UnixAddr>(shape, Sender::AnotherThread);
+}
+
+fn unix_datagrams_of_another_process_are_counted(shape: Shape) {
+    few_of_every_size::<UnixAddr>(shape, Sender::AnotherProcess);
+}
+
+fn udp_datagrams_of_the_same_task_are_counted(shape: Shape) {
+    few_of_every_size::<SocketAddr>(shape, Sender::SameTask);
+}
+
+fn udp_datagrams_of_another_task_are_counted(shape: Shape) {
+    few_of_every_size::<SocketAddr>(shape, Sender::AnotherTask);
+}
+
+fn udp_datagrams_of_another_thread_are_counted(shape: Shape) {
+    few_of_every_size::<SocketAddr>(shape, Sender::AnotherThread);
+}
+
+fn udp_datagrams_of_another_process_are_counted(shape: Shape) {
+    few_of_every_size::<SocketAddr>(shape, Sender::AnotherProcess);
+}
+
+#[test]
+fn a_hundred_thousand_datagrams_of_the_same_task_are_counted() {
+    many_on_both_transports(Sender::SameTask);
+}
+
+#[test]
+fn a_hundred_thousand_datagrams_of_another_task_are_counted() {
+    many_on_both_transports(Sender::AnotherTask);
+}
+
+#[test]
+fn a_hundred_thousand_datagrams_of_another_thread_are_counted() {
+    many_on_both_transports(Sender::AnotherThread);
+}
+
+#[test]
+fn a_hundred_thousand_datagrams_of_another_process_are_counted() {
+    many_on_both_transports(Sender::AnotherProcess);
+}
+
+fn few_of_every_size<T: Transport>(shape: Shape, sender: Sender) {
+    for size in SIZES {
+        nothing_is_lost::<T>(shape, sender, Load { messages: FEW, size });
+    }
+}
+
+fn many_on_both_transports(sender: Sender) {
+    for size in SIZES.into_iter().filter(|&size| size <= 9_000) {
+        let load = Load { messages: MANY, size };
+        nothing_is_lost::<UnixAddr>(Shape::DEFAULT, sender, load);
+        nothing_is_lost::<SocketAddr>(Shape::DEFAULT, sender, load);
+    }
+}
+
+/// Fails when the drain does not cancel, reap, and read until `EAGAIN`.
+fn nothing_is_lost<T: Transport>(shape: Shape, sender: Sender, load: Load) {
+    let runtime = shape.runtime();
+    let tally = write_and_count::<T>(&runtime, sender, load);
+    let report = runtime.shutdown(Drain::default());
+
+    let tally = tally.borrow();
+    let dropped = report.stats.dropped_by_kernel;
+    let run = format!("{}, {sender:?}, {load:?}: {tally:?}; {report}", shape.name);
+    assert_eq!(tally.received + dropped, load.messages, "{run}");
+    assert!(tally.ledger.holes <= dropped, "{run}");
+    let counter_keeps_up = sender.shares_the_thread() && shape.name != Shape::TINY.name;
+    assert!(T::MAY_DROP && !counter_keeps_up || dropped == 0, "{run}");
+    assert!(tally.has_ended, "the counter was not told that it has everything; {run}");
+    assert_balanced(&report);
+    assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Complete, 0), "{run}");
+}
+
+/// So that the zeros above mean something.
+///
+/// The writer fills the queue without letting the counter run once, and the program ends.
+fn stop_loses_what_was_queued_and_says_how_much(shape: Shape) {
+    fn lost<T: Transport>(shape: Shape) {
+        const QUEUED: u64 = 100;
+        let runtime = shape.runtime();
+        let (writer, counter) = T::pair();
+        let tally = Rc::default();
+        runtime.block_on(async {
+            ebbtide::spawn(count(T::open(counter), Rc::clone(&tally), 12));
+            for number in 0..QUEUED {
+                writer.send(&numbered(0, number, 12)).unwrap();
+            }
+        });
+        let report = runtime.stop();
+        assert_eq!((tally.borrow().received, report.undelivered), (0, QUEUED), "{report}");
+        assert_eq!(report.outcome, DrainOutcome::DeadlinePassed);
+        assert_balanced(&report);
+    }
+    lost::<UnixAddr>(shape);
+    lost::<SocketAddr>(shape);
+}
+
+/// Not a test by itself: what [`Sender::AnotherProcess`] starts, with its socket as standard input.
+#[test]
+#[ignore = "the writer process of the other tests"]
+fn writer_process() {
+    let Ok(load) = std::env::var(WRITER_PROCESS) else { return };
+    let (messages, size) = load.split_once(' ').unwrap();
+    let load = Load { messages: messages.parse().unwrap(), size: size.parse().unwrap() };
+    write_by_hand(&Socket::from(io::stdin().as_fd().try_clone_to_owned().unwrap()), load);
+}
+
+/// The variable that tells a writer process its load.
+const WRITER_PROCESS: &str = "EBBTIDE_TEST_WRITER_PROCESS";
+
+/// Where the writer runs, seen from the counter.
+#[derive(Clone, Copy, Debug)]
+enum Sender {
+    SameTask,
+    AnotherTask,
+    AnotherThread,
+    AnotherProcess,
+}
+
+impl Sender {
+    /// Whether awaiting its sends lets the counter run, so that it cannot outrun a counter whose
+    /// pool holds more than a task sends in one poll.
+    fn shares_the_thread(self) -> bool {
+        matches!(self, Self::SameTask | Self::AnotherTask)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    messages: u64,
+    size: usize,
+}
+
+impl Load {
+    /// Each of its payloads, numbered where they are long enough for it.
+    fn payloads(self) -> impl Iterator<Item = Vec<u8>> {
+        (0..self.messages).map(move |number| match self.size {
+            0..12 => vec![0; self.size],
+            size => numbered(0, number, size),
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    received: u64,
+    ledger: Ledger,
+    /// True exactly when the counter was handed `None`.
+    has_ended: bool,
+}
+
+/// Runs until the writer is done, and not a turn longer.
+fn write_and_count<T: Transport>(
+    runtime: &Runtime,
+    sender: Sender,
+    load: Load,
+) -> Rc<RefCell<Tally>> {
+    let tally = Rc::default();
+    let (writer, counter) = T::pair();
+    runtime.block_on(async {
+        let counting = count(T::open(counter), Rc::clone(&tally), load.size);
+        match sender {
+            Sender::SameTask => {
+                // The counter first: it shares one budget with the writer, which uses up any.
+                let writing = Box::pin(write::<T>(T::open(writer), load));
+                match select(Box::pin(counting), writing).await {
+                    Either::Left(_) => panic!("the counter ended before the drain"),
+                    Either::Right((_done, counting)) => drop(ebbtide::spawn(counting)),
+                }
+            }
+            Sender::AnotherTask => {
+                ebbtide::spawn(counting);
+                write::<T>(T::open(writer), load).await;
+            }
+            Sender::AnotherThread => {
+                ebbtide::spawn(counting);
+                ebbtide::spawn_blocking(move || write_by_hand(&writer, load)).await.unwrap();
+            }
+            Sender::AnotherProcess => {
+                ebbtide::spawn(counting);
+                ebbtide::spawn_blocking(move || write_in_a_process(writer, load)).await.unwrap();
+            }
+        }
+    });
+    tally
+}
+
+async fn count<A: Address>(socket: DatagramSocket<A>, tally: Rc<RefCell<Tally>>, size: usize) {
+    while let Some(datagram) = socket.recv().await.unwrap() {
+        assert_eq!(datagram.len(), size);
+        let mut tally = tally.borrow_mut();
+        tally.received += 1;
+        if size >= 12 {
+            tally.ledger.enter(&datagram);
+        }
+    }
+    tally.borrow_mut().has_ended = true;
+}
+
+async fn write<T: Transport>(socket: DatagramSocket<T>, load: Load) {
+    for payload in load.payloads() {
+        T::send(&socket, &payload).await.unwrap();
+    }
+}
+
+/// With a plain blocking socket, as a program without a runtime does.
+fn write_by_hand(socket: &Socket, load: Load) {
+    for payload in load.payloads() {
+        assert_eq!(socket.send(&payload).unwrap(), load.size);
+    }
+}
+
+fn write_in_a_process(socket: Socket, load: Load) {
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["writer_process", "--exact", "--ignored"])
+        .env(WRITER_PROCESS, format!("{} {}", load.messages, load.size))
+        .stdin(OwnedFd::from(socket))
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the writer process failed: {status}");
+}
+
+fn assert_balanced(report: &DrainReport) {
+    let stats = report.stats;
+    let accounted = stats.delivered + stats.discarded + stats.handed_over + report.undelivered;
+    assert_eq!(stats.received, accounted, "{report}");
+}
+
+/// What differs between Unix and UDP.
+trait Transport: Address + 'static {
+    /// Whether the kernel drops what a receiver is too slow for.
+    const MAY_DROP: bool;
+
+    /// The writer's socket and the counter's, connected to each other.
+    fn pair() -> (Socket, Socket);
+
+    fn open(socket: Socket) -> DatagramSocket<Self>;
+
+    async fn send(socket: &DatagramSocket<Self>, payload: &[u8]) -> io::Result<()>;
+}
+
+impl Transport for UnixAddr {
+    const MAY_DROP: bool = false;
+
+    fn pair() -> (Socket, Socket) {
+        Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap()
+    }
+
+    fn open(socket: Socket) -> DatagramSocket<Self> {
+        DatagramSocket::<Self>::from_std(socket.into()).unwrap()
+    }
+
+    /// Until the queue is full; then waits for room.
+    async fn send(socket: &DatagramSocket<Self>, payload: &[u8]) -> io::Result<()> {
+        loop {
+            match socket.try_send(payload) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.writable().await?;
+                }
+                result => return result.map(drop),
+            }
+        }
+    }
+}
+
+impl Transport for SocketAddr {
+    const MAY_DROP: bool = true;
+
+    fn pair() -> (Socket, Socket) {
+        let (writer, counter) = (udp_socket(), udp_socket());
+        writer.connect(counter.local_addr().unwrap()).unwrap();
+        counter.connect(writer.local_addr().unwrap()).unwrap();
+        (writer.into(), counter.into())
+    }
+
+    fn open(socket: Socket) -> DatagramSocket<Self> {
+        DatagramSocket::<Self>::from_std(socket.into()).unwrap()
+    }
+
+    async fn send(socket: &DatagramSocket<Self>, payload: &[u8]) -> io::Result<()> {
+        socket.send(payload).await.map(drop)
+    }
+}
+
+fn udp_socket() -> UdpSocket {
+    UdpSocket::bind("127.0.0.1:0").unwrap()
+}
