@@ -1,0 +1,245 @@
+//! A collector in the manner of statsd: counts lines per metric on a UDP and a Unix datagram
+//! socket, and prints a line a second. On SIGTERM or SIGINT it takes in all that is queued, and
+//! ends with what it received.
+//!
+//! ```text
+//! cargo run --release --example collector -- --udp 127.0.0.1:8125 --unix /tmp/collector.sock
+//! echo 'requests:1|c' | nc -u -q0 127.0.0.1 8125
+//! logger -u /tmp/collector.sock hello
+//! ```
+//!
+//! Exit code 2 if it cannot start or a socket fails.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ebbtide::JoinHandle;
+use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixDatagram};
+use ebbtide::signal::{self, Signals};
+use ebbtide::time::timeout_at;
+
+fn main() -> ExitCode {
+    let options = match Options::parse(std::env::args().skip(1)) {
+        Ok(options) => options,
+        Err(problem) => {
+            eprintln!("collector: {problem}\n\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match ebbtide::run(collect(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody reads what it prints any more.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("collector: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn collect(options: &Options) -> io::Result<()> {
+    let terminate = signal::terminate();
+    let tally = Rc::new(RefCell::new(Tally::default()));
+    let mut receivers = Vec::new();
+    if let Some(address) = &options.udp {
+        let socket = UdpSocket::bind(address)?;
+        say(format_args!("listening on udp {}", socket.local_addr()?))?;
+        receivers.push(ebbtide::spawn(count(socket, Rc::clone(&tally))));
+    }
+    let _path_to_remove = match &options.unix {
+        Some(path) => {
+            remove_if_stale(path)?;
+            let socket = UnixDatagram::bind(path)?;
+            let path_to_remove = BoundPath(path);
+            say(format_args!("listening on unix {}", path.display()))?;
+            receivers.push(ebbtide::spawn(count(socket, Rc::clone(&tally))));
+            Some(path_to_remove)
+        }
+        None => None,
+    };
+    print_until(terminate, &tally, &receivers).await?;
+    let report = ebbtide::drain().await;
+    for receiver in receivers {
+        receiver.await??;
+    }
+    let Tally { datagrams, lines, .. } = *tally.borrow();
+    say(format_args!("received {datagrams} datagrams, {lines} lines"))?;
+    say(format_args!("{report}"))
+}
+
+/// Counts until the socket is sealed and drained.
+async fn count<A: Address>(socket: DatagramSocket<A>, tally: Rc<RefCell<Tally>>) -> io::Result<()> {
+    while let Some(datagram) = socket.recv().await? {
+        tally.borrow_mut().enter(&datagram);
+    }
+    Ok(())
+}
+
+/// Prints a line a second until `terminate` is ready, or a receiver has failed.
+async fn print_until(
+    mut terminate: Signals,
+    tally: &RefCell<Tally>,
+    receivers: &[JoinHandle<io::Result<()>>],
+) -> io::Result<()> {
+    let mut printed = Instant::now();
+    let mut lines_before = 0;
+    while !receivers.iter().any(JoinHandle::is_finished) {
+        if let Ok(signal) = timeout_at(printed + Duration::from_secs(1), &mut terminate).await {
+            return signal;
+        }
+        let tally = tally.borrow();
+        let rate = (tally.lines - lines_before) as f64 / printed.elapsed().as_secs_f64();
+        say(format_args!("{tally}, {rate:.0} lines/s{}", Busiest(&tally.metrics)))?;
+        lines_before = tally.lines;
+        printed = Instant::now();
+    }
+    Ok(())
+}
+
+/// As `println!`, but with the error: stdout may be a pipe that nobody reads any more.
+fn say(line: fmt::Arguments<'_>) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
+}
+
+/// What was received.
+#[derive(Default)]
+struct Tally {
+    datagrams: u64,
+    lines: u64,
+    metrics: HashMap<String, u64>,
+}
+
+/// Names that are told apart, and their length: a sender must not be able to use up the memory.
+const MAX_METRICS: usize = 10_000;
+const MAX_NAME_BYTES: usize = 128;
+
+/// Where lines count that name no metric, or one too many.
+const OTHER: &str = "other";
+
+impl Tally {
+    fn enter(&mut self, datagram: &[u8]) {
+        self.datagrams += 1;
+        for line in datagram.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
+            self.lines += 1;
+            self.enter_line(metric(line).unwrap_or(OTHER));
+        }
+    }
+
+    fn enter_line(&mut self, metric: &str) {
+        if let Some(count) = self.metrics.get_mut(metric) {
+            *count += 1;
+            return;
+        }
+        let name = if self.metrics.len() < MAX_METRICS { metric } else { OTHER };
+        *self.metrics.entry(name.to_owned()).or_default() += 1;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} datagrams, {} lines", self.datagrams, self.lines)
+    }
+}
+
+/// The metric of a line: what is before the colon in `name:value|type`. The lines of `logger`
+/// (`<13>Nov 23 06:44:21 ...`) all count as `syslog`: their first colon is that of the time.
+fn metric(line: &[u8]) -> Option<&str> {
+    if line.starts_with(b"<") {
+        return Some("syslog");
+    }
+    let colon = line.iter().position(|&byte| byte == b':')?;
+    let name = str::from_utf8(&line[..colon]).ok()?;
+    let is_name =
+        (1..=MAX_NAME_BYTES).contains(&colon) && name.bytes().all(|b| b.is_ascii_graphic());
+    is_name.then_some(name)
+}
+
+/// The three metrics with the most lines.
+struct Busiest<'a>(&'a HashMap<String, u64>);
+
+impl fmt::Display for Busiest<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut metrics: Vec<_> = self.0.iter().collect();
+        metrics.sort_unstable_by(|(a, a_lines), (b, b_lines)| b_lines.cmp(a_lines).then(a.cmp(b)));
+        for (metric, lines) in metrics.into_iter().take(3) {
+            write!(f, ", {metric} {lines}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a socket that a program left behind; leaves alone one on which somebody listens, and
+/// what is not a socket. Whether it is one has to be asked: connecting to any other file is refused
+/// just the same.
+fn remove_if_stale(path: &Path) -> io::Result<()> {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|data| data.file_type().is_socket());
+    let probe = std::os::unix::net::UnixDatagram::unbound()?;
+    match probe.connect(path) {
+        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path)
+        }
+        // Binding will tell.
+        _ => Ok(()),
+    }
+}
+
+/// Removes the path that a socket was bound to when it is dropped.
+struct BoundPath<'a>(&'a Path);
+
+impl Drop for BoundPath<'_> {
+    fn drop(&mut self) {
+        // It fails only if somebody else has removed it.
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+const USAGE: &str = "\
+Usage: collector [--udp ADDR] [--unix PATH]
+
+  --udp ADDR   receive on a UDP socket, for example 127.0.0.1:8125
+  --unix PATH  receive on a Unix datagram socket
+  --help       this text
+
+At least one of the two.";
+
+struct Options {
+    udp: Option<String>,
+    unix: Option<PathBuf>,
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self { udp: None, unix: None };
+        while let Some(option) = arguments.next() {
+            match option.as_str() {
+                "--udp" => options.udp = Some(value(&option, arguments.next())?),
+                "--unix" => options.unix = Some(value(&option, arguments.next())?.into()),
+                "--help" => {
+                    println!("{USAGE}");
+                    std::process::exit(0);
+                }
+                other => return Err(format!("there is no option {other:?}")),
+            }
+        }
+        match &options {
+            Self { udp: None, unix: None } => Err("there is nothing to listen on".to_owned()),
+            // The kernel would invent a name.
+            Self { unix: Some(path), .. } if path.as_os_str().is_empty() => {
+                Err("--unix needs a path, not \"\"".to_owned())
+            }
+            _ => Ok(options),
+        }
+    }
+}
+
+fn value(option: &str, value: Option<String>) -> Result<String, String> {
+    value.ok_or_else(|| format!("{option} needs a value"))
+}
