@@ -29,25 +29,33 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut lost = 0;
-    for &transport in options.transports {
-        match count_packets(transport, &options) {
-            Ok(tally) => {
-                println!("{tally}");
-                lost += tally.lost();
-            }
-            Err(error) => {
-                eprintln!("packet_counter: {error}");
-                return ExitCode::from(2);
-            }
+    match run(&options) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_lost) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("packet_counter: {error}");
+            ExitCode::from(2)
         }
     }
-    if lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs the program once, in a runtime of its own.
-fn count_packets(transport: Transport, options: &Options) -> io::Result<Tally> {
-    let runtime = Runtime::new()?;
+/// Prints a line for each transport; gives how many datagrams were lost.
+fn run(options: &Options) -> io::Result<u64> {
+    let mut lost = 0;
+    for (index, &transport) in options.transports.iter().enumerate() {
+        let runtime = Runtime::new()?;
+        if index == 0 {
+            eprintln!("driver: {}", runtime.driver());
+        }
+        let tally = count_packets(runtime, transport, options)?;
+        println!("{tally}");
+        lost += tally.lost();
+    }
+    Ok(lost)
+}
+
+/// Runs the program once.
+fn count_packets(runtime: Runtime, transport: Transport, options: &Options) -> io::Result<Tally> {
     let received = Rc::new(Cell::new(0));
     let sent = runtime.block_on(async {
         match transport {
