@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{Wait, Wakes};
 use crate::handle::Handle;
-use crate::ledger::{Drainable, ReadProgress};
+use crate::ledger::{Drainable, Pass, ReadProgress};
 use crate::limits::{DRAIN_READ_BATCH, REAP_LIMIT_MS};
 use crate::membarrier;
 use crate::report::{DrainOutcome, DrainReport};
@@ -241,31 +241,41 @@ impl Drop for Delivery {
 }
 
 /// Steps 1 to 4 for some sockets. Returns how many could not be sealed.
+///
+/// To wait for senders, the receives are ended first, so that the sockets can be read meanwhile
+/// without depending on the pool; what the seal then finds queued is what arrived last.
 pub(crate) fn empty_sockets(
     handle: &Handle,
     sockets: &[Rc<dyn Drainable>],
     quiesce: bool,
 ) -> usize {
     let mut wakes = Wakes::default();
+    let unsealed;
     if quiesce {
-        wait_for_senders(handle, &mut wakes);
+        cancel_and_reap(handle, sockets, &mut wakes);
+        wait_for_senders(sockets, &mut wakes);
+        unsealed = seal(sockets);
+        wait_for_senders(sockets, &mut wakes);
+    } else {
+        unsealed = seal(sockets);
+        cancel_and_reap(handle, sockets, &mut wakes);
     }
-    let unsealed = sockets.iter().filter(|socket| socket.seal().is_err()).count();
-    if quiesce {
-        wait_for_senders(handle, &mut wakes);
-    }
-    for socket in sockets {
-        socket.cancel();
-    }
-    reap(handle, sockets, &mut wakes);
     read(sockets, &mut wakes);
     wakes.run();
     unsealed
 }
 
-/// Step 3. Lossless because a cancel never takes a datagram: all that was received has a completion
+/// Step 1. Returns how many sockets the kernel refused to seal.
+fn seal(sockets: &[Rc<dyn Drainable>]) -> usize {
+    sockets.iter().filter(|socket| socket.seal().is_err()).count()
+}
+
+/// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a completion
 /// of its own before the final one.
-fn reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+    for socket in sockets {
+        socket.cancel();
+    }
     let deadline = Instant::now() + Duration::from_millis(REAP_LIMIT_MS);
     while !sockets.iter().all(|socket| socket.is_reaped()) && Instant::now() < deadline {
         let mut driver = handle.driver();
@@ -278,13 +288,15 @@ fn reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
 fn read(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     let mut unread: Vec<&Rc<dyn Drainable>> = sockets.iter().collect();
     while !unread.is_empty() {
-        unread.retain(|socket| socket.read(DRAIN_READ_BATCH, wakes) == ReadProgress::More);
+        unread.retain(|socket| {
+            socket.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
+        });
     }
 }
 
 /// Waits on another thread until every CPU has finished what the network was doing on it, while
-/// this one keeps receiving, so that the sockets' buffers do not overflow meanwhile.
-fn wait_for_senders(handle: &Handle, wakes: &mut Wakes) {
+/// this one keeps reading, so that the sockets' buffers do not overflow meanwhile.
+fn wait_for_senders(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     let done = Arc::new(AtomicBool::new(false));
     let helper = thread::Builder::new().spawn({
         let done = Arc::clone(&done);
@@ -297,9 +309,10 @@ fn wait_for_senders(handle: &Handle, wakes: &mut Wakes) {
     // Without a thread, or where the kernel has no such call (nohz_full), the wait is not to be had.
     let Ok(helper) = helper else { return };
     while !done.load(Ordering::Acquire) {
-        let mut driver = handle.driver();
-        driver.submit_and_wait(Wait::AtMost(Duration::from_millis(1)));
-        driver.collect(wakes);
+        // No pause: whoever gets this processor instead may well be a sender.
+        for socket in sockets {
+            socket.read(DRAIN_READ_BATCH, Pass::Early, wakes);
+        }
     }
     let _ = helper.join();
 }

@@ -25,8 +25,9 @@ pub trait Drainable: 'static {
     /// Step 3. Whether the final completion of its receive was collected.
     fn is_reaped(&self) -> bool;
 
-    /// Step 4. Reads up to `limit` datagrams into its inbox.
-    fn read(&self, limit: usize, wakes: &mut Wakes) -> ReadProgress;
+    /// Step 4. Reads up to `limit` datagrams into its inbox. In the last pass, an empty queue is the
+    /// end.
+    fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress;
 
     /// Step 5. How many datagrams wait in its inbox, if it is sealed.
     fn undelivered(&self) -> usize;
@@ -53,12 +54,21 @@ pub enum Receivers {
     Absent,
 }
 
+/// Which reading it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Before the seal, or while senders are waited for: more may come.
+    Early,
+    /// After the seal: the queue only shrinks.
+    Last,
+}
+
 /// How far the reading of a socket has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadProgress {
     /// There may be more.
     More,
-    /// The queue is empty, and stays so.
+    /// The queue is empty; after the seal it stays so.
     Empty,
 }
 

@@ -32,7 +32,7 @@ pub use drain::{Drain, Draining, drain, drain_with};
 pub use driver::{DriverChoice as Driver, RunningDriver, StartCause, StartError, TaskRun};
 pub use handle::Handle;
 pub use in_flight::InFlight;
-pub use ledger::{DrainKey, Drainable, ReadProgress, Receivers};
+pub use ledger::{DrainKey, Drainable, Pass, ReadProgress, Receivers};
 pub use metrics::Metrics;
 pub use port::Port;
 pub use report::{DrainOutcome, DrainReport, SocketStats};

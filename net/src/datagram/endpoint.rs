@@ -14,7 +14,9 @@ use ebbtide_runtime::driver::{
     Layout, MultishotKey, ReceivedMessage, Reception, Sink, Verdict, Wakes,
 };
 use ebbtide_runtime::task::{poll_receive_budget, poll_send_budget};
-use ebbtide_runtime::{DrainKey, Drainable, InFlight, Port, ReadProgress, Receivers, SocketStats};
+use ebbtide_runtime::{
+    DrainKey, Drainable, InFlight, Pass, Port, ReadProgress, Receivers, SocketStats,
+};
 use socket2::{SockAddr, Socket};
 
 use super::inbox::{Arrival, Inbox};
@@ -467,7 +469,7 @@ impl Drainable for Endpoint {
         !self.receive.borrow().machine.is_cancelling()
     }
 
-    fn read(&self, limit: usize, wakes: &mut Wakes) -> ReadProgress {
+    fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress {
         let mut receive = self.receive.borrow_mut();
         let receive = &mut *receive;
         if !receive.machine.is_reading() {
@@ -494,6 +496,9 @@ impl Drainable for Endpoint {
                     }
                 },
             };
+            if pass == Pass::Early && read == Read::Empty {
+                return ReadProgress::Empty;
+            }
             if receive.machine.read(read) == ReadOn::No || self.is_used_up() {
                 receive.machine.give_up();
                 receive.scratch = Vec::new();
