@@ -32,13 +32,20 @@ where
     T: Send + 'static,
 {
     let handle = Handle::current();
-    let under_way = handle.blocking().start();
+    let under_way = Arc::new(handle.blocking().start());
+    let until_taken = Arc::clone(&under_way);
     // Started here, not at the first poll: the caller may block the loop before that.
     let call = blocking::unblock(move || {
         let _under_way = under_way;
         call()
     });
-    handle.spawn(call).unstoppable()
+    let taken = async move {
+        let result = call.await;
+        // Until here, or the runtime could end between the end of the call and the wake for it.
+        drop(until_taken);
+        result
+    };
+    handle.spawn(taken).unstoppable()
 }
 
 /// The blocking calls of a runtime.

@@ -106,12 +106,14 @@ impl Handle {
 /// Seals, empties and delivers every datagram socket of the runtime that is open now.
 ///
 /// When it returns, every datagram that was queued before the seal has been handed to a receiver,
-/// or the deadline of the policy has passed and the report counts what is left. A receiver that was
-/// handed datagrams after the seal has then also been handed the `None` that follows them, so that
-/// the handling of the last one is over. The program goes on, and can open new sockets.
+/// or the deadline of the policy has passed and the report counts what is left. The program goes on,
+/// and can open new sockets.
 ///
-/// A socket that nobody has ever received from is waited for only while timers are pending: what it
-/// holds is counted as undelivered.
+/// What a task does with its last datagram is waited for as long as it does something: computes,
+/// sends, calls `spawn_blocking`, or, if it was handed the datagram after the seal, sleeps. So is a
+/// socket that nobody has received from yet, as long as any timer is pending. What waits for other
+/// threads is not. A program that is never idle, because new sockets keep it busy, waits to the
+/// deadline.
 ///
 /// A task that is itself the only receiver of a socket must not wait for this, but call the
 /// socket's own `drain` and then receive until `None`.
@@ -204,7 +206,10 @@ impl Delivery {
     /// Step 5, driven by the loop: tasks run between the polls.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainOutcome> {
         if self.handle.ledger().quiescences() > self.quiescences {
-            return Poll::Ready(DrainOutcome::Complete);
+            return Poll::Ready(match self.handle.ledger().undelivered() {
+                0 => DrainOutcome::Complete,
+                _ => DrainOutcome::Unclaimed,
+            });
         }
         if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
             return Poll::Ready(match self.handle.ledger().undelivered() {

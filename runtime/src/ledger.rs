@@ -48,10 +48,12 @@ pub trait Drainable: 'static {
 pub enum Receivers {
     /// Nothing: all is delivered. Also where the socket is not sealed.
     Served,
-    /// To take what is in the inbox, or, having taken some of it, to see that it was the last.
+    /// To take what is in the inbox: somebody has received from the socket before.
     Expected,
-    /// There is something to take, but nobody has ever received from the socket.
-    Absent,
+    /// To take what is in the inbox, though nobody has ever received from the socket; or, having
+    /// taken the last of it, to handle it and come back for the end. Whether anybody will is not
+    /// known.
+    Uncertain,
 }
 
 /// Which reading it is.
@@ -139,14 +141,14 @@ impl Ledger {
         self.open().iter().map(|socket| socket.undelivered()).sum()
     }
 
-    /// Whether the receivers have done what there is to do. Where nobody has ever received, somebody
-    /// may still begin to as long as `timers` are pending.
+    /// Whether the receivers have done what there is to do. Where it is uncertain that any will,
+    /// they are waited for as long as `timers` are pending, for which a task may wait.
     pub(crate) fn is_delivered(&self, timers: usize) -> bool {
         let others_pending = timers > self.drains.get();
         self.open().iter().all(|socket| match socket.receivers() {
             Receivers::Served => true,
             Receivers::Expected => false,
-            Receivers::Absent => !others_pending,
+            Receivers::Uncertain => !others_pending,
         })
     }
 

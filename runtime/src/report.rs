@@ -73,6 +73,9 @@ pub enum DrainOutcome {
     Complete,
     /// The deadline passed first.
     DeadlinePassed,
+    /// Everything was delivered for which there was a receiver; what is undelivered came to sockets
+    /// that nobody has ever received from.
+    Unclaimed,
 }
 
 /// What a drain found and did. The counts are those of the whole life of the runtime, of open and
@@ -113,6 +116,7 @@ impl fmt::Display for DrainReport {
         let outcome = match self.outcome {
             DrainOutcome::Complete => "drained",
             DrainOutcome::DeadlinePassed => "deadline passed while draining",
+            DrainOutcome::Unclaimed => "drained (some datagrams found no receiver)",
         };
         let stats = &self.stats;
         write!(

@@ -177,11 +177,12 @@ impl Runtime {
         self.wakes.replace(wakes);
     }
 
+    /// Runs the tasks that are ready now, within the budget of a turn. Those that become ready
+    /// meanwhile, or yield, wait for the next turn: first the kernel has its say.
     fn run_tasks(&self) {
-        for _ in 0..self.handle.limits().tasks_per_turn {
-            if self.handle.tasks().run_one().is_none() {
-                return;
-            }
+        let ready = self.handle.tasks().ready_count();
+        for _ in 0..ready.min(self.handle.limits().tasks_per_turn) {
+            self.handle.tasks().run_one();
         }
     }
 

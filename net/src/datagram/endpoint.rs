@@ -158,16 +158,17 @@ impl Endpoint {
         waiter: &mut Option<WaiterKey>,
         cx: &Context<'_>,
     ) -> Poll<io::Result<Option<ReceivedMessage>>> {
-        ready!(poll_receive_budget(cx));
         self.is_received_from.set(true);
-        let taken = self.take();
-        if taken.is_none() && !self.is_drained() {
+        if self.receive.borrow().inbox.is_empty() && !self.is_drained() {
             // Cloned before and dropped after the borrow: wakers are foreign code.
             let waker = cx.waker().clone();
             let (key, _replaced) = self.receive.borrow_mut().inbox.wait(*waiter, waker);
             *waiter = Some(key);
             return Poll::Pending;
         }
+        // Only what is handed over is charged for: a `select` over many sockets polls them all.
+        ready!(poll_receive_budget(cx));
+        let taken = self.take();
         if taken.is_none() {
             self.owes_end.set(false);
         }
@@ -289,9 +290,8 @@ impl Endpoint {
         Ok(self.port.submit(operation::Room::new(self, None)?))
     }
 
-    /// Whether it is sealed in the way of Unix sockets.
-    pub(crate) fn is_shut_for_reading(&self) -> bool {
-        self.family == Family::Unix && self.is_sealed()
+    pub(crate) fn family(&self) -> Family {
+        self.family
     }
 
     fn check_open(&self) -> io::Result<()> {
@@ -313,7 +313,7 @@ impl Endpoint {
     }
 
     /// The user lets go of the socket: its address is free when this returns.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(self: &Rc<Self>) {
         if self.life.get() != Life::Open {
             return;
         }
@@ -322,6 +322,10 @@ impl Endpoint {
         self.note_abandonment();
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
+        if Rc::strong_count(self) > 1 {
+            // A wait for room, whose future is gone, still holds the descriptor.
+            let _ = vacate(&self.socket, self.port.placeholder());
+        }
     }
 
     /// The user takes the socket back: ends the receive, and gives the datagrams that were taken.
@@ -517,10 +521,10 @@ impl Drainable for Endpoint {
 
     fn receivers(&self) -> Receivers {
         match self.undelivered() {
-            0 if self.owes_end.get() => Receivers::Expected,
+            0 if self.owes_end.get() => Receivers::Uncertain,
             0 => Receivers::Served,
             _ if self.is_received_from.get() => Receivers::Expected,
-            _ => Receivers::Absent,
+            _ => Receivers::Uncertain,
         }
     }
 

@@ -47,6 +47,11 @@ impl<T> Inbox<T> {
         Some(arrival)
     }
 
+    /// Whether `pop` would give nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.arrivals.is_empty()
+    }
+
     /// Whether `pop` would give a datagram.
     pub(crate) fn is_next_datagram(&self) -> bool {
         matches!(self.arrivals.front(), Some(Arrival::Datagram(_)))

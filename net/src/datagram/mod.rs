@@ -20,7 +20,7 @@ mod udp;
 mod unix;
 mod waiters;
 
-pub(crate) use self::endpoint::Endpoint;
+pub(crate) use self::endpoint::{Endpoint, Family};
 pub use self::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
 pub use self::message::Datagram;
 pub use self::socket::DatagramSocket;

@@ -13,16 +13,16 @@ use ebbtide_runtime::driver::{
 };
 use socket2::{SockAddr, Socket, Type};
 
-use crate::datagram::Endpoint;
+use crate::datagram::{Endpoint, Family};
 
 /// Keeps what is asked open.
 #[derive(Debug)]
 pub(crate) enum Room {
-    /// In the send buffer of a socket, and in the queue of the peer that it is connected to.
-    Own(Rc<Endpoint>),
-    /// The same for a sealed Unix socket, which seems ready always unless it is asked for nothing but
-    /// room.
-    Sealed(OwnedFd),
+    /// In the send buffer of a UDP socket.
+    Internet(Rc<Endpoint>),
+    /// In the send buffer of a Unix socket, and in the queue of the peer that it is connected to. Asked
+    /// for nothing but room, because a socket that is sealed seems ready always.
+    Unix(OwnedFd),
     /// In the queue of a Unix socket that one is not connected to. The kernel tells of it only on a
     /// socket that is connected to the peer (`unix_dgram_poll`), and any other seems writable always:
     /// so a socket of our own is connected to it, to ask.
@@ -37,25 +37,38 @@ impl Room {
     /// Those of connect(2) to a Unix peer, which are those that sending to it would give; and that
     /// no descriptor is left.
     pub(crate) fn new(endpoint: &Rc<Endpoint>, to: Option<&SockAddr>) -> io::Result<Self> {
-        if let Some(peer) = to.filter(|to| to.is_unix()) {
-            let probe = Socket::new(peer.domain(), Type::DGRAM.nonblocking(), None)?;
-            probe.connect(peer)?;
-            return Ok(Self::Peer(probe));
+        if endpoint.family() == Family::Internet {
+            return Ok(Self::Internet(Rc::clone(endpoint)));
         }
-        if endpoint.is_shut_for_reading() {
-            return watch_writable(endpoint.as_fd()).map(Self::Sealed);
+        match to.map(full_peer).transpose()?.flatten() {
+            Some(probe) => Ok(Self::Peer(probe)),
+            None => watch_writable(endpoint.as_fd()).map(Self::Unix),
         }
-        Ok(Self::Own(Rc::clone(endpoint)))
     }
 
     /// What to wait for.
     fn readiness(&self) -> (BorrowedFd<'_>, Interest) {
         match self {
-            Self::Own(endpoint) => (endpoint.as_fd(), Interest::Writable),
-            Self::Sealed(watch) => (watch.as_fd(), Interest::Readable),
+            Self::Internet(endpoint) => (endpoint.as_fd(), Interest::Writable),
+            Self::Unix(watch) => (watch.as_fd(), Interest::Readable),
             Self::Peer(probe) => (probe.as_fd(), Interest::Writable),
         }
     }
+}
+
+/// A socket connected to `peer`, if that has a full queue. `None`: then it is our own send buffer that
+/// is full.
+fn full_peer(peer: &SockAddr) -> io::Result<Option<Socket>> {
+    let probe = Socket::new(peer.domain(), Type::DGRAM.nonblocking(), None)?;
+    match probe.connect(peer) {
+        Ok(()) => {}
+        // The peer is connected, perhaps to us: only its own peer may send to it, and no queue
+        // limits that.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let is_full = poll_now(probe.as_fd(), Interest::Writable).is_err();
+    Ok(is_full.then_some(probe))
 }
 
 impl Operation for Room {

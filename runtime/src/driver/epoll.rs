@@ -45,8 +45,9 @@ pub(crate) struct Epoll {
     readable: VecDeque<RawFd>,
     /// Operations to be attempted.
     attempts: VecDeque<Id>,
-    /// What was cancelled; the final completion is to be collected.
-    cancelled: Vec<Id>,
+    /// What has ended without anything having been tried, and the error that its final completion,
+    /// which is to be collected, will say.
+    ended: Vec<(Id, i32)>,
     events: Vec<libc::epoll_event>,
     waits: u64,
 }
@@ -92,7 +93,7 @@ impl Epoll {
             places: HashMap::new(),
             readable: VecDeque::new(),
             attempts: VecDeque::new(),
-            cancelled: Vec::new(),
+            ended: Vec::new(),
             events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS],
             waits: 0,
         };
@@ -136,7 +137,7 @@ impl Epoll {
             self.forget_unused(number);
         }
         self.attempts.retain(|attempt| *attempt != id);
-        self.cancelled.push(id);
+        self.ended.push((id, libc::ECANCELED));
     }
 
     /// The sink of `socket` goes: epoll must not know the descriptor any more when it is closed.
@@ -146,7 +147,7 @@ impl Epoll {
 
     /// Whether `collect` has something to do without waiting.
     pub(crate) fn has_work(&self) -> bool {
-        !(self.attempts.is_empty() && self.readable.is_empty() && self.cancelled.is_empty())
+        !(self.attempts.is_empty() && self.readable.is_empty() && self.ended.is_empty())
     }
 
     /// Takes in readiness, and waits for it if asked to and nothing is left to do.
@@ -208,8 +209,8 @@ impl Epoll {
 
     /// Carries out what is ready: completions as a ring would post them.
     pub(crate) fn collect(&mut self, intake: &mut Intake<'_>) {
-        for id in self.cancelled.drain(..) {
-            intake.accept(id, -libc::ECANCELED, None, Finality::Final);
+        for (id, errno) in self.ended.drain(..) {
+            intake.accept(id, -errno, None, Finality::Final);
         }
         for _ in 0..self.attempts.len() {
             let Some(id) = self.attempts.pop_front() else { break };
@@ -300,15 +301,17 @@ impl Epoll {
             (_, _) => libc::EPOLL_CTL_MOD,
         };
         watched.registered = events;
-        // It fails only if the kernel has no memory for it. Then the descriptor is looked at in
-        // every turn instead.
-        if self.control(operation, number, events, number as u64).is_err() {
-            if let Some(watched) = self.watched.get_mut(&number) {
-                watched.registered = 0;
-                self.attempts.extend(watched.waiting.drain(..).map(|(id, _)| id));
-            }
-            self.queue(number);
+        let Err(error) = self.control(operation, number, events, number as u64) else { return };
+        // No memory, or `fs.epoll.max_user_watches` is reached: whoever waits is told, instead of
+        // waiting for ever.
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        if let Some(watched) = self.watched.get_mut(&number) {
+            watched.registered = 0;
+            let waiting = watched.waiting.drain(..).map(|(id, _)| id);
+            let receive = watched.receive.take().map(|receive| receive.id);
+            self.ended.extend(waiting.chain(receive).map(|id| (id, errno)));
         }
+        self.places.retain(|_, place| *place != number);
     }
 
     /// Drops a descriptor of which nothing is wanted.

@@ -68,7 +68,11 @@ impl Tasks {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        !self.ready.borrow().is_empty()
+        self.ready_count() > 0
+    }
+
+    pub(crate) fn ready_count(&self) -> usize {
+        self.ready.borrow().len()
     }
 
     /// Spawns a task.
@@ -106,11 +110,12 @@ impl Tasks {
         }
     }
 
-    /// Polls the task that has been ready longest. `None`: none is ready.
-    pub(crate) fn run_one(&self) -> Option<()> {
-        let runnable = self.ready.borrow_mut().pop_front()?;
-        runnable.run();
-        Some(())
+    /// Polls the task that has been ready longest, if any is.
+    pub(crate) fn run_one(&self) {
+        let runnable = self.ready.borrow_mut().pop_front();
+        if let Some(runnable) = runnable {
+            runnable.run();
+        }
     }
 
     /// Has the future of a living task dropped at its next turn.
