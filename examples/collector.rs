@@ -1,6 +1,6 @@
 //! A collector in the manner of statsd: counts lines per metric on a UDP and a Unix datagram
 //! socket, and prints a line a second. On SIGTERM or SIGINT it takes in all that is queued, and
-//! ends with what it received.
+//! ends with what it received. A second signal meanwhile ends it at once.
 //!
 //! ```text
 //! cargo run --release --example collector -- --udp 127.0.0.1:8125 --unix /tmp/collector.sock
@@ -8,7 +8,7 @@
 //! logger -u /tmp/collector.sock hello
 //! ```
 //!
-//! Exit code 2 if it cannot start or a socket fails.
+//! Exit code 1 if it ended before it had taken in all, 2 if it cannot start or a socket fails.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,10 +21,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ebbtide::JoinHandle;
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixDatagram};
 use ebbtide::signal::{self, Signals};
 use ebbtide::time::timeout_at;
+use ebbtide::{DrainReport, JoinHandle, Runtime};
+use futures_util::future::{Either, select};
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -34,8 +35,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match ebbtide::run(collect(&options)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(&options) {
+        Ok(report) if report.undelivered > 0 => ExitCode::FAILURE,
+        Ok(_all_delivered) => ExitCode::SUCCESS,
         // Nobody reads what it prints any more.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,14 +47,35 @@ fn main() -> ExitCode {
     }
 }
 
-async fn collect(options: &Options) -> io::Result<()> {
+/// Collects until a signal ends it, and says what it received.
+fn run(options: &Options) -> io::Result<DrainReport> {
+    let runtime = Runtime::new()?;
+    eprintln!("driver: {}", runtime.driver());
+    let tally = Rc::default();
+    let report = match runtime.block_on(collect(options, &tally))? {
+        End::Drained(report) => report,
+        End::AtOnce => runtime.stop(),
+    };
+    let Tally { datagrams, lines, .. } = *tally.borrow();
+    say(format_args!("received {datagrams} datagrams, {lines} lines"))?;
+    say(format_args!("{report}"))?;
+    Ok(report)
+}
+
+/// What the signals asked for.
+enum End {
+    Drained(DrainReport),
+    /// A second signal came during the drain.
+    AtOnce,
+}
+
+async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<End> {
     let terminate = signal::terminate();
-    let tally = Rc::new(RefCell::new(Tally::default()));
     let mut receivers = Vec::new();
     if let Some(address) = &options.udp {
         let socket = UdpSocket::bind(address)?;
         say(format_args!("listening on udp {}", socket.local_addr()?))?;
-        receivers.push(ebbtide::spawn(count(socket, Rc::clone(&tally))));
+        receivers.push(ebbtide::spawn(count(socket, Rc::clone(tally))));
     }
     let _path_to_remove = match &options.unix {
         Some(path) => {
@@ -60,19 +83,20 @@ async fn collect(options: &Options) -> io::Result<()> {
             let socket = UnixDatagram::bind(path)?;
             let path_to_remove = BoundPath(path);
             say(format_args!("listening on unix {}", path.display()))?;
-            receivers.push(ebbtide::spawn(count(socket, Rc::clone(&tally))));
+            receivers.push(ebbtide::spawn(count(socket, Rc::clone(tally))));
             Some(path_to_remove)
         }
         None => None,
     };
-    print_until(terminate, &tally, &receivers).await?;
-    let report = ebbtide::drain().await;
+    print_until(terminate, tally, &receivers).await?;
+    let report = match select(ebbtide::drain(), signal::terminate()).await {
+        Either::Left((report, _)) => report,
+        Either::Right((signal, _)) => return signal.map(|()| End::AtOnce),
+    };
     for receiver in receivers {
         receiver.await??;
     }
-    let Tally { datagrams, lines, .. } = *tally.borrow();
-    say(format_args!("received {datagrams} datagrams, {lines} lines"))?;
-    say(format_args!("{report}"))
+    Ok(End::Drained(report))
 }
 
 /// Counts until the socket is sealed and drained.
@@ -208,7 +232,8 @@ Usage: collector [--udp ADDR] [--unix PATH]
   --unix PATH  receive on a Unix datagram socket
   --help       this text
 
-At least one of the two.";
+At least one of the two. SIGTERM or SIGINT ends it when it has taken in all that is queued; a second
+one ends it at once.";
 
 struct Options {
     udp: Option<String>,
