@@ -2,8 +2,8 @@
 
 pub use ebbtide_runtime::{
     Builder, Drain, DrainOutcome, DrainReport, Draining, Driver, Handle, JoinError, JoinHandle,
-    Metrics, RunningDriver, Runtime, StartCause, StartError, drain, drain_with, run, signal, spawn,
-    spawn_blocking, task, time,
+    Metrics, RunningDriver, Runtime, StartCause, StartError, TaskRun, drain, drain_with, run,
+    signal, spawn, spawn_blocking, task, time,
 };
 
 /// Datagram sockets. They mirror [`std::net`] and tokio where those have a name for it.

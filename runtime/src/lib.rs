@@ -1,4 +1,4 @@
-//! The runtime under [`ebbtide`](https://docs.rs/ebbtide): tasks, time, the io_uring driver, the
+//! The runtime under [`ebbtide`](https://docs.rs/ebbtide): tasks, time, the io_uring and epoll drivers, the
 //! buffer pool and the drain. It knows no socket; those are in `ebbtide-net`.
 //!
 //! Programs use the crate `ebbtide`. [`Port`], [`Drainable`] and the modules [`driver`] and

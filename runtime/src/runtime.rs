@@ -68,7 +68,7 @@ impl Builder {
     ///
     /// `InvalidInput` for a limit out of range, naming the setter. Otherwise the kernel refused to
     /// start the driver, and the error holds a [`StartError`](crate::StartError), which names the
-    /// cause and the remedy. Needs Linux 6.1.
+    /// cause and the remedy. With io_uring: Linux 6.1.
     pub fn build(self) -> io::Result<Runtime> {
         self.limits.validate()?;
         Runtime::start(self.driver, self.limits, self.drain)
@@ -263,6 +263,8 @@ impl Runtime {
         self.handle.advance(Phase::Ended);
         report.tasks_dropped = self.handle.tasks().drop_all();
         report.operations_leaked = self.close();
+        #[cfg(feature = "tracing")]
+        tracing::info!(%report, "the ebbtide runtime ends");
         report
     }
 

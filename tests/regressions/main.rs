@@ -9,3 +9,4 @@ mod seccomp;
 mod failed_submit;
 mod late_completion;
 mod sealed_sender;
+mod waiting;
