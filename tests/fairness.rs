@@ -17,8 +17,8 @@ const ROUNDS: usize = 50;
 
 /// The bound of ARCHITECTURE.md, counted in datagrams and not in time: between the sending of a
 /// datagram and its reception, a flooded socket gets at most as many datagrams as the pool has
-/// buffers and the runtime sockets, and two enters' worth (66). Fails, on a tiny pool, when a receive
-/// that resumes does not join the end of those that wait for buffers.
+/// buffers and the runtime sockets, and two enters' worth (66). Fails, on a tiny pool, when a
+/// receive that resumes does not join the end of those that wait for buffers.
 fn a_flooded_socket_delays_others_by_a_bounded_number_of_datagrams(shape: Shape) {
     let runtime = shape.runtime();
     let bound = runtime.metrics().free_buffers as u64 + OTHERS as u64 + 66;

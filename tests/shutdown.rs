@@ -345,8 +345,8 @@ fn a_socket_goes_on_receiving_after_every_end_of_its_receive(shape: Shape) {
     check::<SocketAddr>(shape);
 }
 
-/// Fails when `shutdown` returns while a receive still holds its socket: when neither the drain, nor
-/// dropping the socket, nor the end of the runtime cancels it.
+/// Fails when `shutdown` returns while a receive still holds its socket: when neither the drain,
+/// nor dropping the socket, nor the end of the runtime cancels it.
 fn an_address_can_be_bound_again_after_a_shutdown(shape: Shape) {
     let name = unique_name("again");
     let mut address = lonely_address();

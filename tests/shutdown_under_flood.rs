@@ -35,8 +35,8 @@ const DEADLINE: Duration = Duration::from_millis(10);
 /// one at the end of each pause that falls before or onto it.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Fails when the socket is not sealed, not cancelled or not reaped: what is accepted after the last
-/// read, or is not read, is then thrown away.
+/// Fails when the socket is not sealed, not cancelled or not reaped: what is accepted after the
+/// last read, or is not read, is then thrown away.
 fn every_accepted_unix_datagram_is_delivered(shape: Shape) {
     for seed in 0..SEEDS {
         let runtime = shape.runtime();
@@ -81,8 +81,8 @@ fn only_the_drop_counter_explains_a_hole_in_a_udp_sequence(shape: Shape) {
     }
 }
 
-/// Fails when the socket is not sealed, not reaped, or not read until `EAGAIN`: what was sent is then
-/// in no count.
+/// Fails when the socket is not sealed, not reaped, or not read until `EAGAIN`: what was sent is
+/// then in no count.
 fn every_udp_datagram_is_received_dropped_or_refused(shape: Shape) {
     for seed in 0..SEEDS {
         drain_accounts_for_every_datagram(shape, seed, Drain::default());

@@ -1,9 +1,9 @@
 //! The program that started it all, `examples/packet_counter.rs`, from every kind of sender: the
 //! runtime is shut down the moment that the writer is done, and nothing is lost.
 //!
-//! What runs: 1 000 datagrams of every size on every shape; 100 000 of every size on the default ring
-//! and on epoll. UDP holds no sender back, so a writer outside of the runtime waits for an answer
-//! after every window of datagrams that the receive buffer holds; the kernel must drop none.
+//! What runs: 1 000 datagrams of every size on every shape; 100 000 of every size on the default
+//! ring and on epoll. UDP holds no sender back, so a writer outside of the runtime waits for an
+//! answer after every window of datagrams that the receive buffer holds; the kernel must drop none.
 
 #[macro_use]
 mod support;
@@ -194,8 +194,8 @@ impl Load {
         (100_000 / (1_000 + 5 * self.size as u64)).max(1)
     }
 
-    /// Whether the writer waits for an answer after so many datagrams. Not after the last: then it is
-    /// gone.
+    /// Whether the writer waits for an answer after so many datagrams. Not after the last: then it
+    /// is gone.
     fn waits_after(self, datagrams: u64, window: Option<u64>) -> bool {
         datagrams < self.messages && window.is_some_and(|window| datagrams.is_multiple_of(window))
     }

@@ -1,5 +1,5 @@
-//! Tools of the workshop: the comparison with other runtimes (to come), and a way to run any command
-//! as it would run in a default container.
+//! Tools of the workshop: the comparison with other runtimes (to come), and a way to run any
+//! command as it would run in a default container.
 
 mod without_io_uring;
 

@@ -31,7 +31,8 @@ impl Builder {
 
     /// How many completions the kernel can post before it has to put some aside: 2 to 65536,
     /// rounded up to a power of two and raised to `submission_entries`. Unless set, as many as the
-    /// buffers and twice the submission queue: it hardly ever overflows. A smaller one loses nothing.
+    /// buffers and twice the submission queue: it hardly ever overflows. A smaller one loses
+    /// nothing.
     pub fn completion_entries(mut self, entries: usize) -> Self {
         self.limits.completion_entries = Some(entries);
         self

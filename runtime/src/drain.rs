@@ -106,8 +106,8 @@ impl Handle {
 /// Seals, empties and delivers every datagram socket of the runtime that is open now.
 ///
 /// When it returns, every datagram that was queued before the seal has been handed to a receiver,
-/// or the deadline of the policy has passed and the report counts what is left. The program goes on,
-/// and can open new sockets.
+/// or the deadline of the policy has passed and the report counts what is left. The program goes
+/// on, and can open new sockets.
 ///
 /// What a task does with its last datagram is waited for as long as it does something: computes,
 /// sends, calls `spawn_blocking`, or, if it was handed the datagram after the seal, sleeps. So is a
@@ -275,8 +275,8 @@ fn seal(sockets: &[Rc<dyn Drainable>]) -> usize {
     sockets.iter().filter(|socket| socket.seal().is_err()).count()
 }
 
-/// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a completion
-/// of its own before the final one.
+/// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a
+/// completion of its own before the final one.
 fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     for socket in sockets {
         socket.cancel();
@@ -311,7 +311,8 @@ fn wait_for_senders(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
             result
         }
     });
-    // Without a thread, or where the kernel has no such call (nohz_full), the wait is not to be had.
+    // Without a thread, or where the kernel has no such call (nohz_full), the wait is not to be
+    // had.
     let Ok(helper) = helper else { return };
     while !done.load(Ordering::Acquire) {
         // No pause: whoever gets this processor instead may well be a sender.

@@ -25,8 +25,8 @@ pub trait Drainable: 'static {
     /// Step 3. Whether the final completion of its receive was collected.
     fn is_reaped(&self) -> bool;
 
-    /// Step 4. Reads up to `limit` datagrams into its inbox. In the last pass, an empty queue is the
-    /// end.
+    /// Step 4. Reads up to `limit` datagrams into its inbox. In the last pass, an empty queue is
+    /// the end.
     fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress;
 
     /// Step 5. How many datagrams wait in its inbox, if it is sealed.

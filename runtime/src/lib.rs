@@ -1,5 +1,5 @@
-//! The runtime under [`ebbtide`](https://docs.rs/ebbtide): tasks, time, the io_uring and epoll drivers, the
-//! buffer pool and the drain. It knows no socket; those are in `ebbtide-net`.
+//! The runtime under [`ebbtide`](https://docs.rs/ebbtide): tasks, time, the io_uring and epoll
+//! drivers, the buffer pool and the drain. It knows no socket; those are in `ebbtide-net`.
 //!
 //! Programs use the crate `ebbtide`. [`Port`], [`Drainable`] and the modules [`driver`] and
 //! [`buffer`] are for crates that bring kinds of sockets.

@@ -39,10 +39,11 @@ pub const DRAIN_READ_BATCH: usize = 64;
 /// which costs its receiver a round, does not outrun a receiver on the same thread.
 pub(crate) const ROUNDS_PER_TURN: usize = 256;
 
-/// Bytes of a send that count as one more operation of the budget of a poll. With the default budget
-/// a task then sends no more than a receive buffer of the default size holds before receivers on the
-/// same thread run: 128 small datagrams, 22 of 1472 bytes, 4 of 9000, one of 64 KiB. Several senders
-/// together can send more than that. (The kernel charges up to four times the length of a datagram to the buffer.)
+/// Bytes of a send that count as one more operation of the budget of a poll. With the default
+/// budget a task then sends no more than a receive buffer of the default size holds before
+/// receivers on the same thread run: 128 small datagrams, 22 of 1472 bytes, 4 of 9000, one of 64
+/// KiB. Several senders together can send more than that. (The kernel charges up to four times the
+/// length of a datagram to the buffer.)
 pub const SEND_BUDGET_BYTES: usize = 256;
 
 /// Turns after which starved receives are re-armed for any free buffer, though the loop is busy.

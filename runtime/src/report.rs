@@ -99,11 +99,11 @@ pub struct DrainReport {
     pub unfinished: usize,
     /// Tasks that were dropped at the end. 0 where the runtime goes on.
     pub tasks_dropped: usize,
-    /// Operations that the kernel did not give back in time; their memory was leaked, because it may
-    /// still be written.
+    /// Operations that the kernel did not give back in time; their memory was leaked, because it
+    /// may still be written.
     pub operations_leaked: usize,
-    /// Completions that the kernel lost for want of memory (`-EBADR`). Datagrams may be among them:
-    /// this is the one loss that Ebbtide can only report.
+    /// Completions that the kernel lost for want of memory (`-EBADR`). Datagrams may be among
+    /// them: this is the one loss that Ebbtide can only report.
     pub completions_lost: u64,
     /// Whether it happened while a panic unwound the thread.
     pub panicking: bool,

@@ -1,7 +1,7 @@
 //! The loop. Read this first.
 //!
-//! One thread, one driver, one ready queue. [`Runtime::run_until`] is the loop; one time around is a
-//! turn:
+//! One thread, one driver, one ready queue. [`Runtime::run_until`] is the loop; one time around is
+//! a turn:
 //!
 //! ```text
 //!      collect completions -> expire timers -> take what other threads sent -> run tasks -> submit
@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The path of a datagram through it: the kernel posts a completion; `collect` hands it to the
-//! socket's sink, which puts it into the inbox and leaves one waker; `run tasks` polls the receiver.
+//! socket's sink, which puts it into the inbox and leaves one waker; `run tasks` polls the
+//! receiver.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

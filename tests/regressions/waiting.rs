@@ -1,9 +1,10 @@
 //! Waiting that was none, or that had no end.
 //!
-//! Causes, in the order of the tests: a task that had used its budget up ran again in the same turn;
-//! a socket was asked for room that tells of something else; a poll that found nothing was charged to
-//! the budget; the exit waited for somebody to come back who never does, and did not wait for the one
-//! who had just been woken; a descriptor lived as long as a wait whose future was gone.
+//! Causes, in the order of the tests: a task that had used its budget up ran again in the same
+//! turn; a socket was asked for room that tells of something else; a poll that found nothing was
+//! charged to the budget; the exit waited for somebody to come back who never does, and did not
+//! wait for the one who had just been woken; a descriptor lived as long as a wait whose future was
+//! gone.
 
 use std::time::Duration;
 

@@ -56,7 +56,8 @@ pub(crate) struct Endpoint {
     life: Cell<Life>,
     /// True once somebody has asked for a datagram.
     is_received_from: Cell<bool>,
-    /// True exactly while a receiver has been handed a datagram after the seal, but not yet the end.
+    /// True exactly while a receiver has been handed a datagram after the seal, but not yet the
+    /// end.
     owes_end: Cell<bool>,
     /// Both set once, right after the endpoint was made.
     multishot: OnceCell<MultishotKey>,

@@ -23,12 +23,13 @@ use crate::address::Address;
 ///
 /// What happens to a datagram:
 ///
-/// * A dropped receive future loses nothing, so `select`, `timeout` and `abort` around one are safe.
+/// * A dropped receive future loses nothing, so `select`, `timeout` and `abort` around one are
+///   safe.
 /// * After [`drain`](Self::drain), or at the end of the runtime, receivers are handed what the
 ///   kernel had queued, and then `None`.
 /// * Dropping the *socket* throws away what was not received, as closing any socket does. Datagrams
-///   that had been taken from the kernel are counted ([`SocketStats::discarded`]); of the others it is
-///   only known that there were some ([`SocketStats::abandoned`]). Drain first to lose none.
+///   that had been taken from the kernel are counted ([`SocketStats::discarded`]); of the others it
+///   is only known that there were some ([`SocketStats::abandoned`]). Drain first to lose none.
 ///
 /// It belongs to the thread and the runtime that made it.
 pub struct DatagramSocket<A> {

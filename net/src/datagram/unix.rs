@@ -107,8 +107,8 @@ impl UnixDatagram {
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
-    /// not received: they come before anything that is still queued in the kernel. A socket that was
-    /// drained stays sealed: that cannot be undone.
+    /// not received: they come before anything that is still queued in the kernel. A socket that
+    /// was drained stays sealed: that cannot be undone.
     ///
     /// # Errors
     ///
@@ -118,8 +118,8 @@ impl UnixDatagram {
         Ok((socket.into(), taken))
     }
 
-    /// Sets the peer of [`send`](Self::send) by its path; from then on only the peer can send to this
-    /// socket.
+    /// Sets the peer of [`send`](Self::send) by its path; from then on only the peer can send to
+    /// this socket.
     ///
     /// A socket is connected once: when a Unix datagram socket changes its peer, Linux throws away
     /// what is queued on it. Make a new socket instead.

@@ -20,12 +20,12 @@ use crate::datagram::{Endpoint, Family};
 pub(crate) enum Room {
     /// In the send buffer of a UDP socket.
     Internet(Rc<Endpoint>),
-    /// In the send buffer of a Unix socket, and in the queue of the peer that it is connected to. Asked
-    /// for nothing but room, because a socket that is sealed seems ready always.
+    /// In the send buffer of a Unix socket, and in the queue of the peer that it is connected to.
+    /// Asked for nothing but room, because a socket that is sealed seems ready always.
     Unix(OwnedFd),
     /// In the queue of a Unix socket that one is not connected to. The kernel tells of it only on a
-    /// socket that is connected to the peer (`unix_dgram_poll`), and any other seems writable always:
-    /// so a socket of our own is connected to it, to ask.
+    /// socket that is connected to the peer (`unix_dgram_poll`), and any other seems writable
+    /// always: so a socket of our own is connected to it, to ask.
     Peer(Socket),
 }
 
@@ -56,8 +56,8 @@ impl Room {
     }
 }
 
-/// A socket connected to `peer`, if that has a full queue. `None`: then it is our own send buffer that
-/// is full.
+/// A socket connected to `peer`, if that has a full queue. `None`: then it is our own send buffer
+/// that is full.
 fn full_peer(peer: &SockAddr) -> io::Result<Option<Socket>> {
     let probe = Socket::new(peer.domain(), Type::DGRAM.nonblocking(), None)?;
     match probe.connect(peer) {

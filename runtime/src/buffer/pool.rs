@@ -42,7 +42,8 @@ struct Memory {
 enum Shelf {
     /// With the kernel, which takes them as datagrams come.
     Ring(BufferRing),
-    /// Here, for a driver that reads by hand. The one that came back last is used first: it is warm.
+    /// Here, for a driver that reads by hand. The one that came back last is used first: it is
+    /// warm.
     List(RefCell<Vec<u16>>),
 }
 

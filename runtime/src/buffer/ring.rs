@@ -1,4 +1,5 @@
-//! The ring of free buffers that the kernel takes from: `io_uring_register_buf_ring(3)`, Linux 5.19.
+//! The ring of free buffers that the kernel takes from: `io_uring_register_buf_ring(3)`, Linux
+//! 5.19.
 //!
 //! This side only ever adds at the tail; the kernel only ever takes at the head. The ring has at
 //! least as many entries as there are buffers, so it cannot overflow.

@@ -53,9 +53,9 @@ pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u3
     }
 }
 
-/// A descriptor that is readable when `descriptor` is writable, or has failed: an epoll(7) of its own.
-/// Polled itself, a socket that is shut down for reading is ready always, because io_uring asks for
-/// `EPOLLRDHUP` whether one wants it or not.
+/// A descriptor that is readable when `descriptor` is writable, or has failed: an epoll(7) of its
+/// own. Polled itself, a socket that is shut down for reading is ready always, because io_uring
+/// asks for `EPOLLRDHUP` whether one wants it or not.
 ///
 /// # Errors
 ///

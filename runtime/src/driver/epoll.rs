@@ -2,9 +2,9 @@
 //!
 //! It answers the same questions as the ring, with the same completions. A descriptor that becomes
 //! ready joins the end of a queue, which is served round-robin: each time up to [`READ_BATCH`]
-//! datagrams of one socket, until `EAGAIN` takes it out; between the rounds `epoll_wait` with a zero
-//! timeout lets new readiness join. An operation is attempted first, and waits for an edge only
-//! after `EAGAIN`, so that no edge can be missed.
+//! datagrams of one socket, until `EAGAIN` takes it out; between the rounds `epoll_wait` with a
+//! zero timeout lets new readiness join. An operation is attempted first, and waits for an edge
+//! only after `EAGAIN`, so that no edge can be missed.
 
 // UNSAFETY: epoll_wait has no safe form in std.
 #![expect(unsafe_code, reason = "argued above")]

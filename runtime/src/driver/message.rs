@@ -117,7 +117,8 @@ impl Memory {
 impl ReceivedMessage {
     /// The message that a completion of `len` bytes says lies in `buffer`.
     pub(crate) fn from_buffer(buffer: Buffer, len: usize, layout: Layout) -> Option<Self> {
-        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked for.
+        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
+        // for.
         let len = len.min(layout.payload_offset() + buffer.payload_capacity());
         let header = Header::parse(&buffer, len, layout)?;
         Some(Self { memory: Memory::Pooled(buffer), header, layout })

@@ -163,9 +163,9 @@ impl Driver {
         self.multishots.insert(sink)
     }
 
-    /// Arms the receive of `key`, unless it is armed. If no buffer is free, or others wait for one, it
-    /// joins the end of those who wait: a flooded socket would otherwise take every buffer that comes
-    /// back.
+    /// Arms the receive of `key`, unless it is armed. If no buffer is free, or others wait for one,
+    /// it joins the end of those who wait: a flooded socket would otherwise take every buffer
+    /// that comes back.
     pub(crate) fn arm(&mut self, key: MultishotKey) {
         if self.pool.free() == 0 || self.multishots.has_starved() {
             // Without a buffer it would end at once, even if no datagram waits.

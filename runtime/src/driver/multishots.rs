@@ -18,14 +18,15 @@ pub struct MultishotKey(usize);
 
 pub(super) struct Multishots {
     members: Slab<Multishot>,
-    /// Those that ended for want of buffers, longest wait first. May name some that were cancelled,
-    /// or are gone, meanwhile.
+    /// Those that ended for want of buffers, longest wait first. May name some that were
+    /// cancelled, or are gone, meanwhile.
     starved: VecDeque<MultishotKey>,
 }
 
 pub(super) struct Multishot {
     pub(super) sink: Rc<dyn Sink>,
-    /// What the kernel is shown; on the heap because it reads it at submission, which may be later.
+    /// What the kernel is shown; on the heap because it reads it at submission, which may be
+    /// later.
     pub(super) template: Box<libc::msghdr>,
     pub(super) phase: Phase,
     /// Whether the sink stays when the receive has ended.

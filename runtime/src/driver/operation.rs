@@ -1,7 +1,7 @@
 //! What an operation is: data, with two ways to be carried out.
 //!
-//! An [`Operation`] says what to ask the kernel ([`submission`](Operation::submission)), how to do it
-//! by hand ([`attempt`](Operation::attempt)), and what the caller gets
+//! An [`Operation`] says what to ask the kernel ([`submission`](Operation::submission)), how to do
+//! it by hand ([`attempt`](Operation::attempt)), and what the caller gets
 //! ([`finish`](Operation::finish)). It is handed to the driver whole; the driver keeps it until the
 //! kernel is done with it, so dropping the future that waits for it frees nothing early.
 
@@ -19,7 +19,8 @@ pub trait Operation: 'static {
     /// Whether the exit waits for it.
     const ACTIVITY: Activity;
 
-    /// What to ask of the kernel. Called while the driver is borrowed: it must not call back into it.
+    /// What to ask of the kernel. Called while the driver is borrowed: it must not call back into
+    /// it.
     fn submission(&mut self) -> Submission<'_>;
 
     /// How to do it now, without waiting; `WouldBlock` if that is not possible. For drivers that
@@ -53,13 +54,14 @@ impl Activity {
 /// What the kernel is asked to do. Borrows from its operation: what it names lives as long as the
 /// driver keeps the operation, which is until the final completion.
 ///
-/// There is no sending here yet: a lone send costs less by the plain call, and a datagram that found
-/// no room must not be left to the kernel to send again (see `ebbtide-net`, `operation/room.rs`).
+/// There is no sending here yet: a lone send costs less by the plain call, and a datagram that
+/// found no room must not be left to the kernel to send again (see `ebbtide-net`,
+/// `operation/room.rs`).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Submission<'a> {
-    /// Wait until the descriptor is ready, once: poll(2). A driver that waits for readiness waits for
-    /// this, and attempts the operation then.
+    /// Wait until the descriptor is ready, once: poll(2). A driver that waits for readiness waits
+    /// for this, and attempts the operation then.
     Ready {
         /// What to wait for.
         descriptor: BorrowedFd<'a>,

@@ -1,4 +1,5 @@
-//! Starting a driver: which one, which features a ring gets, and what to tell somebody whose kernel refuses.
+//! Starting a driver: which one, which features a ring gets, and what to tell somebody whose kernel
+//! refuses.
 //!
 //! Features are probed by asking for them, from the best set down to the least that works; version
 //! numbers prove nothing where vendors backport.

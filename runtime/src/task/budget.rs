@@ -44,8 +44,8 @@ pub fn poll_receive_budget(cx: &Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// Takes one send of `bytes`, or what is left, from the budget of the task being polled. Otherwise as
-/// [`poll_receive_budget`].
+/// Takes one send of `bytes`, or what is left, from the budget of the task being polled. Otherwise
+/// as [`poll_receive_budget`].
 pub fn poll_send_budget(cx: &Context<'_>, bytes: usize) -> Poll<()> {
     let cost = u32::try_from(1 + bytes / SEND_BUDGET_BYTES).unwrap_or(u32::MAX);
     SENDS.set(match SENDS.get() {

@@ -63,8 +63,8 @@ impl<T> JoinHandle<T> {
 
     /// Cancels the task: its future is dropped the next time that it would be polled, and awaiting
     /// the handle gives a [`JoinError`] that [is cancelled](JoinError::is_cancelled). A task that
-    /// has ended keeps its result. A call of `spawn_blocking` cannot be stopped, and aborting it does
-    /// nothing.
+    /// has ended keeps its result. A call of `spawn_blocking` cannot be stopped, and aborting it
+    /// does nothing.
     pub fn abort(&self) {
         // The key of a task that has ended may belong to another one by now.
         if self.abort == Abort::Cancels && !self.is_finished() {

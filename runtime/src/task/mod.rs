@@ -5,8 +5,8 @@
 //! wake on another thread -> inbox, and at most one eventfd write per sleep -> ready queue -> run
 //! ```
 //!
-//! A task's future is made, polled and dropped on the thread of its runtime; `async-task` checks it.
-//! This room knows neither the driver nor the runtime.
+//! A task's future is made, polled and dropped on the thread of its runtime; `async-task` checks
+//! it. This room knows neither the driver nor the runtime.
 
 mod budget;
 mod inbox;

@@ -1,4 +1,5 @@
-//! [`Interval`], which ticks at a fixed period, and [`MissedTickBehavior`], what it does when a tick comes too late.
+//! [`Interval`], which ticks at a fixed period, and [`MissedTickBehavior`], what it does when a
+//! tick comes too late.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -7,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::{Sleep, saturating_add, sleep_until};
 
-/// How late a tick may be before it counts as missed. Below it, lateness is only the resolution of timers and the load
-/// of the thread, and every behaviour keeps to the schedule. Tokio's value.
+/// How late a tick may be before it counts as missed. Below it, lateness is only the resolution of
+/// timers and the load of the thread, and every behaviour keeps to the schedule. Tokio's value.
 const TOLERANCE: Duration = Duration::from_millis(5);
 
 /// Ticks every `period`, for the first time at once.
 ///
-/// The schedule does not drift: each tick is due one `period` after the one before it was *due*. What happens when
-/// ticks are missed is set by [`Interval::set_missed_tick_behavior`].
+/// The schedule does not drift: each tick is due one `period` after the one before it was *due*.
+/// What happens when ticks are missed is set by [`Interval::set_missed_tick_behavior`].
 ///
 /// # Panics
 ///
@@ -138,8 +139,8 @@ impl Interval {
 
     /// Polls for the next tick; [`tick`](Self::tick) for use in a `poll` function.
     ///
-    /// `Pending` arranges for the task of `cx` to be woken when the tick is due. `Ready` holds the instant at which it
-    /// was due, and moves on to the tick after it.
+    /// `Pending` arranges for the task of `cx` to be woken when the tick is due. `Ready` holds the
+    /// instant at which it was due, and moves on to the tick after it.
     ///
     /// # Panics
     ///
@@ -203,7 +204,8 @@ impl Interval {
         self.missed_tick_behavior
     }
 
-    /// Sets what happens when ticks are missed. [`Burst`](MissedTickBehavior::Burst) unless it is set.
+    /// Sets what happens when ticks are missed. [`Burst`](MissedTickBehavior::Burst) unless it is
+    /// set.
     pub fn set_missed_tick_behavior(&mut self, behavior: MissedTickBehavior) {
         self.missed_tick_behavior = behavior;
     }
@@ -236,7 +238,8 @@ pub enum MissedTickBehavior {
     /// Ticks as fast as possible until it has caught up: the number of ticks is right in the end.
     #[default]
     Burst,
-    /// Plans anew from the late tick: two ticks are never closer than the period, give or take the 5 ms.
+    /// Plans anew from the late tick: two ticks are never closer than the period, give or take the
+    /// 5 ms.
     Delay,
     /// Leaves the missed ticks out: every tick is due at a multiple of the period from the start.
     Skip,

@@ -1,18 +1,20 @@
 //! Timers: [`sleep`], [`timeout`] and [`interval`], with tokio's names and meanings.
 //!
-//! Deadlines are [`std::time::Instant`]s. They are kept in ticks of one millisecond, rounded up: a timer never fires
-//! early, and fires within about a millisecond of its deadline if the runtime's thread is free to run it.
+//! Deadlines are [`std::time::Instant`]s. They are kept in ticks of one millisecond, rounded up: a
+//! timer never fires early, and fires within about a millisecond of its deadline if the runtime's
+//! thread is free to run it.
 //!
-//! A timer costs nothing until it is polled and has to wait. From then on it is an entry in the runtime's wheel;
-//! dropping the future takes the entry out, so a timeout that is not needed leaves no trace. A timer that only waits
-//! does not hold up the exit of the runtime.
+//! A timer costs nothing until it is polled and has to wait. From then on it is an entry in the
+//! runtime's wheel; dropping the future takes the entry out, so a timeout that is not needed leaves
+//! no trace. A timer that only waits does not hold up the exit of the runtime.
 //!
-//! Inside, `Wheel` decides what is due and is pure, `Timers` translates instants to ticks and holds the wakers, and
-//! `Sleep` is the only future that registers: the others are made of it. The runtime calls `Timers::expire` once per
-//! turn and asks `Timers::next_timeout` how long it may sleep.
+//! Inside, `Wheel` decides what is due and is pure, `Timers` translates instants to ticks and holds
+//! the wakers, and `Sleep` is the only future that registers: the others are made of it. The
+//! runtime calls `Timers::expire` once per turn and asks `Timers::next_timeout` how long it may
+//! sleep.
 //!
-//! Invariant: no waker is cloned, woken or dropped while `Timers` is borrowed. A waker may belong to anybody, and its
-//! code may well drop a `Sleep`, which borrows `Timers` again.
+//! Invariant: no waker is cloned, woken or dropped while `Timers` is borrowed. A waker may belong
+//! to anybody, and its code may well drop a `Sleep`, which borrows `Timers` again.
 
 mod interval;
 mod sleep;
@@ -29,8 +31,8 @@ pub use self::timeout::{Elapsed, Timeout, timeout, timeout_at};
 pub(crate) use self::wheel::Key;
 use self::wheel::Wheel;
 
-/// The length of a tick: a millisecond, as in tokio. Coarse ticks let timers share a wake-up; finer ones would add
-/// wake-ups whose precision the scheduler takes away again.
+/// The length of a tick: a millisecond, as in tokio. Coarse ticks let timers share a wake-up; finer
+/// ones would add wake-ups whose precision the scheduler takes away again.
 const TICK: Duration = Duration::from_millis(1);
 
 /// How far ahead a deadline lies that an `Instant` cannot express: 30 years, roughly, as in tokio.
@@ -60,7 +62,8 @@ impl Timers {
         Self { origin: now, wheel: Wheel::new() }
     }
 
-    /// Arranges for `waker` to be handed out by the first [`expire`](Self::expire) at or after the deadline's tick.
+    /// Arranges for `waker` to be handed out by the first [`expire`](Self::expire) at or after the
+    /// deadline's tick.
     pub(crate) fn register(&mut self, deadline: Instant, waker: Waker) -> Key {
         let tick = self.tick_at_or_after(deadline);
         self.wheel.insert(tick, waker)
@@ -81,8 +84,8 @@ impl Timers {
         }
     }
 
-    /// Gives a timer another waker, and leaves the former one in its place, for the caller to drop when its borrow has
-    /// ended.
+    /// Gives a timer another waker, and leaves the former one in its place, for the caller to drop
+    /// when its borrow has ended.
     ///
     /// # Panics
     ///
@@ -92,27 +95,28 @@ impl Timers {
         mem::swap(registered, waker);
     }
 
-    /// Takes a timer out. Its waker is handed back, for the caller to drop when its borrow has ended; `None` if the
-    /// timer has expired.
+    /// Takes a timer out. Its waker is handed back, for the caller to drop when its borrow has
+    /// ended; `None` if the timer has expired.
     pub(crate) fn cancel(&mut self, key: Key) -> Option<Waker> {
         self.wheel.remove(key)
     }
 
-    /// Appends the wakers of all timers that are due, in the order of their deadlines. The caller wakes them when its
-    /// borrow has ended.
+    /// Appends the wakers of all timers that are due, in the order of their deadlines. The caller
+    /// wakes them when its borrow has ended.
     pub(crate) fn expire(&mut self, now: Instant, expired: &mut Vec<Waker>) {
         let tick = self.tick_at_or_before(now);
         self.wheel.expire(tick, expired);
     }
 
-    /// How long the driver may sleep before [`expire`](Self::expire) must be called again; `None` if there are no
-    /// timers.
+    /// How long the driver may sleep before [`expire`](Self::expire) must be called again; `None`
+    /// if there are no timers.
     ///
-    /// After a sleep of at least this long, that call makes progress. So a driver whose clock is coarser must round up:
-    /// rounding down would have it spin through the rest.
+    /// After a sleep of at least this long, that call makes progress. So a driver whose clock is
+    /// coarser must round up: rounding down would have it spin through the rest.
     pub(crate) fn next_timeout(&self, now: Instant) -> Option<Duration> {
         let tick = self.wheel.next_deadline()?;
-        // In durations, which reach further than an `Instant`. Whoever has a tick beyond u64::MAX ms waits for ever.
+        // In durations, which reach further than an `Instant`. Whoever has a tick beyond u64::MAX
+        // ms waits for ever.
         let due = Duration::from_millis(tick);
         Some(due.saturating_sub(self.since_origin(now)))
     }
@@ -145,7 +149,8 @@ impl Timers {
 
 /// How many ticks have passed in this time.
 fn whole_ticks(duration: Duration) -> u64 {
-    // `as_millis`, because dividing 128 bits of nanoseconds by `TICK` is slow, and this runs in every turn.
+    // `as_millis`, because dividing 128 bits of nanoseconds by `TICK` is slow, and this runs in
+    // every turn.
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -1,4 +1,5 @@
-//! [`Sleep`], the future that completes at a deadline, and the only one that registers with the runtime's timers.
+//! [`Sleep`], the future that completes at a deadline, and the only one that registers with the
+//! runtime's timers.
 
 use std::fmt;
 use std::future::Future;
@@ -11,8 +12,9 @@ use crate::Handle;
 
 /// Waits until `duration` has passed, counted from this call and not from the first poll.
 ///
-/// The resolution is one millisecond, rounded up: it never completes early. A `duration` too long for an [`Instant`]
-/// waits for about 30 years. A `duration` of zero completes at once, without giving way to other tasks.
+/// The resolution is one millisecond, rounded up: it never completes early. A `duration` too long
+/// for an [`Instant`] waits for about 30 years. A `duration` of zero completes at once, without
+/// giving way to other tasks.
 ///
 /// # Panics
 ///
@@ -41,7 +43,8 @@ pub fn sleep(duration: Duration) -> Sleep {
     sleep_until(saturating_add(Instant::now(), duration))
 }
 
-/// Waits until `deadline`. If it has passed already, the future completes at once, without giving way to other tasks.
+/// Waits until `deadline`. If it has passed already, the future completes at once, without giving
+/// way to other tasks.
 ///
 /// The resolution is one millisecond, rounded up: it never completes early.
 ///
@@ -74,8 +77,8 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 
 /// A future that completes at a deadline. Made by [`sleep`] and [`sleep_until`].
 ///
-/// It may be polled again after it has completed, and answers the same, until [`reset`](Sleep::reset) gives it another
-/// deadline.
+/// It may be polled again after it has completed, and answers the same, until
+/// [`reset`](Sleep::reset) gives it another deadline.
 ///
 /// # Panics
 ///
@@ -83,8 +86,8 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 ///
 /// # Cancellation
 ///
-/// Dropping the future loses nothing, and takes its timer out of the runtime. It may be dropped at any time, also after
-/// the runtime has been shut down.
+/// Dropping the future loses nothing, and takes its timer out of the runtime. It may be dropped at
+/// any time, also after the runtime has been shut down.
 ///
 /// # Examples
 ///
@@ -108,7 +111,8 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Sleep {
     deadline: Instant,
-    /// `None` until the first poll that has to wait, and again when a poll has seen that the timer expired.
+    /// `None` until the first poll that has to wait, and again when a poll has seen that the timer
+    /// expired.
     armed: Option<Armed>,
 }
 
@@ -149,8 +153,8 @@ impl Sleep {
 
     /// Gives it another deadline, earlier or later, whether or not it has completed.
     ///
-    /// A task that waits for it need not poll it again: it is woken at the new deadline. If it has completed, it waits
-    /// anew when it is polled next.
+    /// A task that waits for it need not poll it again: it is woken at the new deadline. If it has
+    /// completed, it waits anew when it is polled next.
     ///
     /// # Examples
     ///
@@ -175,7 +179,8 @@ impl Sleep {
             let moved = armed.handle.timers().borrow_mut().rearm(armed.key, deadline);
             match moved {
                 Some(key) => armed.key = key,
-                // It has expired, so the task has been woken and will poll: time enough to register anew.
+                // It has expired, so the task has been woken and will poll: time enough to register
+                // anew.
                 None => sleep.armed = None,
             }
         }
@@ -221,7 +226,8 @@ impl fmt::Debug for Sleep {
 
 /// A timer in the wheel of a runtime. Dropping it takes the timer out.
 ///
-/// Each borrow of the timers ends with its statement, and wakers are cloned before and dropped after it.
+/// Each borrow of the timers ends with its statement, and wakers are cloned before and dropped
+/// after it.
 struct Armed {
     /// Keeps the timers alive, also when the runtime has been shut down.
     handle: Handle,
@@ -374,7 +380,8 @@ mod tests {
         });
     }
 
-    // Fails when a waker is dropped while the timers are borrowed: dropping this one drops another `Sleep`.
+    // Fails when a waker is dropped while the timers are borrowed: dropping this one drops another
+    // `Sleep`.
     #[test]
     fn a_waker_that_owns_a_sleep_can_be_replaced_and_dropped() {
         in_runtime(async {
@@ -424,7 +431,8 @@ mod tests {
         Handle::current().timers().borrow().is_empty()
     }
 
-    /// Moves the wheel to the tick of `deadline`, ahead of the clock, and wakes as the runtime does.
+    /// Moves the wheel to the tick of `deadline`, ahead of the clock, and wakes as the runtime
+    /// does.
     fn expire(deadline: Instant) {
         let mut expired = Vec::new();
         let handle = Handle::current();
@@ -448,7 +456,8 @@ mod tests {
     }
 
     thread_local! {
-        /// What the wakers of `waker_that_owns` own: a `Sleep` cannot be sent, and so cannot be in a waker.
+        /// What the wakers of `waker_that_owns` own: a `Sleep` cannot be sent, and so cannot be in a
+        /// waker.
         static OWNED: Cell<Option<Sleep>> = const { Cell::new(None) };
     }
 

@@ -1,4 +1,5 @@
-//! [`Timeout`], which bounds how long another future may take, and [`Elapsed`], what it answers when that was too long.
+//! [`Timeout`], which bounds how long another future may take, and [`Elapsed`], what it answers
+//! when that was too long.
 
 use std::error::Error;
 use std::fmt;
@@ -14,12 +15,14 @@ use super::{Sleep, sleep, sleep_until};
 
 /// Awaits `future`, but for no longer than `duration`, counted from this call.
 ///
-/// The future is polled first: one that is ready wins, even if the time is over. A future that never gives way cannot
-/// be interrupted. A `duration` too long for an [`Instant`] waits for about 30 years.
+/// The future is polled first: one that is ready wins, even if the time is over. A future that
+/// never gives way cannot be interrupted. A `duration` too long for an [`Instant`] waits for about
+/// 30 years.
 ///
 /// # Errors
 ///
-/// [`Elapsed`] if the time is over before the future is ready. It converts to an [`io::Error`], so that `?` takes it.
+/// [`Elapsed`] if the time is over before the future is ready. It converts to an [`io::Error`], so
+/// that `?` takes it.
 ///
 /// # Panics
 ///
@@ -27,8 +30,8 @@ use super::{Sleep, sleep, sleep_until};
 ///
 /// # Cancellation
 ///
-/// Dropping it drops `future`, as running into the timeout and dropping the answer does: what that loses is up to
-/// `future`. To go on with it after a timeout, pass `&mut future`.
+/// Dropping it drops `future`, as running into the timeout and dropping the answer does: what that
+/// loses is up to `future`. To go on with it after a timeout, pass `&mut future`.
 ///
 /// # Examples
 ///
@@ -138,8 +141,8 @@ impl<F: Future> Future for Timeout<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let timeout = self.project();
-        // The future first: what is ready is not thrown away, and the timer of a future that never waits is never
-        // armed.
+        // The future first: what is ready is not thrown away, and the timer of a future that never
+        // waits is never armed.
         if let Poll::Ready(output) = timeout.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }

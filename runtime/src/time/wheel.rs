@@ -1,10 +1,11 @@
 //! A hierarchical timer wheel: which of many values are due at a tick, in O(1) per value.
 //!
-//! The wheel is pure. It reads no clock and wakes nobody: time is an argument, counted in ticks, and what has expired
-//! is handed back.
+//! The wheel is pure. It reads no clock and wakes nobody: time is an argument, counted in ticks,
+//! and what has expired is handed back.
 //!
-//! Read a tick as a number in base 64, one digit per level. An entry lives on the level of the most significant digit
-//! in which its deadline differs from the present, in the slot that this digit of the deadline names.
+//! Read a tick as a number in base 64, one digit per level. An entry lives on the level of the most
+//! significant digit in which its deadline differs from the present, in the slot that this digit of
+//! the deadline names.
 //!
 //! ```text
 //!   now       =  0  7 12      (base 64)
@@ -13,15 +14,17 @@
 //!   deadline  =  2  0  0      differs first in digit 2: level 2, slot  2, 4096 ticks wide
 //! ```
 //!
-//! Invariant (*place*): between calls, every entry is where [`Place::of`] its deadline and the present puts it. Three
-//! things follow. Whatever is on a lower level is due before whatever is on a higher one, and on one level the lower
-//! slot is due first: slots never wrap around, and the lowest bit of the lowest level in use is the earliest slot. An
-//! entry need not remember where it is. And entries with one deadline always share a list, so that they leave in the
-//! order in which they came.
+//! Invariant (*place*): between calls, every entry is where [`Place::of`] its deadline and the
+//! present puts it. Three things follow. Whatever is on a lower level is due before whatever is on
+//! a higher one, and on one level the lower slot is due first: slots never wrap around, and the
+//! lowest bit of the lowest level in use is the earliest slot. An entry need not remember where it
+//! is. And entries with one deadline always share a list, so that they leave in the order in which
+//! they came.
 //!
-//! When time reaches a slot above level 0, its entries move down, each by one level or more: an entry moves at most ten
-//! times in its life, and one that is removed before its time usually never does. Eleven levels cover the 64 bits of a
-//! tick, so no deadline is too far and there is no overflow list: the levels that nobody uses cost memory, not time.
+//! When time reaches a slot above level 0, its entries move down, each by one level or more: an
+//! entry moves at most ten times in its life, and one that is removed before its time usually never
+//! does. Eleven levels cover the 64 bits of a tick, so no deadline is too far and there is no
+//! overflow list: the levels that nobody uses cost memory, not time.
 
 use slab::Slab;
 
@@ -38,8 +41,8 @@ const LEVEL_COUNT: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
 pub(crate) struct Wheel<T> {
     /// The latest tick that `expire` was given. Never goes back.
     now: u64,
-    /// Per level: bit `slot` is set exactly when the list of that slot is not empty. Apart from the lists, so that
-    /// finding the earliest slot reads two cache lines and no more.
+    /// Per level: bit `slot` is set exactly when the list of that slot is not empty. Apart from
+    /// the lists, so that finding the earliest slot reads two cache lines and no more.
     occupied: [u64; LEVEL_COUNT],
     /// The lists themselves; on the heap, because they are 22 KiB.
     slots: Box<[[List; SLOT_COUNT]; LEVEL_COUNT]>,
@@ -49,11 +52,13 @@ pub(crate) struct Wheel<T> {
     next_serial: u64,
 }
 
-/// Names an entry, for as long as it is in the wheel. A key that has outlived its entry never names another.
+/// Names an entry, for as long as it is in the wheel. A key that has outlived its entry never names
+/// another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     index: usize,
-    /// The generation of the entry. It counts inserts of the whole wheel, so that it does not wrap within centuries.
+    /// The generation of the entry. It counts inserts of the whole wheel, so that it does not wrap
+    /// within centuries.
     serial: u64,
 }
 
@@ -85,7 +90,8 @@ struct Place {
 }
 
 impl Place {
-    /// The place of an entry with this deadline at this time, which must not be later than the deadline.
+    /// The place of an entry with this deadline at this time, which must not be later than the
+    /// deadline.
     fn of(deadline: u64, now: u64) -> Self {
         debug_assert!(now <= deadline);
         // The lowest bit is set so that a deadline equal to `now` counts as different in digit 0.
@@ -115,8 +121,9 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Adds a value that is due at `deadline_tick`. A deadline in the past counts as the present tick: the value is due
-    /// at the next [`expire`](Self::expire), after the overdue values that were inserted before it.
+    /// Adds a value that is due at `deadline_tick`. A deadline in the past counts as the present
+    /// tick: the value is due at the next [`expire`](Self::expire), after the overdue values
+    /// that were inserted before it.
     pub(crate) fn insert(&mut self, deadline_tick: u64, value: T) -> Key {
         let serial = self.next_serial;
         self.next_serial += 1;
@@ -150,17 +157,19 @@ impl<T> Wheel<T> {
         (entry.serial == key.serial).then_some(&mut entry.value)
     }
 
-    /// Moves time forward to `now_tick`, and appends every value that is due by then: in the order of the deadlines,
-    /// and of insertion where these are equal. A `now_tick` in the past does nothing.
+    /// Moves time forward to `now_tick`, and appends every value that is due by then: in the order
+    /// of the deadlines, and of insertion where these are equal. A `now_tick` in the past does
+    /// nothing.
     pub(crate) fn expire(&mut self, now_tick: u64, expired: &mut Vec<T>) {
-        // A slot never starts before `self.now`, so a `now_tick` in the past does not enter the loop.
+        // A slot never starts before `self.now`, so a `now_tick` in the past does not enter the
+        // loop.
         while let Some(place) = self.earliest() {
             let start = place.start(self.now);
             if start > now_tick {
                 break;
             }
-            // Everything earlier has expired, so time may stand here; only the entries of this slot are now out of
-            // place, and all of them leave it.
+            // Everything earlier has expired, so time may stand here; only the entries of this slot
+            // are now out of place, and all of them leave it.
             self.now = start;
             let entries = self.take(place);
             if place.level == 0 {
@@ -169,14 +178,15 @@ impl<T> Wheel<T> {
                 self.move_down(entries);
             }
         }
-        // Every slot left starts after `now_tick`. So `now_tick` has the digits that such a slot's entries share with
-        // `self.now`, and a smaller one where they differ: no entry's place changes.
+        // Every slot left starts after `now_tick`. So `now_tick` has the digits that such a slot's
+        // entries share with `self.now`, and a smaller one where they differ: no entry's
+        // place changes.
         self.now = self.now.max(now_tick);
     }
 
-    /// The tick at which [`expire`](Self::expire) must be called next, or `None` if the wheel is empty. Never late;
-    /// but early if the next entry is on a higher level, whose slots are wide. It then moves down, and the answer
-    /// gets better.
+    /// The tick at which [`expire`](Self::expire) must be called next, or `None` if the wheel is
+    /// empty. Never late; but early if the next entry is on a higher level, whose slots are
+    /// wide. It then moves down, and the answer gets better.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         Some(self.earliest()?.start(self.now))
     }
@@ -191,7 +201,8 @@ impl<T> Wheel<T> {
         self.len() == 0
     }
 
-    /// The slot that holds the earliest deadline: by the place invariant, the lowest one of the lowest level in use.
+    /// The slot that holds the earliest deadline: by the place invariant, the lowest one of the
+    /// lowest level in use.
     fn earliest(&self) -> Option<Place> {
         let level = self.occupied.iter().position(|&slots| slots != 0)?;
         let slot = self.occupied[level].trailing_zeros() as usize;
@@ -209,8 +220,9 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Puts the entries of a list whose slot time has reached where they belong now, oldest first. The levels below are
-    /// empty when this begins, so that the order of equal deadlines is kept.
+    /// Puts the entries of a list whose slot time has reached where they belong now, oldest first.
+    /// The levels below are empty when this begins, so that the order of equal deadlines is
+    /// kept.
     fn move_down(&mut self, list: List) {
         let mut cursor = list.head;
         while let Some(index) = cursor {
@@ -392,7 +404,8 @@ mod tests {
         }
     }
 
-    /// Does the same to a wheel and to a map ordered by deadline and then by insertion, and compares them at each step.
+    /// Does the same to a wheel and to a map ordered by deadline and then by insertion, and
+    /// compares them at each step.
     fn compare_with_sorted_map(seed: u64, step_count: usize) {
         let mut random = Random(seed);
         let mut wheel = Wheel::new();
@@ -463,7 +476,8 @@ mod tests {
         }
     }
 
-    /// An answer is early only for an entry above level 0 that is not due at the very start of its slot.
+    /// An answer is early only for an entry above level 0 that is not due at the very start of its
+    /// slot.
     fn tick_is_exact(wheel: &Wheel<usize>, deadline: u64) -> bool {
         let place = Place::of(deadline, wheel.now);
         place.level == 0 || place.start(wheel.now) == deadline
