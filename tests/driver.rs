@@ -1,16 +1,22 @@
 //! Which driver a runtime gets, and what it says about it.
 
+// UNSAFETY: a descriptor of a chosen number has no safe form.
+#![expect(unsafe_code, reason = "argued above")]
+
 #[path = "support/child.rs"]
 mod child;
 #[path = "support/seccomp.rs"]
 mod seccomp;
 
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use child::in_a_child_with;
-use ebbtide::net::UdpSocket;
+use ebbtide::net::{UdpSocket, UnixDatagram};
+use ebbtide::time::timeout;
 use ebbtide::{Drain, Driver, RunningDriver, Runtime, StartCause};
-use seccomp::with_refused;
+use seccomp::{with_refused, with_refused_if};
 
 /// As in a container with Docker's default seccomp profile.
 fn as_in_a_container<T: Send>(f: impl FnOnce() -> T + Send) -> T {
@@ -94,5 +100,33 @@ fn a_driver_that_does_not_exist_is_refused() {
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(error.to_string().contains("io_uring, epoll or auto"), "{error}");
         start(Driver::Epoll).expect("only Auto looks there");
+    });
+}
+
+/// Fails when a refusal of epoll_ctl(2) is passed over: the socket is then deaf. The drain reads it
+/// all the same.
+#[test]
+fn a_socket_that_epoll_has_no_memory_for_says_so() {
+    with_refused_if(libc::SYS_epoll_ctl, 2, 600..=u32::MAX, libc::ENOMEM, || {
+        let runtime = Runtime::builder().driver(Driver::Epoll).build().unwrap();
+        runtime.block_on(async {
+            let (sender, receiver) = std::os::unix::net::UnixDatagram::pair().unwrap();
+            // SAFETY: takes numbers.
+            let copy = unsafe { libc::dup2(receiver.as_raw_fd(), 600) };
+            // SAFETY: the descriptor is new and belongs to nobody else.
+            let receiver = unsafe { OwnedFd::from_raw_fd(copy) };
+            let receiver = UnixDatagram::from_std(receiver.into()).unwrap();
+            let received = timeout(Duration::from_secs(5), receiver.recv()).await;
+            let error = received.expect("it is deaf").unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+            sender.send(b"queued").unwrap();
+            receiver.drain().unwrap();
+            loop {
+                match receiver.recv().await {
+                    Ok(datagram) => break assert_eq!(datagram.unwrap()[..], *b"queued"),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::OutOfMemory),
+                }
+            }
+        });
     });
 }

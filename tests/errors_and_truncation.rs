@@ -1,7 +1,8 @@
 //! Errors come once, in their place between the datagrams, and receiving goes on; what does not fit
 //! into a buffer is marked, with its true length.
 
-// UNSAFETY: neither std nor socket2 binds a path of the full 108 bytes.
+// UNSAFETY: neither std nor socket2 binds a path of the full 108 bytes, or gives a descriptor a
+// number.
 #![expect(unsafe_code, reason = "argued above")]
 
 #[macro_use]
@@ -9,10 +10,11 @@ mod support;
 
 use std::future::Future;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram as PlainUnix;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
@@ -26,6 +28,7 @@ on_every_shape!(
     the_drain_reports_truncation_with_the_true_length,
     a_refused_send_surfaces_once_and_receiving_goes_on,
     a_refused_send_is_not_the_end_of_a_drain,
+    a_socket_with_the_number_of_one_that_failed_is_heard,
     a_datagram_that_is_too_large_is_refused_and_nothing_else_happens,
     sending_to_nobody_fails_and_the_socket_goes_on,
     an_unnamed_unconnected_socket_waits_until_it_is_drained,
@@ -179,6 +182,42 @@ fn a_refused_send_is_not_the_end_of_a_drain(shape: Shape) {
             assert_eq!(numbers, (0..20).collect::<Vec<u8>>());
             assert_eq!(errors, 1, "after {turns} turns");
         }
+    });
+}
+
+/// Fails when epoll is not told that a socket has gone whose receive had ended before.
+fn a_socket_with_the_number_of_one_that_failed_is_heard(shape: Shape) {
+    // Numbers that no other test gets.
+    static NUMBERS: AtomicI32 = AtomicI32::new(600);
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    let connected_to = |peer: &std::net::UdpSocket| {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(peer.local_addr().unwrap()).unwrap();
+        peer.connect(socket.local_addr().unwrap()).unwrap();
+        // SAFETY: takes numbers.
+        let copy = unsafe { libc::dup2(socket.as_raw_fd(), number) };
+        // SAFETY: the descriptor is new and belongs to nobody else.
+        let socket = unsafe { OwnedFd::from_raw_fd(copy) };
+        UdpSocket::from_std(socket.into()).unwrap()
+    };
+    let some_turns = || async {
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    };
+    run(shape, async {
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let failed = connected_to(&peer);
+        drop(peer);
+        some_turns().await;
+        failed.try_send(b"?").unwrap();
+        some_turns().await;
+        drop(failed);
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = connected_to(&peer);
+        some_turns().await; // It has been found empty.
+        peer.send(b"heard").unwrap();
+        assert_eq!(socket.recv().await.unwrap().unwrap()[..], *b"heard");
     });
 }
 

@@ -23,6 +23,9 @@ use support::{Ledger, Shape, duplicate, left_in_queue, numbered};
 on_every_shape!(
     a_starved_socket_waits_without_spinning,
     receiving_resumes_when_one_datagram_is_dropped,
+    a_single_buffer_is_enough_before_sleeping,
+    a_single_buffer_is_enough_after_some_busy_turns,
+    a_buffer_that_comes_back_makes_no_other_socket_fail_again,
     the_drain_delivers_although_the_pool_is_empty,
     shutdown_delivers_although_the_pool_is_empty,
     an_unread_socket_stops_no_other,
@@ -177,6 +180,62 @@ fn receiving_resumes_when_one_datagram_is_dropped(shape: Shape) {
     }
     scenario(shape, unix);
     scenario(shape, udp);
+}
+
+/// Before it sleeps, a runtime arms a starved socket for any buffer that has come back. Fails when
+/// it waits for several, as a busy one does at first.
+fn a_single_buffer_is_enough_before_sleeping(shape: Shape) {
+    let runtime = with_pool(shape, 16 * POOL);
+    run(&runtime, async {
+        let mut hoarder = Hoarder::new(udp());
+        hoarder.keep_until_starved().await;
+        for _ in 0..10 {
+            let mut other = Hoarder::new(udp());
+            send_numbered(&other.sender, &mut other.sent, 1);
+            while runtime.metrics().free_buffers == 0 {
+                hoarder.kept.pop_front();
+            }
+            other.keep(receive(&other.socket).await);
+            hoarder.kept.append(&mut other.kept);
+        }
+    });
+}
+
+/// A busy runtime waits for several buffers of a large pool, but not for ever. Fails when it does.
+fn a_single_buffer_is_enough_after_some_busy_turns(shape: Shape) {
+    let runtime = with_pool(shape, 16 * POOL);
+    run(&runtime, async {
+        let mut hoarder = Hoarder::new(udp());
+        hoarder.keep_until_starved().await;
+        while runtime.metrics().free_buffers == 0 {
+            hoarder.kept.pop_front();
+        }
+        for _turn in 0..1_000 {
+            yield_now().await;
+        }
+        assert!(hoarder.socket.stats().received > hoarder.ledger.received, "it is deaf");
+    });
+}
+
+/// Fails when more sockets are armed again than there are buffers.
+fn a_buffer_that_comes_back_makes_no_other_socket_fail_again(shape: Shape) {
+    const OTHERS: usize = 20;
+    let runtime = with_pool(shape, POOL);
+    run(&runtime, async {
+        let mut hoarder = Hoarder::new(udp());
+        hoarder.keep_until_starved().await;
+        let mut others: Vec<_> = (0..OTHERS).map(|_| Hoarder::new(unix())).collect();
+        others.iter_mut().for_each(|other| send_numbered(&other.sender, &mut other.sent, 1));
+        while runtime.metrics().free_buffers == 0 {
+            hoarder.kept.pop_front();
+        }
+        for other in &mut others {
+            let datagram = receive(&other.socket).await;
+            other.ledger.enter(&datagram);
+        }
+        let failed: u64 = others.iter().map(|other| other.socket.stats().starved).sum();
+        assert!(failed <= 2, "{failed} receives failed for want of a buffer");
+    });
 }
 
 /// Fails when the drain reads into the pool only.

@@ -12,10 +12,12 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
 
 use ebbtide::net::{Address, Datagram, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide::task::yield_now;
-use ebbtide::{Drain, DrainOutcome, DrainReport, Runtime};
+use ebbtide::time::sleep;
+use ebbtide::{Drain, DrainOutcome, DrainReport, Runtime, drain, drain_with};
 use futures_util::FutureExt;
 use socket2::{Domain, Socket, Type};
 use support::{Ledger, Random, Shape, duplicate, left_in_queue, numbered, unique_name};
@@ -29,6 +31,8 @@ on_every_shape!(
     peers_of_a_sealed_unix_socket_get_broken_pipe,
     datagrams_for_a_sealed_udp_socket_are_counted_as_refused,
     every_receiver_of_a_socket_sees_the_end,
+    a_drain_lasts_until_the_last_datagram_was_handled,
+    a_drain_waits_for_a_receiver_only_while_one_may_still_come,
     what_is_thrown_away_with_a_dropped_socket_is_told,
     the_report_accounts_for_every_datagram,
     a_socket_goes_on_receiving_after_every_end_of_its_receive,
@@ -248,6 +252,49 @@ fn every_receiver_of_a_socket_sees_the_end(shape: Shape) {
     assert_complete(&report);
     assert_eq!((delivered.get(), ended.get()), (1, 3), "{}", shape.name);
     assert_eq!(report.tasks_dropped, 0, "{report}");
+}
+
+/// Fails when a receiver that was handed a datagram need not come back for the end.
+fn a_drain_lasts_until_the_last_datagram_was_handled(shape: Shape) {
+    shape.runtime().block_on(async {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        for _ in 0..3 {
+            sender.send(b"takes its time").await.unwrap();
+        }
+        let handled = Rc::new(Cell::new(0));
+        ebbtide::spawn({
+            let handled = Rc::clone(&handled);
+            async move {
+                while receiver.recv().await.unwrap().is_some() {
+                    sleep(Duration::from_millis(5)).await;
+                    handled.set(handled.get() + 1);
+                }
+            }
+        });
+        let report = drain().await;
+        assert_eq!((handled.get(), report.undelivered), (3, 0), "{}: {report}", shape.name);
+    });
+}
+
+/// A timer may lead to a receiver; without one there is none to wait for. Fails when a socket that
+/// nobody has received from is waited for never, or always.
+fn a_drain_waits_for_a_receiver_only_while_one_may_still_come(shape: Shape) {
+    shape.runtime().block_on(async {
+        let (sender, receiver) = UnixDatagram::pair().unwrap();
+        sender.send(b"early").await.unwrap();
+        let late = ebbtide::spawn(async move {
+            sleep(Duration::from_millis(5)).await;
+            receiver.recv().await.unwrap().is_some()
+        });
+        let report = drain().await;
+        assert_eq!(report.undelivered, 0, "{}: {report}", shape.name);
+        assert!(late.await.unwrap());
+
+        let (sender, _unread) = UnixDatagram::pair().unwrap();
+        sender.send(b"for nobody").await.unwrap();
+        let report = drain_with(Drain::default().deadline(Duration::from_secs(1))).await;
+        assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Unclaimed, 1), "{report}");
+    });
 }
 
 /// What had left the kernel is counted; of what had not it is said that there was some.

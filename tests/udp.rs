@@ -23,6 +23,7 @@ on_every_shape!(
     try_recv_looks_into_the_kernel,
     incoming_ends_when_the_socket_is_drained,
     a_round_trip_through_std_loses_and_doubles_nothing,
+    a_drained_socket_that_is_given_back_receives_again,
     options_are_those_of_the_kernel,
     a_multicast_group_is_joined_and_left,
     sockets_share_a_port_where_all_ask_for_it,
@@ -232,6 +233,21 @@ fn a_round_trip_through_std_loses_and_doubles_nothing(shape: Shape) {
             }
         }
         assert_eq!((ledger.received, ledger.holes), (sent, 0));
+    });
+}
+
+/// Fails when the seal stays on the socket.
+fn a_drained_socket_that_is_given_back_receives_again(shape: Shape) {
+    run(shape, async {
+        let receiver = socket();
+        let sender = sender_to(&receiver);
+        receiver.drain().unwrap();
+        sender.send(b"refused").unwrap();
+        let (plain, taken) = receiver.into_std().unwrap();
+        assert!(taken.is_empty());
+        sender.send(b"again").unwrap();
+        let mut memory = [0; 64];
+        assert_eq!(plain.recv(&mut memory).unwrap(), 5);
     });
 }
 

@@ -29,11 +29,14 @@ on_every_shape!(
     try_send_to_a_full_queue_would_block,
     a_send_to_a_full_queue_waits_and_resumes,
     a_send_to_an_unconnected_full_queue_waits_and_resumes,
+    a_send_to_an_unconnected_full_queue_waits_without_spinning,
     writable_waits_for_room_in_the_queue_of_the_peer,
     a_send_that_is_dropped_while_it_waits_takes_place_whole_or_not_at_all,
     shutdown_ends_dropped_sends_and_loses_nothing_accepted,
     shutdown_delivers_sends_that_still_wait,
     a_sealed_socket_breaks_the_pipe,
+    many_sends_find_room_at_once,
+    a_socket_is_connected_once_and_keeps_what_is_queued,
     a_round_trip_through_std_under_load_loses_nothing,
 );
 
@@ -216,6 +219,22 @@ fn a_send_to_an_unconnected_full_queue_waits_and_resumes(shape: Shape) {
     });
 }
 
+/// Fails when room is asked for on a socket that is not connected to the peer: it seems to have
+/// some always.
+fn a_send_to_an_unconnected_full_queue_waits_without_spinning(shape: Shape) {
+    let runtime = shape.runtime();
+    let (receiver, name) = plain_receiver();
+    fill(&name);
+    let sending = runtime
+        .spawn(async move { UnixDatagram::unbound().unwrap().send_to_addr(b"waits", &name).await });
+    let before = runtime.metrics().enters;
+    runtime.block_on(sleep(Duration::from_millis(50)));
+    let enters = runtime.metrics().enters - before;
+    assert!(enters <= 20, "{}: {enters} enters", shape.name);
+    drain_plain(&receiver, |_| {});
+    assert_eq!(block_on(&runtime, sending).unwrap().unwrap(), 5, "{}", shape.name);
+}
+
 fn writable_waits_for_room_in_the_queue_of_the_peer(shape: Shape) {
     run(shape, async {
         let (receiver, name) = plain_receiver();
@@ -234,6 +253,55 @@ fn writable_waits_for_room_in_the_queue_of_the_peer(shape: Shape) {
         drain_plain(&receiver, |_| {});
         waiting.await.unwrap().unwrap();
         sender.try_send(b"room").unwrap();
+    });
+}
+
+/// Fails when the kernel's overflow list, into which most of the completions go, is left alone
+/// while nothing is submitted.
+fn many_sends_find_room_at_once(shape: Shape) {
+    run(shape, async {
+        let pairs: Vec<_> = (0..50)
+            .map(|_| {
+                let (sender, receiver) = Plain::pair().unwrap();
+                receiver.set_nonblocking(true).unwrap();
+                let sender = UnixDatagram::from_std(sender).unwrap();
+                while sender.try_send(b"fill").is_ok() {}
+                (sender, receiver)
+            })
+            .collect();
+        let (senders, receivers): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        let waiting: Vec<_> = senders
+            .into_iter()
+            .map(|sender| {
+                ebbtide::spawn(async move {
+                    sender.writable().await.unwrap();
+                    sender
+                })
+            })
+            .collect();
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert!(!waiting.iter().any(|waiting| waiting.is_finished()), "there is no room");
+        receivers.iter().for_each(|receiver| drain_plain(receiver, |_| {}));
+        // Dropping a socket would submit something.
+        let mut open = Vec::new();
+        for waiting in waiting {
+            open.push(waiting.await.unwrap());
+        }
+    });
+}
+
+/// Fails when the peer of a connected socket can be changed: Linux then throws its queue away.
+fn a_socket_is_connected_once_and_keeps_what_is_queued(shape: Shape) {
+    run(shape, async {
+        let (_receiver, name) = plain_receiver();
+        let (socket, peer) = UnixDatagram::pair().unwrap();
+        // Only the kernel's queue can be thrown away.
+        peer.try_send(b"queued").unwrap();
+        let error = socket.connect_addr(&name).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        assert_eq!(socket.recv().await.unwrap().unwrap()[..], *b"queued");
     });
 }
 

@@ -7,9 +7,11 @@
 
 use std::os::unix::net;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ebbtide::net::UnixDatagram;
 use ebbtide::task::yield_now;
+use ebbtide::time::sleep;
 use ebbtide::{drain, spawn};
 
 use crate::support::Shape;
@@ -17,6 +19,7 @@ use crate::support::Shape;
 on_every_shape!(
     a_send_in_flight_survives_the_seal_of_its_socket,
     a_send_after_the_seal_waits_for_room,
+    a_send_after_the_seal_waits_without_spinning,
 );
 
 /// A socket whose sends wait, and the other end.
@@ -66,4 +69,18 @@ fn a_send_after_the_seal_waits_for_room(shape: Shape) {
         read_all(&peer);
         assert_eq!(sending.await.unwrap().unwrap(), 5, "{}", shape.name);
     });
+}
+
+/// Fails when room is asked for on the socket itself, which seems to have some always.
+fn a_send_after_the_seal_waits_without_spinning(shape: Shape) {
+    let runtime = shape.runtime();
+    let (socket, peer) = runtime.block_on(async { full_socket() });
+    socket.drain().unwrap();
+    let sending = runtime.spawn(async move { socket.send(b"waits").await });
+    let before = runtime.metrics().enters;
+    runtime.block_on(sleep(Duration::from_millis(50)));
+    let enters = runtime.metrics().enters - before;
+    assert!(enters <= 20, "{}: {enters} enters", shape.name);
+    read_all(&peer);
+    assert_eq!(runtime.block_on(sending).unwrap().unwrap(), 5, "{}", shape.name);
 }

@@ -317,6 +317,15 @@ mod tests {
         assert!(!machine.is_pausing());
     }
 
+    /// Fails when only the load decides where a datagram waits.
+    #[test]
+    fn what_still_comes_while_a_socket_pauses_stays_out_of_the_pool() {
+        let mut machine = armed();
+        assert_eq!(machine.place(EASY), Place::Pool);
+        machine.complete(Outcome::Datagram, Armed::Still, FULL);
+        assert_eq!(machine.place(EASY), Place::Outside);
+    }
+
     #[test]
     fn a_pause_whose_inbox_was_emptied_meanwhile_ends_at_once() {
         let mut machine = armed();

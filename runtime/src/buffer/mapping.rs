@@ -63,3 +63,29 @@ impl Drop for Mapping {
         debug_assert_eq!(result, 0, "munmap of a mapping of our own cannot fail");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when a forked child gets the memory: its flags then lack "dc", do not copy.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no /proc")]
+    fn a_forked_child_does_not_get_the_memory() {
+        let mapping = Mapping::new(1 << 20).unwrap();
+        let start = mapping.start().as_ptr().addr();
+        // Each range of addresses is followed by what there is to say of it.
+        let holds_it = |line: &&str| {
+            let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            range.is_some_and(|(from, to)| {
+                number(from).is_some_and(|from| from <= start)
+                    && number(to).is_some_and(|to| start < to)
+            })
+        };
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| !holds_it(line));
+        let flags = lines.find(|line| line.starts_with("VmFlags:")).unwrap();
+        assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
+    }
+}

@@ -284,6 +284,17 @@ mod tests {
         assert_eq!(header.captured, 3);
     }
 
+    /// Fails when the payload is not clamped to what was sent, or to what is in the buffer.
+    #[test]
+    fn a_payload_ends_where_the_datagram_or_the_buffer_does() {
+        let bytes = message(8, 0, 3, b"abcdefgh");
+        let header = Header::parse(&bytes, bytes.len(), LAYOUT).unwrap();
+        assert_eq!(header.captured, 3);
+        let bytes = message(8, 0, 1000, b"abc");
+        let header = Header::parse(&bytes, bytes.len() + 1, LAYOUT).unwrap();
+        assert_eq!(header.captured, 3);
+    }
+
     #[test]
     fn a_message_shorter_than_its_layout_is_refused() {
         let bytes = message(8, 0, 3, b"");

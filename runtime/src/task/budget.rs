@@ -60,3 +60,22 @@ fn yield_to_others(cx: &Context<'_>) -> Poll<()> {
     cx.waker().wake_by_ref();
     Poll::Pending
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Fails when a send costs the same whatever its length.
+    #[test]
+    fn a_long_send_takes_more_of_the_budget() {
+        let cx = Context::from_waker(Waker::noop());
+        refill_budget(4);
+        assert!(poll_send_budget(&cx, 0).is_ready());
+        assert!(poll_send_budget(&cx, 2 * SEND_BUDGET_BYTES).is_ready());
+        assert!(poll_send_budget(&cx, 0).is_pending());
+        assert!(poll_receive_budget(&cx).is_ready(), "receives have a budget of their own");
+        lift_budget();
+    }
+}

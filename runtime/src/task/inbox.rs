@@ -131,6 +131,7 @@ mod tests {
         let item = Arc::new(());
         inbox.push(Arc::clone(&item));
         inbox.close();
+        assert_eq!(Arc::strong_count(&item), 1);
         inbox.push(Arc::clone(&item));
         assert_eq!(Arc::strong_count(&item), 1);
     }
