@@ -1,9 +1,9 @@
-//! A failed submit keeps the buffer.
+//! A failed submit keeps what was queued.
 //!
 //! Cause: `io_uring_enter` failed with `EAGAIN`, and the runtime took its requests for rejected and
-//! freed their buffers. But the entries stay in the submission queue (KERNEL: an entry counts as in
-//! flight from its push, whatever enter returns), and the next enter that succeeds has the kernel
-//! read memory that is somebody else's by now. Open in a well-known runtime.
+//! freed what they named. But the entries stay in the submission queue: an entry counts as in flight
+//! from its push, whatever enter returns, and the next enter that succeeds carries it out. Open in a
+//! well-known runtime.
 
 use std::os::unix::net;
 
