@@ -24,10 +24,10 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::driver::{Wait, Wakes};
+use crate::driver::Wakes;
 use crate::handle::Handle;
 use crate::ledger::{Drainable, Pass, ReadProgress};
-use crate::limits::{DRAIN_READ_BATCH, REAP_LIMIT_MS};
+use crate::limits::DRAIN_READ_BATCH;
 use crate::membarrier;
 use crate::report::{DrainOutcome, DrainReport};
 use crate::time::{Sleep, sleep};
@@ -281,12 +281,7 @@ fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut W
     for socket in sockets {
         socket.cancel();
     }
-    let deadline = Instant::now() + Duration::from_millis(REAP_LIMIT_MS);
-    while !sockets.iter().all(|socket| socket.is_reaped()) && Instant::now() < deadline {
-        let mut driver = handle.driver();
-        driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
-        driver.collect(wakes);
-    }
+    handle.collect_until(|| sockets.iter().all(|socket| socket.is_reaped()), wakes);
 }
 
 /// Step 4. Ends, because after the seal the queues only shrink.

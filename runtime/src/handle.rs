@@ -5,12 +5,13 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::blocking::Blocking;
 use crate::buffer::Pool;
-use crate::driver::Driver;
+use crate::driver::{Driver, Wait, Wakes};
 use crate::ledger::Ledger;
-use crate::limits::Limits;
+use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::task::{self, Inbox, JoinHandle, Tasks};
 use crate::time::Timers;
 
@@ -110,6 +111,17 @@ impl Handle {
 
     pub(crate) fn driver(&self) -> RefMut<'_, Driver> {
         self.shared.driver.borrow_mut()
+    }
+
+    /// Takes completions in until `done`, or until a generous time is over: for what is bound to
+    /// complete soon, because it was cancelled.
+    pub(crate) fn collect_until(&self, done: impl Fn() -> bool, wakes: &mut Wakes) {
+        let deadline = Instant::now() + Duration::from_millis(REAP_LIMIT_MS);
+        while !done() && Instant::now() < deadline {
+            let mut driver = self.driver();
+            driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            driver.collect(wakes);
+        }
     }
 
     pub(crate) fn timers(&self) -> &RefCell<Timers> {

@@ -5,7 +5,6 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use crate::buffer::Pool;
 use crate::drain::empty_sockets;
@@ -13,7 +12,6 @@ use crate::driver::{MultishotKey, Operation, Pace, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
 use crate::ledger::{DrainKey, Drainable};
-use crate::limits::REAP_LIMIT_MS;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
 #[derive(Clone, Debug)]
@@ -77,12 +75,7 @@ impl Port {
     pub fn remove_sink(&self, key: MultishotKey) {
         let mut wakes = Wakes::default();
         self.handle.driver().cancel(key);
-        let deadline = Instant::now() + Duration::from_millis(REAP_LIMIT_MS);
-        while !self.handle.driver().is_reaped(key) && Instant::now() < deadline {
-            let mut driver = self.handle.driver();
-            driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
-            driver.collect(&mut wakes);
-        }
+        self.handle.collect_until(|| self.is_reaped(key), &mut wakes);
         let sink = self.handle.driver().deregister(key);
         wakes.run();
         drop(sink);

@@ -91,11 +91,6 @@ impl Pool {
         self.memory.unlent.get().saturating_sub(self.memory.claimed.get())
     }
 
-    /// Bytes of one buffer: what the kernel puts in front of the payload, and the payload.
-    pub fn buffer_len(&self) -> usize {
-        self.memory.stride
-    }
-
     /// Takes the buffer `id`, which a completion said that the kernel has filled.
     pub(crate) fn take(&self, id: u16) -> Buffer {
         let lent = self.memory.lent.get(usize::from(id));
