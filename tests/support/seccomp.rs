@@ -45,8 +45,8 @@ pub fn with_refused_if<T: Send>(
     })
 }
 
-/// Puts the filter on this thread, for good.
-fn refuse(
+/// Puts the filter on this thread, and on what it starts from now on, for good.
+pub fn refuse(
     syscall: libc::c_long,
     argument: usize,
     range: RangeInclusive<u32>,
