@@ -7,6 +7,9 @@
 
 mod address;
 mod datagram;
+#[cfg(feature = "model")]
+#[doc(hidden)]
+pub mod model;
 mod operation;
 mod socket;
 

@@ -1,18 +1,144 @@
-//! What this crate asks of the kernel beyond socket2.
+//! [`Socket`]: what an endpoint asks of the kernel for its socket, beyond its receive.
 
 // UNSAFETY: SO_MEMINFO and dup3 have no safe form, and socket2 shows raw addresses as pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use socket2::{SockAddr, SockFilter, Socket};
+use ebbtide_runtime::driver::{Layout, ReceivedMessage};
+use socket2::{SockAddr, SockFilter};
+
+#[cfg(feature = "model")]
+use crate::model::ModelSocket;
+
+/// A non-blocking datagram socket: the kernel's; or, with the feature `model`, one of a kernel in
+/// memory, on which everything from the endpoint upwards is tested.
+pub(crate) enum Socket {
+    Kernel(socket2::Socket),
+    #[cfg(feature = "model")]
+    Model(Box<dyn ModelSocket>),
+}
 
 /// Index of the drop counter in what SO_MEMINFO gives (`SK_MEMINFO_DROPS`).
 const DROPS: usize = 8;
 
-/// How many datagrams the kernel has dropped on this socket: `SO_MEMINFO`, Linux 4.12. Wraps.
-pub(crate) fn drop_count(socket: &Socket) -> io::Result<u32> {
+impl Socket {
+    /// Takes in a socket of the kernel and makes it non-blocking.
+    pub(crate) fn new(socket: socket2::Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::Kernel(socket))
+    }
+
+    /// The kernel's socket, for its options and addresses.
+    pub(crate) fn kernel(&self) -> io::Result<&socket2::Socket> {
+        match self {
+            Self::Kernel(socket) => Ok(socket),
+            #[cfg(feature = "model")]
+            Self::Model(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// How many datagrams the kernel has dropped on this socket. Wraps.
+    pub(crate) fn drop_count(&self) -> io::Result<u32> {
+        match self {
+            Self::Kernel(socket) => drop_count(socket),
+            #[cfg(feature = "model")]
+            Self::Model(model) => model.drop_count(),
+        }
+    }
+
+    /// The seal of a UDP socket: a filter that accepts nothing. What is queued stays; what comes
+    /// later is dropped and counted by the kernel.
+    pub(crate) fn seal_by_filter(&self) -> io::Result<()> {
+        match self {
+            Self::Kernel(socket) => {
+                let code = (libc::BPF_RET | libc::BPF_K) as u16;
+                let accept_nothing = SockFilter::new(code, 0, 0, 0);
+                socket.attach_filter(&[accept_nothing])
+            }
+            #[cfg(feature = "model")]
+            Self::Model(model) => model.seal_by_filter(),
+        }
+    }
+
+    /// The seal of a Unix socket. Exact: the kernel checks and queues under one lock. Senders get
+    /// EPIPE.
+    pub(crate) fn seal_by_shutdown(&self) -> io::Result<()> {
+        match self {
+            Self::Kernel(socket) => socket.shutdown(std::net::Shutdown::Read),
+            #[cfg(feature = "model")]
+            Self::Model(model) => model.seal_by_shutdown(),
+        }
+    }
+
+    /// Takes a datagram without waiting. See [`ReceivedMessage::receive_now`].
+    pub(crate) fn receive_now(
+        &self,
+        layout: Layout,
+        scratch: &mut Vec<u8>,
+        payload: usize,
+    ) -> io::Result<ReceivedMessage> {
+        match self {
+            Self::Kernel(socket) => {
+                ReceivedMessage::receive_now(socket.as_fd(), layout, scratch, payload)
+            }
+            #[cfg(feature = "model")]
+            Self::Model(model) => {
+                let read = |memory: &mut [u8]| model.receive(memory, layout);
+                ReceivedMessage::receive_by(read, layout, scratch, payload)
+            }
+        }
+    }
+
+    /// Whether a datagram is queued, which stays where it is.
+    pub(crate) fn peek(&self) -> io::Result<usize> {
+        match self {
+            Self::Kernel(socket) => {
+                let mut memory = [MaybeUninit::uninit()];
+                let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+                socket.recv_with_flags(&mut memory, flags)
+            }
+            #[cfg(feature = "model")]
+            Self::Model(model) => model.peek(),
+        }
+    }
+
+    /// Sends without waiting, and without a SIGPIPE.
+    pub(crate) fn send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        match (self, to) {
+            (Self::Kernel(socket), Some(to)) => socket.send_to_with_flags(payload, to, flags),
+            (Self::Kernel(socket), None) => socket.send_with_flags(payload, flags),
+            #[cfg(feature = "model")]
+            (Self::Model(model), to) => model.send(payload, to),
+        }
+    }
+
+    /// Puts `placeholder` in the place of the socket: its address is free at once, while the number
+    /// of the descriptor stays ours, so that whoever has borrowed it touches no stranger's file.
+    pub(crate) fn vacate(&self, placeholder: BorrowedFd<'_>) -> io::Result<()> {
+        match self {
+            Self::Kernel(socket) => vacate(socket, placeholder),
+            #[cfg(feature = "model")]
+            Self::Model(model) => model.vacate(),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Kernel(socket) => socket.as_fd(),
+            #[cfg(feature = "model")]
+            Self::Model(model) => model.as_fd(),
+        }
+    }
+}
+
+/// `SO_MEMINFO`, Linux 4.12.
+fn drop_count(socket: &socket2::Socket) -> io::Result<u32> {
     let mut values = [0u32; DROPS + 1];
     let mut len = size_of_val(&values) as libc::socklen_t;
     // SAFETY: the pointers name `values` and its length, and the kernel writes no more than that.
@@ -31,16 +157,7 @@ pub(crate) fn drop_count(socket: &Socket) -> io::Result<u32> {
     }
 }
 
-/// The seal of a UDP socket: a filter that accepts nothing. What is queued stays; what comes later
-/// is dropped and counted by the kernel.
-pub(crate) fn seal_by_filter(socket: &Socket) -> io::Result<()> {
-    let accept_nothing = SockFilter::new((libc::BPF_RET | libc::BPF_K) as u16, 0, 0, 0);
-    socket.attach_filter(&[accept_nothing])
-}
-
-/// Puts `placeholder` in the place of the socket: its address is free at once, while the number of
-/// the descriptor stays ours, so that whoever has borrowed it touches no stranger's file.
-pub(crate) fn vacate(socket: &Socket, placeholder: BorrowedFd<'_>) -> io::Result<()> {
+fn vacate(socket: &socket2::Socket, placeholder: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: both descriptors are open and owned by their holders; the number stays open.
     let result =
         unsafe { libc::dup3(placeholder.as_raw_fd(), socket.as_raw_fd(), libc::O_CLOEXEC) };

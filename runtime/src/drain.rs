@@ -30,7 +30,7 @@ use crate::ledger::{Drainable, Pass, ReadProgress};
 use crate::limits::DRAIN_READ_BATCH;
 use crate::membarrier;
 use crate::report::{DrainOutcome, DrainReport};
-use crate::time::{Sleep, sleep};
+use crate::time::{Sleep, clock, sleep};
 
 /// How a drain is carried out.
 ///
@@ -189,7 +189,7 @@ impl Future for Draining {
 
 impl Delivery {
     fn start(handle: Handle, policy: Drain) -> Self {
-        let started = Instant::now();
+        let started = clock::now();
         let sockets = handle.ledger().open();
         let unsealed = empty_sockets(&handle, &sockets, policy.quiesce);
         handle.ledger().drain_started();
@@ -234,7 +234,7 @@ impl Delivery {
             operations_leaked: 0,
             completions_lost: self.handle.driver().counts().completions_lost,
             panicking: thread::panicking(),
-            elapsed: self.started.elapsed(),
+            elapsed: clock::now() - self.started,
         }
     }
 }

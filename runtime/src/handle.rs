@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::blocking::Blocking;
 use crate::buffer::Pool;
@@ -13,7 +13,7 @@ use crate::driver::{Driver, Wait, Wakes};
 use crate::ledger::Ledger;
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::task::{self, Inbox, JoinHandle, Tasks};
-use crate::time::Timers;
+use crate::time::{Timers, clock};
 
 thread_local! {
     static CURRENT: RefCell<Option<Handle>> = const { RefCell::new(None) };
@@ -116,8 +116,8 @@ impl Handle {
     /// Takes completions in until `done`, or until a generous time is over: for what is bound to
     /// complete soon, because it was cancelled.
     pub(crate) fn collect_until(&self, done: impl Fn() -> bool, wakes: &mut Wakes) {
-        let deadline = Instant::now() + Duration::from_millis(REAP_LIMIT_MS);
-        while !done() && Instant::now() < deadline {
+        let deadline = clock::now() + Duration::from_millis(REAP_LIMIT_MS);
+        while !done() && clock::now() < deadline {
             let mut driver = self.driver();
             driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
             driver.collect(wakes);

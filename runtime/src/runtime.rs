@@ -16,6 +16,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::mem;
@@ -23,7 +24,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_task::Runnable;
 
@@ -38,7 +39,7 @@ use crate::limits::{Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
 use crate::report::{DrainOutcome, DrainReport};
 use crate::task::{Inbox, JoinHandle, Permission, refill_budget};
-use crate::time::Timers;
+use crate::time::{Timers, clock};
 
 /// An async runtime on one thread.
 ///
@@ -93,11 +94,27 @@ impl Runtime {
 
     pub(crate) fn start(choice: DriverChoice, limits: Limits, drain: Drain) -> io::Result<Self> {
         let eventfd = Arc::new(eventfd().map_err(StartError::explain)?);
-        let inbox = Arc::new(Inbox::new(Arc::clone(&eventfd)));
-        let driver = Driver::new(choice, &limits, eventfd)?;
-        let timers = Timers::new(Instant::now());
+        let driver = Driver::new(choice, &limits, Arc::clone(&eventfd))?;
+        Ok(Self::with_driver(driver, eventfd, limits, drain))
+    }
+
+    /// Starts on a kernel in memory.
+    #[cfg(feature = "model")]
+    pub(crate) fn start_on(
+        queues: Box<dyn crate::driver::model::ModelQueues>,
+        limits: Limits,
+        drain: Drain,
+    ) -> io::Result<Self> {
+        let eventfd = Arc::new(eventfd()?);
+        let driver = Driver::on_model(queues, &limits, Arc::clone(&eventfd))?;
+        Ok(Self::with_driver(driver, eventfd, limits, drain))
+    }
+
+    fn with_driver(driver: Driver, eventfd: Arc<File>, limits: Limits, drain: Drain) -> Self {
+        let inbox = Arc::new(Inbox::new(eventfd));
+        let timers = Timers::new(clock::now());
         let handle = Handle::new(limits, inbox, timers, driver);
-        Ok(Self { handle, wakes: RefCell::default(), turns: Cell::new(0), drain })
+        Self { handle, wakes: RefCell::default(), turns: Cell::new(0), drain }
     }
 
     /// The reference that tasks and sockets hold.
@@ -171,7 +188,7 @@ impl Runtime {
         {
             let mut timers = self.handle.timers().borrow_mut();
             if !timers.is_empty() {
-                timers.expire(Instant::now(), wakes.wakers());
+                timers.expire(clock::now(), wakes.wakers());
             }
         }
         wakes.run();
@@ -219,7 +236,7 @@ impl Runtime {
         if busy() {
             return Wait::No;
         }
-        match self.handle.timers().borrow().next_timeout(Instant::now()) {
+        match self.handle.timers().borrow().next_timeout(clock::now()) {
             Some(Duration::ZERO) => Wait::No,
             Some(timeout) => Wait::AtMost(timeout),
             None => Wait::Forever,

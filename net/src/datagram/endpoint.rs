@@ -4,7 +4,6 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,14 +16,14 @@ use ebbtide_runtime::task::{poll_receive_budget, poll_send_budget};
 use ebbtide_runtime::{
     DrainKey, Drainable, InFlight, Pass, Port, ReadProgress, Receivers, SocketStats,
 };
-use socket2::{SockAddr, Socket};
+use socket2::SockAddr;
 
 use super::inbox::{Arrival, Inbox};
 use super::receive::{Load, Outcome, Place, Read, ReadOn, ReceiveMachine, Then};
 use super::waiters::WaiterKey;
 use crate::address::{INTERNET_NAME_LEN, UNIX_NAME_LEN};
 use crate::operation;
-use crate::socket::{drop_count, seal_by_filter, vacate};
+use crate::socket::Socket;
 
 /// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
 /// again for ever. More than a receive buffer of the default size holds.
@@ -99,7 +98,6 @@ impl Endpoint {
     /// Takes in a bound or connected socket and starts to receive on it.
     pub(crate) fn open(socket: Socket, family: Family) -> io::Result<Rc<Self>> {
         let port = Port::current()?;
-        socket.set_nonblocking(true)?;
         let endpoint = Rc::new(Self {
             port,
             socket,
@@ -127,9 +125,9 @@ impl Endpoint {
     }
 
     /// The socket, as long as it is one.
-    pub(crate) fn socket(&self) -> io::Result<&Socket> {
+    pub(crate) fn socket(&self) -> io::Result<&socket2::Socket> {
         self.check_open()?;
-        Ok(&self.socket)
+        self.socket.kernel()
     }
 
     fn multishot(&self) -> MultishotKey {
@@ -249,13 +247,8 @@ impl Endpoint {
     /// Sends now if that is possible without waiting.
     pub(crate) fn try_send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
         self.check_open()?;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         loop {
-            let result = match to {
-                Some(address) => self.socket.send_to_with_flags(payload, address, flags),
-                None => self.socket.send_with_flags(payload, flags),
-            };
-            match result {
+            match self.socket.send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return result,
             }
@@ -295,6 +288,11 @@ impl Endpoint {
         self.family
     }
 
+    /// Whether its kernel is one in memory.
+    pub(crate) fn is_model(&self) -> bool {
+        !matches!(self.socket, Socket::Kernel(_))
+    }
+
     fn check_open(&self) -> io::Result<()> {
         match self.life.get() {
             Life::Open => Ok(()),
@@ -325,7 +323,7 @@ impl Endpoint {
         self.life.set(Life::Closed);
         if Rc::strong_count(self) > 1 {
             // A wait for room, whose future is gone, still holds the descriptor.
-            let _ = vacate(&self.socket, self.port.placeholder());
+            let _ = self.socket.vacate(self.port.placeholder());
         }
     }
 
@@ -334,7 +332,7 @@ impl Endpoint {
         self.check_open()?;
         self.leave();
         if let (Family::Internet, Seal::Sealed { .. }) = (self.family, self.seal.get()) {
-            self.socket.detach_filter()?;
+            self.socket.kernel()?.detach_filter()?;
         }
         let arrivals = self.receive.borrow_mut().inbox.take_all();
         let taken: Vec<ReceivedMessage> = arrivals
@@ -360,9 +358,7 @@ impl Endpoint {
     /// Notes whether the kernel throws datagrams away with the socket. How many cannot be said
     /// without taking them, which other descriptors of the socket may still want to do.
     fn note_abandonment(&self) {
-        let mut memory = [MaybeUninit::uninit()];
-        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        if self.socket.recv_with_flags(&mut memory, flags).is_ok() {
+        if self.socket.peek().is_ok() {
             self.stats.borrow_mut().abandoned += 1;
         }
     }
@@ -381,7 +377,7 @@ impl Endpoint {
         let mut stats = *self.stats.borrow();
         let drops = match self.life.get() {
             Life::Ended { drops } => drops,
-            Life::Open | Life::Closed => drop_count(&self.socket).unwrap_or(0),
+            Life::Open | Life::Closed => self.socket.drop_count().unwrap_or(0),
         };
         match self.seal.get() {
             Seal::Sealed { drops: at_seal } => {
@@ -452,11 +448,10 @@ impl Drainable for Endpoint {
         if let Seal::Sealed { .. } = self.seal.get() {
             return Ok(());
         }
-        let drops = drop_count(&self.socket).unwrap_or(0);
+        let drops = self.socket.drop_count().unwrap_or(0);
         let sealed = match self.family {
-            Family::Internet => seal_by_filter(&self.socket),
-            // Exact: the kernel checks and queues under one lock. Senders get EPIPE.
-            Family::Unix => self.socket.shutdown(std::net::Shutdown::Read),
+            Family::Internet => self.socket.seal_by_filter(),
+            Family::Unix => self.socket.seal_by_shutdown(),
         };
         self.seal.set(match sealed {
             Ok(()) => Seal::Sealed { drops },
@@ -481,8 +476,7 @@ impl Drainable for Endpoint {
             return ReadProgress::Empty;
         }
         for _ in 0..limit {
-            let read = ReceivedMessage::receive_now(
-                self.as_fd(),
+            let read = self.socket.receive_now(
                 self.family.layout(),
                 &mut receive.scratch,
                 self.port.buffer_size(),
@@ -530,11 +524,11 @@ impl Drainable for Endpoint {
     }
 
     fn end(&self) {
-        let drops = drop_count(&self.socket).unwrap_or(0);
+        let drops = self.socket.drop_count().unwrap_or(0);
         self.life.set(Life::Ended { drops });
         self.discard();
         // It fails only for a descriptor that somebody else has closed already.
-        let _ = vacate(&self.socket, self.port.placeholder());
+        let _ = self.socket.vacate(self.port.placeholder());
     }
 
     fn stats(&self) -> SocketStats {

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
 use ebbtide_runtime::SocketStats;
-use socket2::{SockAddr, Socket};
+use socket2::SockAddr;
 
 use super::endpoint::{Endpoint, Family};
 use super::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
 use super::message::Datagram;
 use crate::address::Address;
+use crate::socket::Socket;
 
 /// A datagram socket: a channel with the kernel at the other end. Use it by its names
 /// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram).
@@ -38,11 +39,15 @@ pub struct DatagramSocket<A> {
 }
 
 impl<A: Address> DatagramSocket<A> {
-    pub(super) fn open(socket: Socket, family: Family) -> io::Result<Self> {
+    pub(super) fn open(socket: socket2::Socket, family: Family) -> io::Result<Self> {
+        Self::open_socket(Socket::new(socket)?, family)
+    }
+
+    pub(crate) fn open_socket(socket: Socket, family: Family) -> io::Result<Self> {
         Ok(Self { endpoint: Endpoint::open(socket, family)?, address: PhantomData })
     }
 
-    pub(super) fn socket(&self) -> io::Result<&Socket> {
+    pub(super) fn socket(&self) -> io::Result<&socket2::Socket> {
         self.endpoint.socket()
     }
 
@@ -58,7 +63,7 @@ impl<A: Address> DatagramSocket<A> {
         self.endpoint.try_send(payload, to)
     }
 
-    pub(super) fn detach(self) -> io::Result<(Socket, Vec<Datagram<A>>)> {
+    pub(super) fn detach(self) -> io::Result<(socket2::Socket, Vec<Datagram<A>>)> {
         // A descriptor of the user's own: a send that waits for room may keep the endpoint for a
         // while. Made first, so that nothing has been taken if there is none left.
         let socket = self.endpoint.as_fd().try_clone_to_owned()?.into();

@@ -37,7 +37,7 @@ impl Room {
     /// Those of connect(2) to a Unix peer, which are those that sending to it would give; and that
     /// no descriptor is left.
     pub(crate) fn new(endpoint: &Rc<Endpoint>, to: Option<&SockAddr>) -> io::Result<Self> {
-        if endpoint.family() == Family::Internet {
+        if endpoint.family() == Family::Internet || endpoint.is_model() {
             return Ok(Self::Internet(Rc::clone(endpoint)));
         }
         match to.map(full_peer).transpose()?.flatten() {

@@ -137,8 +137,23 @@ impl ReceivedMessage {
         scratch: &mut Vec<u8>,
         payload: usize,
     ) -> io::Result<Self> {
+        Self::receive_by(|memory| receive_into(memory, socket, layout), layout, scratch, payload)
+    }
+
+    /// [`receive_now`](Self::receive_now) through `read`, which lays the message out in the memory
+    /// that it is given, and gives the length of the whole.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`.
+    pub fn receive_by(
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+        layout: Layout,
+        scratch: &mut Vec<u8>,
+        payload: usize,
+    ) -> io::Result<Self> {
         scratch.resize(layout.payload_offset() + payload, 0);
-        let len = receive_into(scratch, socket, layout)?;
+        let len = read(scratch)?;
         let bytes: Box<[u8]> = scratch[..len].into();
         let header = Header::parse(&bytes, len, layout)
             .expect("the scratch memory holds all that the layout reserves");

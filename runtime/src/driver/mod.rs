@@ -19,8 +19,12 @@ mod backend;
 pub(crate) mod descriptor;
 mod epoll;
 mod message;
+#[cfg(feature = "model")]
+#[doc(hidden)]
+pub mod model;
 mod multishots;
 mod operation;
+mod queues;
 mod ring;
 mod sink;
 mod start;
@@ -32,8 +36,7 @@ use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::backend::{Backend, Intake};
 pub(crate) use self::backend::{Entered, Wait};
@@ -50,6 +53,7 @@ use self::table::{Finality, Orphan, Table};
 pub(crate) use self::table::{Id, Polled};
 use crate::buffer::Pool;
 use crate::limits::{Limits, MOST_TURNS_STARVED, REAP_LIMIT_MS, REFUSED_PAUSE_MS};
+use crate::time::clock;
 
 pub(crate) struct Driver {
     backend: Backend,
@@ -84,8 +88,22 @@ impl Driver {
         limits: &Limits,
         eventfd: Arc<File>,
     ) -> io::Result<Self> {
-        let Started { backend, pool, running } = start::start(choice, limits, eventfd)?;
-        Ok(Self {
+        Ok(Self::from_started(start::start(choice, limits, eventfd)?, limits))
+    }
+
+    /// Starts the driver on a kernel in memory.
+    #[cfg(feature = "model")]
+    pub(crate) fn on_model(
+        queues: Box<dyn model::ModelQueues>,
+        limits: &Limits,
+        eventfd: Arc<File>,
+    ) -> io::Result<Self> {
+        Ok(Self::from_started(start::start_model(queues, limits, eventfd)?, limits))
+    }
+
+    fn from_started(started: Started, limits: &Limits) -> Self {
+        let Started { backend, pool, running } = started;
+        Self {
             backend,
             table: Table::new(),
             multishots: Multishots::new(),
@@ -97,7 +115,7 @@ impl Driver {
             running,
             completions: 0,
             completions_lost: 0,
-        })
+        }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -302,7 +320,7 @@ impl Driver {
             Entered::CompletionLost => self.completions_lost += 1,
             // Without memory, trying again at once would only spin.
             Entered::Refused if wait != Wait::No => {
-                thread::sleep(Duration::from_millis(REFUSED_PAUSE_MS));
+                clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
             }
             Entered::Done | Entered::Refused => {}
         }
@@ -331,9 +349,9 @@ impl Driver {
             multishot.membership = Membership::Leaving;
         }
         self.backend.stop_watching();
-        let deadline = Instant::now() + Duration::from_millis(REAP_LIMIT_MS);
+        let deadline = clock::now() + Duration::from_millis(REAP_LIMIT_MS);
         while self.table.in_flight() > 0 || self.backend.is_watching() {
-            if Instant::now() >= deadline {
+            if clock::now() >= deadline {
                 return Reaped::Leaked(self.table.in_flight());
             }
             self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));

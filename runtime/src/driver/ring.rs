@@ -3,7 +3,7 @@
 //! The only file that knows io_uring's entries. Single-threaded: the ring belongs to the thread
 //! that made it (`IORING_SETUP_SINGLE_ISSUER`), and is reached by `&mut`.
 
-// UNSAFETY: pushing an entry hands raw pointers to the kernel, and enter is a raw system call.
+// UNSAFETY: pushing an entry hands raw pointers to the kernel.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::collections::VecDeque;
@@ -12,11 +12,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use io_uring::types::Fd;
+use io_uring::{cqueue, opcode, squeue};
 
 use super::backend::{Entered, Wait};
 use super::operation::Submission;
+use super::queues::{Queues, Room};
 use super::table::{Finality, Id};
 
 /// The buffer group that the one pool is registered as.
@@ -29,7 +30,7 @@ const WAKEUP: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
 
 pub(crate) struct Ring {
-    ring: IoUring,
+    queues: Queues,
     /// Entries for which the submission queue had no room, in order.
     backlog: VecDeque<squeue::Entry>,
     enters: u64,
@@ -39,9 +40,9 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    pub(crate) fn new(ring: IoUring, eventfd: Arc<File>) -> Self {
+    pub(super) fn new(queues: Queues, eventfd: Arc<File>) -> Self {
         let mut ring =
-            Self { ring, backlog: VecDeque::new(), enters: 0, eventfd, watch: Watch::Ended };
+            Self { queues, backlog: VecDeque::new(), enters: 0, eventfd, watch: Watch::Ended };
         ring.watch();
         ring
     }
@@ -132,10 +133,7 @@ impl Ring {
     fn push_entry(&mut self, entry: &squeue::Entry) -> Room {
         // SAFETY: the caller of `push` answers for what the entry points to, also where it went
         // through the backlog.
-        match unsafe { self.ring.submission().push(entry) } {
-            Ok(()) => Room::Yes,
-            Err(_full) => Room::No,
-        }
+        unsafe { self.queues.push(entry) }
     }
 
     fn empty_backlog(&mut self) {
@@ -152,13 +150,14 @@ impl Ring {
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
         loop {
             self.empty_backlog();
-            let queued = self.ring.submission().len();
+            let queued = self.queues.submission().queued;
             // While entries wait for room in the queue, the enter only makes room.
             let wait = if self.backlog.is_empty() { wait } else { Wait::No };
             if wait == Wait::No && !self.has_work() {
                 return Ok(Entered::Done);
             }
-            let submitted = match self.enter_once(queued, wait) {
+            self.enters += 1;
+            let submitted = match self.queues.enter(queued, wait) {
                 Ok(submitted) => submitted,
                 Err(error) => return sort(error),
             };
@@ -171,40 +170,21 @@ impl Ring {
         }
     }
 
-    fn enter_once(&mut self, queued: usize, wait: Wait) -> io::Result<usize> {
-        self.enters += 1;
-        let least = u32::from(wait != Wait::No);
-        let duration;
-        let arguments = match wait {
-            Wait::AtMost(time) => {
-                duration = Timespec::from(time);
-                SubmitArgs::new().timespec(&duration)
-            }
-            Wait::No | Wait::Forever => SubmitArgs::new(),
-        };
-        // GETEVENTS always: with DEFER_TASKRUN nothing is posted without it.
-        let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
-        // SAFETY: `queued` entries are in the queue, and the argument has the type that EXT_ARG
-        // announces and outlives the call.
-        unsafe { self.ring.submitter().enter(queued as u32, least, flags.bits(), Some(&arguments)) }
-    }
-
     /// Hands each completion posted so far to `accept`: the id, the result, the buffer that was
     /// filled, and whether there will be more.
     pub(crate) fn collect(&mut self, mut accept: impl FnMut(Id, i32, Option<u16>, Finality)) {
         let mut watch_ended = false;
-        for completion in self.ring.completion() {
-            let flags = completion.flags();
+        self.queues.each_completion(|user_data, result, flags| {
             let finality = if cqueue::more(flags) { Finality::More } else { Finality::Final };
-            match completion.user_data() {
+            match user_data {
                 WAKEUP => watch_ended |= finality == Finality::Final,
                 CANCEL => {}
                 user_data => {
                     let id = Id::from_user_data(user_data);
-                    accept(id, completion.result(), cqueue::buffer_select(flags), finality);
+                    accept(id, result, cqueue::buffer_select(flags), finality);
                 }
             }
-        }
+        });
         if watch_ended {
             match self.watch {
                 Watch::Armed => self.watch(),
@@ -215,21 +195,20 @@ impl Ring {
 
     /// Whether completions wait to be collected, here or in the kernel's overflow list.
     pub(crate) fn has_completions(&mut self) -> bool {
-        !self.ring.completion().is_empty() || self.ring.submission().cq_overflow()
+        !self.queues.is_empty() || self.queues.submission().has_overflowed
     }
 
     /// Whether entering the kernel now would do something: it has completions that it posts only
     /// then, or requests are queued.
     pub(crate) fn has_work(&mut self) -> bool {
-        let queue = self.ring.submission();
-        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+        let queue = self.queues.submission();
+        queue.queued > 0 || queue.has_task_work || queue.has_overflowed
     }
 
     /// Ends the ring: unregisters the pool, then closes the descriptor.
     pub(crate) fn close(self) {
-        // Closing the ring would undo it as well, but asynchronously. It fails only if nothing is
-        // registered.
-        let _ = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
+        // Closing the ring would undo it as well, but asynchronously.
+        self.queues.unregister_buffers();
     }
 }
 
@@ -244,12 +223,6 @@ enum Watch {
 
 fn number(descriptor: BorrowedFd<'_>) -> Fd {
     Fd(descriptor.as_raw_fd())
-}
-
-#[derive(PartialEq, Eq)]
-enum Room {
-    Yes,
-    No,
 }
 
 /// Which failures of `io_uring_enter(2)` are part of life.

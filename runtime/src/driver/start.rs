@@ -19,6 +19,9 @@ use io_uring::IoUring;
 
 use super::backend::Backend;
 use super::epoll::Epoll;
+#[cfg(feature = "model")]
+use super::model::ModelQueues;
+use super::queues::Queues;
 use super::ring::{BUFFER_GROUP, Ring};
 use crate::buffer::{FilledBy, Pool};
 use crate::limits::{Limits, START_RETRY_MS};
@@ -163,9 +166,27 @@ fn start_ring(limits: &Limits, eventfd: Arc<File>) -> Result<Started, Failure> {
     let (ring, task_run) = open(limits, &pool).map_err(Failure::Ring)?;
     let completion_entries = ring.params().cq_entries();
     Ok(Started {
-        backend: Backend::Ring(Ring::new(ring, eventfd)),
+        backend: Backend::Ring(Ring::new(Queues::Kernel(ring), eventfd)),
         pool,
         running: RunningDriver::IoUring { task_run, completion_entries },
+    })
+}
+
+/// Starts the ring on a kernel in memory.
+#[cfg(feature = "model")]
+pub(super) fn start_model(
+    mut queues: Box<dyn ModelQueues>,
+    limits: &Limits,
+    eventfd: Arc<File>,
+) -> io::Result<Started> {
+    let pool = new_pool(limits, FilledBy::Kernel)?;
+    let buffers = pool.ring().expect("it was made for a kernel that fills it");
+    queues.register_buffers(buffers.address(), buffers.entries());
+    let completion_entries = u32::try_from(limits.completion_entries()).unwrap_or(u32::MAX);
+    Ok(Started {
+        backend: Backend::Ring(Ring::new(Queues::Model(queues), eventfd)),
+        pool,
+        running: RunningDriver::IoUring { task_run: TaskRun::Deferred, completion_entries },
     })
 }
 

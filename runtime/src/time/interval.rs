@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::{Sleep, saturating_add, sleep_until};
+use super::{Sleep, clock, saturating_add, sleep_until};
 
 /// How late a tick may be before it counts as missed. Below it, lateness is only the resolution of
 /// timers and the load of the thread, and every behaviour keeps to the schedule. Tokio's value.
@@ -41,7 +41,7 @@ const TOLERANCE: Duration = Duration::from_millis(5);
 /// ```
 #[track_caller]
 pub fn interval(period: Duration) -> Interval {
-    interval_at(Instant::now(), period)
+    interval_at(clock::now(), period)
 }
 
 /// Ticks every `period`, for the first time at `start`. See [`interval`].
@@ -164,7 +164,7 @@ impl Interval {
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         ready!(Pin::new(&mut self.next).poll(cx));
         let due = self.next.deadline();
-        let next = self.missed_tick_behavior.next_tick(due, Instant::now(), self.period);
+        let next = self.missed_tick_behavior.next_tick(due, clock::now(), self.period);
         Pin::new(&mut self.next).reset(next);
         Poll::Ready(due)
     }
@@ -188,7 +188,7 @@ impl Interval {
     /// # std::io::Result::Ok(())
     /// ```
     pub fn reset(&mut self) {
-        let next = saturating_add(Instant::now(), self.period);
+        let next = saturating_add(clock::now(), self.period);
         Pin::new(&mut self.next).reset(next);
     }
 

@@ -16,6 +16,7 @@
 //! Invariant: no waker is cloned, woken or dropped while `Timers` is borrowed. A waker may belong
 //! to anybody, and its code may well drop a `Sleep`, which borrows `Timers` again.
 
+pub(crate) mod clock;
 mod interval;
 mod sleep;
 mod timeout;

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::{Key, Standing, saturating_add};
+use super::{Key, Standing, clock, saturating_add};
 use crate::Handle;
 
 /// Waits until `duration` has passed, counted from this call and not from the first poll.
@@ -40,7 +40,7 @@ use crate::Handle;
 /// # std::io::Result::Ok(())
 /// ```
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(saturating_add(Instant::now(), duration))
+    sleep_until(saturating_add(clock::now(), duration))
 }
 
 /// Waits until `deadline`. If it has passed already, the future completes at once, without giving
@@ -148,7 +148,7 @@ impl Sleep {
     /// ```
     #[must_use]
     pub fn is_elapsed(&self) -> bool {
-        Instant::now() >= self.deadline
+        clock::now() >= self.deadline
     }
 
     /// Gives it another deadline, earlier or later, whether or not it has completed.
