@@ -6,6 +6,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net;
 
+/// An IPv4 address (`struct sockaddr_in`).
+pub(crate) const IPV4_NAME_LEN: usize = 16;
+
 /// The longest address of the internet families (`struct sockaddr_in6`).
 pub(crate) const INTERNET_NAME_LEN: usize = 28;
 
@@ -39,6 +42,43 @@ impl Address for net::SocketAddr {
     }
 }
 
+/// An internet address as the kernel reads it; of length 0 where there is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RawAddress {
+    bytes: [u8; INTERNET_NAME_LEN],
+    len: usize,
+}
+
+impl RawAddress {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl From<SocketAddr> for RawAddress {
+    fn from(address: SocketAddr) -> Self {
+        let mut raw = Self::default();
+        let mut put =
+            |at: usize, bytes: &[u8]| raw.bytes[at..][..bytes.len()].copy_from_slice(bytes);
+        put(2, &address.port().to_be_bytes());
+        match address {
+            SocketAddr::V4(address) => {
+                put(0, &(libc::AF_INET as u16).to_ne_bytes());
+                put(4, &address.ip().octets());
+                raw.len = IPV4_NAME_LEN;
+            }
+            SocketAddr::V6(address) => {
+                put(0, &(libc::AF_INET6 as u16).to_ne_bytes());
+                put(4, &address.flowinfo().to_ne_bytes());
+                put(8, &address.ip().octets());
+                put(24, &address.scope_id().to_ne_bytes());
+                raw.len = INTERNET_NAME_LEN;
+            }
+        }
+        raw
+    }
+}
+
 fn internet(name: &[u8]) -> Option<SocketAddr> {
     let port = u16::from_be_bytes(bytes(name, 2)?);
     match i32::from(u16::from_ne_bytes(bytes(name, 0)?)) {
@@ -47,7 +87,7 @@ fn internet(name: &[u8]) -> Option<SocketAddr> {
             Some(SocketAddrV4::new(ip, port).into())
         }
         libc::AF_INET6 => {
-            let flow_info = u32::from_be_bytes(bytes(name, 4)?);
+            let flow_info = u32::from_ne_bytes(bytes(name, 4)?);
             let ip = Ipv6Addr::from(bytes::<16>(name, 8)?);
             let scope_id = u32::from_ne_bytes(bytes(name, 24)?);
             Some(SocketAddrV6::new(ip, port, flow_info, scope_id).into())
@@ -90,6 +130,7 @@ mod tests {
         for text in ["127.0.0.1:8125", "255.1.2.3:65535", "[::1]:53", "[fe80::1%3]:9"] {
             let address: SocketAddr = text.parse().unwrap();
             assert_eq!(SocketAddr::from_raw(&raw(&address.into())), address);
+            assert_eq!(SocketAddr::from_raw(RawAddress::from(address).bytes()), address);
         }
     }
 

@@ -6,17 +6,20 @@
 #![warn(clippy::unwrap_used)]
 
 mod address;
+mod control;
 mod datagram;
 #[cfg(feature = "model")]
 #[doc(hidden)]
 pub mod model;
 mod operation;
+mod option;
 mod socket;
 
 pub use address::Address;
+pub use control::EcnCodepoint;
 pub use datagram::{
-    Datagram, DatagramSocket, Incoming, Recv, RecvBatch, RecvFrom, Sending, UdpOptions, UdpSocket,
-    UnixAddr, UnixDatagram, Writable,
+    Datagram, DatagramSocket, Incoming, Recv, RecvBatch, RecvFrom, RecvTrain, SendBatch, Sending,
+    Train, Transmit, UdpOptions, UdpSocket, UnixAddr, UnixDatagram, Writable,
 };
 pub use ebbtide_runtime::SocketStats;
 

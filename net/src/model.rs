@@ -7,7 +7,9 @@ use std::os::fd::AsFd;
 use ebbtide_runtime::driver::Layout;
 use socket2::SockAddr;
 
-use crate::datagram::{Family, UdpSocket, UnixDatagram};
+use crate::address::INTERNET_NAME_LEN;
+use crate::control::Wanted;
+use crate::datagram::{UdpSocket, UnixDatagram, open_udp, open_unix};
 use crate::socket::Socket;
 
 /// A socket of a kernel in memory. Its descriptor is what the kernel's queues know it by; dropping
@@ -42,7 +44,8 @@ pub trait ModelSocket: AsFd {
 ///
 /// That there is no runtime, or that it is shutting down.
 pub fn udp(socket: Box<dyn ModelSocket>) -> io::Result<UdpSocket> {
-    UdpSocket::open_socket(Socket::Model(socket), Family::Internet)
+    let layout = Layout::new(INTERNET_NAME_LEN as u16, Wanted::default().space() as u16);
+    open_udp(Socket::Model(socket), layout, |_| Ok(()))
 }
 
 /// Opens a Unix datagram socket of a kernel in memory in the runtime of this thread.
@@ -51,5 +54,5 @@ pub fn udp(socket: Box<dyn ModelSocket>) -> io::Result<UdpSocket> {
 ///
 /// As [`udp`].
 pub fn unix(socket: Box<dyn ModelSocket>) -> io::Result<UnixDatagram> {
-    UnixDatagram::open_socket(Socket::Model(socket), Family::Unix)
+    open_unix(Socket::Model(socket))
 }

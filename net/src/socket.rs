@@ -1,15 +1,16 @@
 //! [`Socket`]: what an endpoint asks of the kernel for its socket, beyond its receive.
 
-// UNSAFETY: SO_MEMINFO and dup3 have no safe form, and socket2 shows raw addresses as pointers.
+// UNSAFETY: SO_MEMINFO, sendmmsg and dup3 have no safe form, and socket2 shows raw addresses as pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use ebbtide_runtime::driver::{Layout, ReceivedMessage};
 use socket2::{SockAddr, SockFilter};
 
+use crate::datagram::{MESSAGES_PER_CALL, Message};
 #[cfg(feature = "model")]
 use crate::model::ModelSocket;
 
@@ -116,6 +117,16 @@ impl Socket {
         }
     }
 
+    /// Sends messages in order without waiting, and without a SIGPIPE: sendmmsg(2). Gives how many
+    /// were sent, at least one, or the error of the first.
+    pub(crate) fn send_many(&self, messages: &[Message<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Kernel(socket) => send_many(socket, messages),
+            #[cfg(feature = "model")]
+            Self::Model(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Puts `placeholder` in the place of the socket: its address is free at once, while the number
     /// of the descriptor stays ours, so that whoever has borrowed it touches no stranger's file.
     pub(crate) fn vacate(&self, placeholder: BorrowedFd<'_>) -> io::Result<()> {
@@ -155,6 +166,34 @@ fn drop_count(socket: &socket2::Socket) -> io::Result<u32> {
         0 => Ok(values[DROPS]),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+fn send_many(socket: &socket2::Socket, messages: &[Message<'_>]) -> io::Result<usize> {
+    // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
+    let empty: libc::mmsghdr = unsafe { mem::zeroed() };
+    let mut headers = [empty; MESSAGES_PER_CALL];
+    for (header, message) in headers.iter_mut().zip(messages) {
+        let (name, control) = (message.name.bytes(), message.control.bytes());
+        let header = &mut header.msg_hdr;
+        if !name.is_empty() {
+            header.msg_name = name.as_ptr().cast_mut().cast();
+            header.msg_namelen = name.len() as libc::socklen_t;
+        }
+        // An IoSlice is an iovec, by its documentation.
+        header.msg_iov = message.contents.as_ptr().cast_mut().cast();
+        header.msg_iovlen = message.contents.len();
+        if !control.is_empty() {
+            header.msg_control = control.as_ptr().cast_mut().cast();
+            header.msg_controllen = control.len();
+        }
+    }
+    let count = messages.len().min(MESSAGES_PER_CALL);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `count` headers were filled; what they point to is only read, and lives as long as
+    // `messages`.
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags) };
+    usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
 fn vacate(socket: &socket2::Socket, placeholder: BorrowedFd<'_>) -> io::Result<()> {

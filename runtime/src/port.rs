@@ -70,14 +70,18 @@ impl Port {
         self.handle.driver().is_reaped(key)
     }
 
-    /// Cancels the receive of a sink, waits for its final completion, and lets the sink go. Short
-    /// by nature: a receive waits for a poll, and cancelling that never blocks.
-    pub fn remove_sink(&self, key: MultishotKey) {
+    /// Cancels the receive of a sink and waits for its final completion. Short by nature: a receive
+    /// waits for a poll, and cancelling that never blocks.
+    pub fn reap(&self, key: MultishotKey) {
         let mut wakes = Wakes::default();
         self.handle.driver().cancel(key);
         self.handle.collect_until(|| self.is_reaped(key), &mut wakes);
-        let sink = self.handle.driver().deregister(key);
         wakes.run();
+    }
+
+    /// Lets a sink go whose receive was reaped.
+    pub fn remove_sink(&self, key: MultishotKey) {
+        let sink = self.handle.driver().deregister(key);
         drop(sink);
     }
 

@@ -5,24 +5,21 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{
     Layout, MultishotKey, ReceivedMessage, Reception, Sink, Verdict, Wakes,
 };
-use ebbtide_runtime::task::{poll_receive_budget, poll_send_budget};
-use ebbtide_runtime::{
-    DrainKey, Drainable, InFlight, Pass, Port, ReadProgress, Receivers, SocketStats,
-};
-use socket2::SockAddr;
+use ebbtide_runtime::task::poll_receive_budget;
+use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
 
-use super::inbox::{Arrival, Inbox};
+use super::inbox::{Arrival, Inbox, Portion, Several};
 use super::receive::{Load, Outcome, Place, Read, ReadOn, ReceiveMachine, Then};
+use super::sender::Sender;
+use super::train::Queued;
 use super::waiters::WaiterKey;
-use crate::address::{INTERNET_NAME_LEN, UNIX_NAME_LEN};
-use crate::operation;
+use crate::control::segment_size;
 use crate::socket::Socket;
 
 /// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
@@ -36,20 +33,12 @@ pub(crate) enum Family {
     Unix,
 }
 
-impl Family {
-    fn layout(self) -> Layout {
-        match self {
-            Self::Internet => Layout::new(INTERNET_NAME_LEN, 0),
-            Self::Unix => Layout::new(UNIX_NAME_LEN, 0),
-        }
-    }
-}
-
 pub(crate) struct Endpoint {
-    port: Port,
-    socket: Socket,
+    pub(super) port: Port,
+    pub(super) socket: Socket,
     family: Family,
-    receive: RefCell<Receive>,
+    layout: Layout,
+    pub(super) receive: RefCell<Receive>,
     stats: RefCell<SocketStats>,
     seal: Cell<Seal>,
     life: Cell<Life>,
@@ -58,14 +47,17 @@ pub(crate) struct Endpoint {
     /// True exactly while a receiver has been handed a datagram after the seal, but not yet the
     /// end.
     owes_end: Cell<bool>,
+    /// True exactly when the kernel may queue trains.
+    pub(super) gro: Cell<bool>,
+    pub(super) sender: Sender,
     /// Both set once, right after the endpoint was made.
     multishot: OnceCell<MultishotKey>,
     drainable: OnceCell<DrainKey>,
 }
 
-struct Receive {
-    machine: ReceiveMachine,
-    inbox: Inbox<ReceivedMessage>,
+pub(super) struct Receive {
+    pub(super) machine: ReceiveMachine,
+    inbox: Inbox<Queued>,
     /// Where direct reads go; empty until the drain.
     scratch: Vec<u8>,
 }
@@ -95,13 +87,20 @@ enum Life {
 }
 
 impl Endpoint {
-    /// Takes in a bound or connected socket and starts to receive on it.
-    pub(crate) fn open(socket: Socket, family: Family) -> io::Result<Rc<Self>> {
+    /// Takes in a bound or connected socket and starts to receive on it. `prepare` is called with
+    /// the endpoint before that.
+    pub(crate) fn open(
+        socket: Socket,
+        family: Family,
+        layout: Layout,
+        prepare: impl FnOnce(&Self) -> io::Result<()>,
+    ) -> io::Result<Rc<Self>> {
         let port = Port::current()?;
         let endpoint = Rc::new(Self {
             port,
             socket,
             family,
+            layout,
             receive: RefCell::new(Receive {
                 machine: ReceiveMachine::new(),
                 inbox: Inbox::default(),
@@ -112,16 +111,31 @@ impl Endpoint {
             life: Cell::new(Life::Open),
             is_received_from: Cell::new(false),
             owes_end: Cell::new(false),
+            gro: Cell::new(false),
+            sender: Sender::default(),
             multishot: OnceCell::new(),
             drainable: OnceCell::new(),
         });
+        prepare(&endpoint)?;
         let drainable = endpoint.port.open_drainable(endpoint.clone())?;
         let multishot = endpoint.port.add_sink(endpoint.clone());
         endpoint.drainable.set(drainable).expect("set once");
         endpoint.multishot.set(multishot).expect("set once");
-        endpoint.receive.borrow_mut().machine.start();
-        endpoint.port.arm(multishot);
+        endpoint.start();
         Ok(endpoint)
+    }
+
+    /// Begins to receive, or goes on after [`halt`](Self::halt).
+    pub(super) fn start(&self) {
+        self.receive.borrow_mut().machine.start();
+        self.port.arm(self.multishot());
+    }
+
+    /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
+    pub(super) fn halt(&self) {
+        let verdict = self.receive.borrow_mut().machine.stop(Then::Leave);
+        self.carry_out(verdict);
+        self.port.reap(self.multishot());
     }
 
     /// The socket, as long as it is one.
@@ -154,9 +168,10 @@ impl Endpoint {
     /// Takes the next arrival. `Ready(Ok(None))`: sealed and drained.
     pub(crate) fn poll_receive(
         &self,
+        portion: Portion,
         waiter: &mut Option<WaiterKey>,
         cx: &Context<'_>,
-    ) -> Poll<io::Result<Option<ReceivedMessage>>> {
+    ) -> Poll<io::Result<Option<Queued>>> {
         self.is_received_from.set(true);
         if self.receive.borrow().inbox.is_empty() && !self.is_drained() {
             // Cloned before and dropped after the borrow: wakers are foreign code.
@@ -167,7 +182,7 @@ impl Endpoint {
         }
         // Only what is handed over is charged for: a `select` over many sockets polls them all.
         ready!(poll_receive_budget(cx));
-        let taken = self.take();
+        let taken = self.take(portion);
         if taken.is_none() {
             self.owes_end.set(false);
         }
@@ -186,12 +201,12 @@ impl Endpoint {
     }
 
     /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
-    pub(crate) fn try_receive(&self) -> io::Result<Option<ReceivedMessage>> {
+    pub(crate) fn try_receive(&self, portion: Portion) -> io::Result<Option<Queued>> {
         if self.receive.borrow().inbox.datagrams() == 0 && self.life.get() == Life::Open {
             self.port.collect_now();
         }
         self.is_received_from.set(true);
-        match self.take() {
+        match self.take(portion) {
             Some(taken) => taken.map(Some),
             None if self.is_drained() => {
                 self.owes_end.set(false);
@@ -202,15 +217,15 @@ impl Endpoint {
     }
 
     /// Takes the next arrival if it is in the inbox and no error.
-    pub(crate) fn take_datagram(&self) -> Option<ReceivedMessage> {
+    pub(crate) fn take_datagram(&self) -> Option<Queued> {
         let next = self.receive.borrow().inbox.is_next_datagram();
-        if next { self.take()?.ok() } else { None }
+        if next { self.take(Portion::Datagram)?.ok() } else { None }
     }
 
     /// Takes the next arrival from the inbox, and tells the machine.
-    fn take(&self) -> Option<io::Result<ReceivedMessage>> {
+    fn take(&self, portion: Portion) -> Option<io::Result<Queued>> {
         let mut receive = self.receive.borrow_mut();
-        let arrival = receive.inbox.pop()?;
+        let arrival = receive.inbox.pop(portion)?;
         let verdict = match self.life.get() {
             Life::Open => {
                 let load = self.load(&receive);
@@ -223,11 +238,11 @@ impl Endpoint {
         self.carry_out(verdict);
         let mut stats = self.stats.borrow_mut();
         Some(match arrival {
-            Arrival::Datagram(mut message) => {
-                stats.delivered += 1;
+            Arrival::Datagrams(mut taken) => {
+                stats.delivered += taken.count() as u64;
                 self.owes_end.set(self.is_sealed());
-                message.claim();
-                Ok(message)
+                taken.message_mut().claim();
+                Ok(taken)
             }
             Arrival::Error(error) => {
                 stats.errors += 1;
@@ -237,51 +252,11 @@ impl Endpoint {
     }
 
     fn load(&self, receive: &Receive) -> Load {
-        Load { queued: receive.inbox.datagrams(), free: self.port.pool().free() }
+        Load { queued: receive.inbox.messages(), free: self.port.pool().free() }
     }
 
-    fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.life.get() != Life::Open || self.receive.borrow().machine.is_drained()
-    }
-
-    /// Sends now if that is possible without waiting.
-    pub(crate) fn try_send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
-        self.check_open()?;
-        loop {
-            match self.socket.send(payload, to) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
-            }
-        }
-    }
-
-    /// Sends by the plain call, which costs less than a lone send through the ring, and waits for
-    /// room as often as it finds none.
-    pub(crate) fn poll_send(
-        self: &Rc<Self>,
-        payload: &[u8],
-        to: Option<&SockAddr>,
-        room: &mut Option<InFlight<operation::Room>>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        loop {
-            if let Some(waiting) = room {
-                ready!(Pin::new(waiting).poll(cx))?;
-                *room = None;
-            }
-            ready!(poll_send_budget(cx, payload.len()));
-            match self.try_send(payload, to) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-            *room = Some(self.port.submit(operation::Room::new(self, to)?));
-        }
-    }
-
-    /// Waits for room for a datagram to the connected peer.
-    pub(crate) fn wait_for_room(self: &Rc<Self>) -> io::Result<InFlight<operation::Room>> {
-        self.check_open()?;
-        Ok(self.port.submit(operation::Room::new(self, None)?))
     }
 
     pub(crate) fn family(&self) -> Family {
@@ -293,7 +268,7 @@ impl Endpoint {
         !matches!(self.socket, Socket::Kernel(_))
     }
 
-    fn check_open(&self) -> io::Result<()> {
+    pub(super) fn check_open(&self) -> io::Result<()> {
         match self.life.get() {
             Life::Open => Ok(()),
             Life::Closed | Life::Ended { .. } => Err(io::Error::new(
@@ -331,27 +306,31 @@ impl Endpoint {
     pub(crate) fn detach(&self) -> io::Result<Vec<ReceivedMessage>> {
         self.check_open()?;
         self.leave();
+        if self.gro.get() {
+            // Whoever reads the socket by other means does not expect trains.
+            self.turn_gro_off()?;
+        }
         if let (Family::Internet, Seal::Sealed { .. }) = (self.family, self.seal.get()) {
             self.socket.kernel()?.detach_filter()?;
         }
         let arrivals = self.receive.borrow_mut().inbox.take_all();
-        let taken: Vec<ReceivedMessage> = arrivals
-            .into_iter()
-            .filter_map(|arrival| match arrival {
-                Arrival::Datagram(message) => Some(message),
-                Arrival::Error(_) => None,
-            })
-            .collect();
+        let mut taken = Vec::new();
+        for arrival in arrivals {
+            let Arrival::Datagrams(mut queued) = arrival else { continue };
+            while let Some(first) = queued.split_off_first() {
+                taken.push(first.into_message());
+            }
+            taken.push(queued.into_message());
+        }
         self.stats.borrow_mut().handed_over += taken.len() as u64;
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
         Ok(taken)
     }
 
-    /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
+    /// Ends the receive for good.
     fn leave(&self) {
-        let verdict = self.receive.borrow_mut().machine.stop(Then::Leave);
-        self.carry_out(verdict);
+        self.halt();
         self.port.remove_sink(self.multishot());
     }
 
@@ -389,17 +368,41 @@ impl Endpoint {
         stats
     }
 
-    /// Puts a message into the inbox and counts it.
-    fn arrive(&self, receive: &mut Receive, mut message: ReceivedMessage, wakes: &mut Wakes) {
+    /// Puts a message into the inbox and counts what it brings.
+    fn arrive(&self, receive: &mut Receive, message: ReceivedMessage, wakes: &mut Wakes) {
+        let segment_size = match self.family {
+            Family::Internet => segment_size(message.control()),
+            Family::Unix => None,
+        };
+        let mut queued = Queued::new(message, segment_size);
         let mut stats = self.stats.borrow_mut();
-        stats.received += 1;
-        stats.truncated += u64::from(message.is_truncated());
-        let queued = receive.inbox.datagrams() + 1;
-        let load = Load { queued, free: self.port.pool().free() };
+        stats.received += queued.count() as u64;
+        stats.truncated += u64::from(queued.message().is_truncated());
+        let load = Load { queued: receive.inbox.messages() + 1, free: self.port.pool().free() };
         if receive.machine.place(load) == Place::Outside {
-            message.leave_pool();
+            queued.message_mut().leave_pool();
         }
-        wakes.wake(receive.inbox.push(Arrival::Datagram(message)));
+        receive.inbox.push(Arrival::Datagrams(queued), |waker| wakes.wake(waker));
+    }
+
+    /// Takes one message from the kernel's queue, past the driver, if its receive is not in flight.
+    pub(super) fn read_now(&self, receive: &mut Receive, wakes: &mut Wakes) -> Read {
+        let size = self.port.buffer_size();
+        let read = self.socket.receive_now(self.layout, &mut receive.scratch, size);
+        match read {
+            Ok(message) => {
+                self.arrive(receive, message, wakes);
+                Read::Datagram
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => Read::Empty,
+                io::ErrorKind::Interrupted => Read::Interrupted,
+                _ => {
+                    receive.inbox.push(Arrival::Error(error), |waker| wakes.wake(waker));
+                    Read::Error
+                }
+            },
+        }
     }
 }
 
@@ -409,7 +412,7 @@ impl Sink for Endpoint {
     }
 
     fn layout(&self) -> Layout {
-        self.family.layout()
+        self.layout
     }
 
     fn complete(&self, completion: Reception, wakes: &mut Wakes) -> Verdict {
@@ -424,7 +427,7 @@ impl Sink for Endpoint {
                 Some(libc::ENOBUFS) => Outcome::OutOfBuffers,
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Outcome::Ended,
                 _ => {
-                    wakes.wake(receive.inbox.push(Arrival::Error(error)));
+                    receive.inbox.push(Arrival::Error(error), |waker| wakes.wake(waker));
                     Outcome::Error
                 }
             },
@@ -476,25 +479,7 @@ impl Drainable for Endpoint {
             return ReadProgress::Empty;
         }
         for _ in 0..limit {
-            let read = self.socket.receive_now(
-                self.family.layout(),
-                &mut receive.scratch,
-                self.port.buffer_size(),
-            );
-            let read = match read {
-                Ok(message) => {
-                    self.arrive(receive, message, wakes);
-                    Read::Datagram
-                }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => Read::Empty,
-                    io::ErrorKind::Interrupted => Read::Interrupted,
-                    _ => {
-                        wakes.wake(receive.inbox.push(Arrival::Error(error)));
-                        Read::Error
-                    }
-                },
-            };
+            let read = self.read_now(receive, wakes);
             if pass == Pass::Early && read == Read::Empty {
                 return ReadProgress::Empty;
             }
@@ -502,7 +487,7 @@ impl Drainable for Endpoint {
                 receive.machine.give_up();
                 receive.scratch = Vec::new();
                 for waker in receive.inbox.take_wakers() {
-                    wakes.wake(Some(waker));
+                    wakes.wake(waker);
                 }
                 return ReadProgress::Empty;
             }

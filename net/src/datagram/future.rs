@@ -10,12 +10,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::InFlight;
-use ebbtide_runtime::driver::ReceivedMessage;
 use futures_core::Stream;
 use socket2::SockAddr;
 
 use super::endpoint::Endpoint;
-use super::message::Datagram;
+use super::inbox::Portion;
+use super::message::{Datagram, Train};
+use super::sender::{Progress, Together};
+use super::train::Queued;
+use super::transmit::Transmit;
 use super::waiters::WaiterKey;
 use crate::address::Address;
 use crate::operation;
@@ -32,8 +35,8 @@ impl<'a> Waiting<'a> {
         Self { endpoint, key: None }
     }
 
-    fn poll(&mut self, cx: &Context<'_>) -> Poll<io::Result<Option<ReceivedMessage>>> {
-        self.endpoint.poll_receive(&mut self.key, cx)
+    fn poll(&mut self, portion: Portion, cx: &Context<'_>) -> Poll<io::Result<Option<Queued>>> {
+        self.endpoint.poll_receive(portion, &mut self.key, cx)
     }
 }
 
@@ -69,7 +72,29 @@ impl<A: Address> Future for Recv<'_, A> {
     type Output = io::Result<Option<Datagram<A>>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.waiting.poll(cx).map_ok(|message| message.map(Datagram::new))
+        let polled = self.waiting.poll(Portion::Datagram, cx);
+        polled.map_ok(|queued| queued.map(|queued| Datagram::new(queued.into_message())))
+    }
+}
+
+/// The future of `recv_train`.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct RecvTrain<'a> {
+    waiting: Waiting<'a>,
+}
+
+impl<'a> RecvTrain<'a> {
+    pub(super) fn new(endpoint: &'a Endpoint) -> Self {
+        Self { waiting: Waiting::new(endpoint) }
+    }
+}
+
+impl Future for RecvTrain<'_> {
+    type Output = io::Result<Option<Train>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.waiting.poll(Portion::Message, cx).map_ok(|queued| queued.map(Train::new))
     }
 }
 
@@ -133,7 +158,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
         let endpoint = this.recv.waiting.endpoint;
         let rest = std::iter::from_fn(|| endpoint.take_datagram()).take(this.most - 1);
         let before = this.batch.len();
-        this.batch.extend(rest.map(Datagram::new));
+        this.batch.extend(rest.map(|queued| Datagram::new(queued.into_message())));
         Poll::Ready(Ok(1 + this.batch.len() - before))
     }
 }
@@ -172,8 +197,15 @@ pub struct Sending<'a> {
     payload: &'a [u8],
     /// An error is kept for the first poll.
     to: io::Result<Option<SockAddr>>,
-    /// `None` while nothing has to be waited for.
-    room: Option<InFlight<operation::Room>>,
+    route: Route,
+}
+
+/// How a send leaves.
+enum Route {
+    /// By itself. `None` while nothing has to be waited for.
+    Alone(Option<InFlight<operation::Room>>),
+    /// With the sends of others.
+    Together(Together),
 }
 
 impl<'a> Sending<'a> {
@@ -182,7 +214,11 @@ impl<'a> Sending<'a> {
         payload: &'a [u8],
         to: io::Result<Option<SockAddr>>,
     ) -> Self {
-        Self { endpoint, payload, to, room: None }
+        let route = match endpoint.sender.coalesces.get() {
+            true => Route::Together(Together::default()),
+            false => Route::Alone(None),
+        };
+        Self { endpoint, payload, to, route }
     }
 }
 
@@ -195,13 +231,59 @@ impl Future for Sending<'_> {
             Ok(to) => to.as_ref(),
             Err(error) => return Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
         };
-        this.endpoint.poll_send(this.payload, to, &mut this.room, cx)
+        match &mut this.route {
+            Route::Alone(room) => this.endpoint.poll_send(this.payload, to, room, cx),
+            Route::Together(waiting) => {
+                this.endpoint.poll_send_together(this.payload, to, waiting, cx)
+            }
+        }
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if let Route::Together(Together { ticket: Some(ticket), .. }) = self.route {
+            self.endpoint.abandon_send(ticket);
+        }
     }
 }
 
 impl fmt::Debug for Sending<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sending").field("len", &self.payload.len()).finish_non_exhaustive()
+    }
+}
+
+/// The future of `send_batch`.
+#[must_use = "futures do nothing unless awaited"]
+pub struct SendBatch<'a> {
+    endpoint: &'a Rc<Endpoint>,
+    transmits: &'a [Transmit<'a>],
+    progress: Progress,
+    /// `None` while nothing has to be waited for.
+    room: Option<InFlight<operation::Room>>,
+}
+
+impl<'a> SendBatch<'a> {
+    pub(super) fn new(endpoint: &'a Rc<Endpoint>, transmits: &'a [Transmit<'a>]) -> Self {
+        Self { endpoint, transmits, progress: Progress::default(), room: None }
+    }
+}
+
+impl Future for SendBatch<'_> {
+    type Output = io::Result<usize>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        this.endpoint.poll_send_batch(this.transmits, &mut this.progress, &mut this.room, cx)
+    }
+}
+
+impl fmt::Debug for SendBatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendBatch")
+            .field("transmits", &self.transmits.len())
+            .finish_non_exhaustive()
     }
 }
 

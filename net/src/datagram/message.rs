@@ -1,19 +1,25 @@
-//! [`Datagram`]: a received datagram, in the buffer that the kernel wrote it into.
+//! [`Datagram`] and [`Train`]: what was received, in the buffer that the kernel wrote it into.
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
+use std::time::SystemTime;
 
 use ebbtide_runtime::driver::ReceivedMessage;
 
+use super::inbox::Several;
+use super::train::Queued;
 use crate::address::Address;
+use crate::control::{EcnCodepoint, Metadata};
 
 /// A received datagram. Dereferences to its payload.
 ///
 /// It holds the buffer that the kernel wrote it into, and gives it back to the pool when it is
 /// dropped. Whoever keeps many of them keeps sockets from receiving (nothing is lost: further
 /// datagrams wait in the kernel), so copy out what is to be kept for long: `datagram.to_vec()`.
+/// Datagrams that came in one train (see [`UdpSocket::set_gro`](crate::UdpSocket::set_gro)) share a
+/// buffer, which goes back with the last of them.
 ///
 /// It may outlive its socket and its runtime.
 ///
@@ -56,6 +62,43 @@ impl<A: Address> Datagram<A> {
     }
 }
 
+impl Datagram<SocketAddr> {
+    /// The congestion notification that it carried. `None` also where the socket does not ask for
+    /// it: see [`UdpOptions::recv_ecn`](crate::UdpOptions::recv_ecn).
+    pub fn ecn(&self) -> Option<EcnCodepoint> {
+        self.metadata().ecn
+    }
+
+    /// The address of ours that it was sent to, if the socket asks for it: see
+    /// [`UdpOptions::recv_dst_ip`](crate::UdpOptions::recv_dst_ip).
+    pub fn dst_ip(&self) -> Option<IpAddr> {
+        self.metadata().dst_ip
+    }
+
+    /// The interface that it came in by, if the socket asks for it: see
+    /// [`UdpOptions::recv_dst_ip`](crate::UdpOptions::recv_dst_ip).
+    pub fn interface_index(&self) -> Option<u32> {
+        self.metadata().interface_index
+    }
+
+    /// When the kernel received it, if the socket asks for it: see
+    /// [`UdpOptions::recv_timestamp`](crate::UdpOptions::recv_timestamp).
+    pub fn timestamp(&self) -> Option<SystemTime> {
+        self.metadata().timestamp
+    }
+
+    /// How many messages the kernel had dropped on the socket when this one was queued, if any and
+    /// if the socket asks for it: see
+    /// [`UdpOptions::recv_drop_count`](crate::UdpOptions::recv_drop_count). Wraps.
+    pub fn drop_count(&self) -> Option<u32> {
+        self.metadata().drop_count
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata::read(self.message.control())
+    }
+}
+
 impl<A> Deref for Datagram<A> {
     type Target = [u8];
 
@@ -76,6 +119,86 @@ impl<A: Address + fmt::Debug> fmt::Debug for Datagram<A> {
             .field("peer", &self.peer())
             .field("len", &self.len())
             .field("original_len", &self.original_len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Datagrams that the kernel received as one: several of one sender, each [`stride`](Self::stride)
+/// bytes long except that the last may be shorter. Dereferences to their payloads, one after the
+/// other. A datagram that came alone is a train of one.
+///
+/// For programs that handle many datagrams at once; to others, [`recv`](crate::UdpSocket::recv)
+/// hands the same datagrams out one by one.
+///
+/// ```
+/// # ebbtide_net::doc_run(async {
+/// use ebbtide_net::UdpSocket;
+///
+/// let socket = UdpSocket::bind("127.0.0.1:0")?;
+/// socket.connect(socket.local_addr()?)?;
+/// socket.send_gso(b"onetwothreefour", 3).await?;
+/// let mut datagrams = Vec::new();
+/// while datagrams.len() < 5 {
+///     let train = socket.recv_train().await?.expect("the socket is not drained");
+///     datagrams.extend(train.datagrams().map(<[u8]>::to_vec));
+/// }
+/// assert_eq!(datagrams[..3], [b"one", b"two", b"thr"]);
+/// # std::io::Result::Ok(())
+/// # });
+/// ```
+pub struct Train {
+    queued: Queued,
+}
+
+impl Train {
+    pub(crate) fn new(queued: Queued) -> Self {
+        Self { queued }
+    }
+
+    /// Who sent them.
+    pub fn peer(&self) -> SocketAddr {
+        SocketAddr::from_raw(self.queued.message().name())
+    }
+
+    /// Bytes of each datagram but the last. 0 if it is a single, empty one.
+    pub fn stride(&self) -> usize {
+        self.queued.stride()
+    }
+
+    /// How many datagrams there are; at least 1.
+    pub fn count(&self) -> usize {
+        self.queued.count()
+    }
+
+    /// The payload of each datagram, in the order in which they came.
+    pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
+        let (payload, stride) = (&self[..], self.stride());
+        (0..self.count()).map(move |index| {
+            let start = index * stride;
+            &payload[start..payload.len().min(start + stride)]
+        })
+    }
+
+    /// The congestion notification that they carried. See [`Datagram::ecn`].
+    pub fn ecn(&self) -> Option<EcnCodepoint> {
+        Metadata::read(self.queued.message().control()).ecn
+    }
+}
+
+impl Deref for Train {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.queued.message().payload()
+    }
+}
+
+impl fmt::Debug for Train {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Train")
+            .field("peer", &self.peer())
+            .field("len", &self.len())
+            .field("stride", &self.stride())
             .finish_non_exhaustive()
     }
 }

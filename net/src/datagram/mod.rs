@@ -12,17 +12,28 @@
 
 mod endpoint;
 mod future;
+mod gro;
 mod inbox;
 mod message;
+mod outbox;
 mod receive;
+mod sender;
 mod socket;
+mod train;
+mod transmit;
 mod udp;
 mod unix;
 mod waiters;
 
 pub(crate) use self::endpoint::{Endpoint, Family};
-pub use self::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
-pub use self::message::Datagram;
+pub use self::future::{
+    Incoming, Recv, RecvBatch, RecvFrom, RecvTrain, SendBatch, Sending, Writable,
+};
+pub use self::message::{Datagram, Train};
 pub use self::socket::DatagramSocket;
+pub use self::transmit::Transmit;
+pub(crate) use self::transmit::{MESSAGES_PER_CALL, Message};
 pub use self::udp::{UdpOptions, UdpSocket};
 pub use self::unix::{UnixAddr, UnixDatagram};
+#[cfg(feature = "model")]
+pub(crate) use self::{udp::open_on as open_udp, unix::open_on as open_unix};

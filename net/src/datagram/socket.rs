@@ -9,11 +9,11 @@ use std::rc::Rc;
 use ebbtide_runtime::SocketStats;
 use socket2::SockAddr;
 
-use super::endpoint::{Endpoint, Family};
+use super::endpoint::Endpoint;
 use super::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
+use super::inbox::Portion;
 use super::message::Datagram;
 use crate::address::Address;
-use crate::socket::Socket;
 
 /// A datagram socket: a channel with the kernel at the other end. Use it by its names
 /// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram).
@@ -39,12 +39,12 @@ pub struct DatagramSocket<A> {
 }
 
 impl<A: Address> DatagramSocket<A> {
-    pub(super) fn open(socket: socket2::Socket, family: Family) -> io::Result<Self> {
-        Self::open_socket(Socket::new(socket)?, family)
+    pub(super) fn new(endpoint: Rc<Endpoint>) -> Self {
+        Self { endpoint, address: PhantomData }
     }
 
-    pub(crate) fn open_socket(socket: Socket, family: Family) -> io::Result<Self> {
-        Ok(Self { endpoint: Endpoint::open(socket, family)?, address: PhantomData })
+    pub(super) fn endpoint(&self) -> &Rc<Endpoint> {
+        &self.endpoint
     }
 
     pub(super) fn socket(&self) -> io::Result<&socket2::Socket> {
@@ -129,7 +129,8 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// `WouldBlock` if nothing is queued, else those of [`recv`](Self::recv).
     pub fn try_recv(&self) -> io::Result<Option<Datagram<A>>> {
-        Ok(self.endpoint.try_receive()?.map(Datagram::new))
+        let queued = self.endpoint.try_receive(Portion::Datagram)?;
+        Ok(queued.map(|queued| Datagram::new(queued.into_message())))
     }
 
     /// Every datagram, as a stream that ends when the socket is sealed and drained.

@@ -3,12 +3,20 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
+use ebbtide_runtime::driver::Layout;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use super::endpoint::Family;
-use super::future::Sending;
-use super::message::Datagram;
+use super::endpoint::{Endpoint, Family};
+use super::future::{RecvTrain, SendBatch, Sending};
+use super::gro::GroWish;
+use super::inbox::Portion;
+use super::message::{Datagram, Train};
+use super::sender::Progress;
 use super::socket::DatagramSocket;
+use super::transmit::Transmit;
+use crate::address::{INTERNET_NAME_LEN, IPV4_NAME_LEN};
+use crate::control::Wanted;
+use crate::option::request;
 
 /// A UDP socket. See [`DatagramSocket`] for receiving and draining.
 ///
@@ -46,18 +54,19 @@ impl UdpSocket {
         UdpOptions::default()
     }
 
-    /// Takes over a socket of std. It need not be non-blocking; it is made so.
+    /// Takes over a socket of std. It need not be non-blocking; it is made so. GRO stays as it is:
+    /// see [`set_gro`](Self::set_gro). With other options: [`UdpOptions::from_std`].
     ///
     /// # Errors
     ///
     /// That there is no runtime on this thread, or that it is shutting down.
     pub fn from_std(socket: std::net::UdpSocket) -> io::Result<Self> {
-        Self::open(socket.into(), Family::Internet)
+        Self::options().from_std(socket)
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
     /// not received: they come before anything that is still queued in the kernel. The seal of a
-    /// drained socket is taken off.
+    /// drained socket is taken off, and GRO is switched off.
     ///
     /// # Errors
     ///
@@ -96,6 +105,56 @@ impl UdpSocket {
         internet(self.socket()?.peer_addr()?)
     }
 
+    /// Waits for datagrams that came in one train, and takes all that are left of it. `None` as
+    /// [`recv`](Self::recv), which hands the same datagrams out one by one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`recv`](Self::recv).
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future loses nothing.
+    pub fn recv_train(&self) -> RecvTrain<'_> {
+        RecvTrain::new(self.endpoint())
+    }
+
+    /// Takes a train that is queued already; otherwise as [`recv_train`](Self::recv_train).
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if nothing is queued, else those of [`recv`](Self::recv).
+    pub fn try_recv_train(&self) -> io::Result<Option<Train>> {
+        Ok(self.endpoint().try_receive(Portion::Message)?.map(Train::new))
+    }
+
+    /// Whether the kernel hands datagrams of one sender over several at a time, as trains (UDP GRO,
+    /// Linux 5.0). Receive methods hand them out as single datagrams all the same.
+    pub fn gro(&self) -> bool {
+        self.endpoint().gro.get()
+    }
+
+    /// Switches GRO on or off. A socket that was bound with the default options has it on if the
+    /// buffers of the runtime are large enough: it costs plain traffic nothing, and makes a
+    /// datagram that comes in a train many times cheaper.
+    ///
+    /// While it is on, the kernel counts a train that it drops as one
+    /// ([`SocketStats::dropped_by_kernel`](crate::SocketStats::dropped_by_kernel),
+    /// [`refused`](crate::SocketStats::refused)), and whoever else reads the same socket (a `dup`,
+    /// a child process) gets trains, too.
+    ///
+    /// Switching it off reads what is queued into memory first, because a train that is queued then
+    /// could not be told apart from a long datagram. Where datagrams come too fast for that, the
+    /// socket is shut for some microseconds; the kernel counts what it drops meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the runtime's buffers are smaller than a train
+    /// ([`Builder::buffer_size`](ebbtide_runtime::Builder::buffer_size)); those of setsockopt(2).
+    pub fn set_gro(&self, on: bool) -> io::Result<()> {
+        self.endpoint().set_gro(on)
+    }
+
     /// Sends `payload` to the connected peer, in one datagram; gives its length. Waits while the
     /// send buffer is full.
     ///
@@ -127,6 +186,100 @@ impl UdpSocket {
     /// As [`send`](Self::send).
     pub fn send_to<'a>(&'a self, payload: &'a [u8], addr: impl ToSocketAddrs) -> Sending<'a> {
         self.send_raw(payload, first_address(addr).map(|addr| Some(addr.into())))
+    }
+
+    /// Sends several datagrams in order, in as few calls into the kernel as possible: those that
+    /// are alike (one peer, one length, of which the last may be shorter) leave as one message that
+    /// the kernel cuts as late as possible (UDP GSO), 64 messages a call. Where the device, the
+    /// route or the kernel cannot cut them, they leave one by one, in the same order. Waits while
+    /// the send buffer is full.
+    ///
+    /// Gives how many of `transmits` were sent whole, which is all of them unless one failed. The
+    /// error of one that is not the first comes with the next call.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send), of the first datagram or of an earlier batch.
+    ///
+    /// # Cancellation
+    ///
+    /// What has found room is sent, in order; the rest is not.
+    ///
+    /// ```
+    /// # ebbtide_net::doc_run(async {
+    /// use ebbtide_net::{Transmit, UdpSocket};
+    ///
+    /// let server = UdpSocket::bind("127.0.0.1:0")?;
+    /// let client = UdpSocket::bind("127.0.0.1:0")?;
+    /// let peer = server.local_addr()?;
+    /// let sent = client.send_batch(&[Transmit::to(b"one", peer), Transmit::to(b"two", peer)]).await?;
+    /// assert_eq!(sent, 2);
+    /// assert_eq!(&server.recv().await?.expect("not drained")[..], b"one");
+    /// # std::io::Result::Ok(())
+    /// # });
+    /// ```
+    pub fn send_batch<'a>(&'a self, transmits: &'a [Transmit<'a>]) -> SendBatch<'a> {
+        SendBatch::new(self.endpoint(), transmits)
+    }
+
+    /// Sends as many of `transmits` as there is room for now; otherwise as
+    /// [`send_batch`](Self::send_batch).
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there was room for none; else those of [`send_batch`](Self::send_batch).
+    pub fn try_send_batch(&self, transmits: &[Transmit<'_>]) -> io::Result<usize> {
+        let mut progress = Progress::default();
+        match self.endpoint().try_send_batch(transmits, &mut progress) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress.at.index > 0 => {
+                Ok(progress.at.index)
+            }
+            result => result,
+        }
+    }
+
+    /// Sends `payload` to the connected peer as datagrams of `segment_size` bytes, of which the
+    /// last may be shorter: see [`Transmit::segment_size`]. Gives the length of `payload`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`send_batch`](Self::send_batch).
+    pub async fn send_gso(&self, payload: &[u8], segment_size: usize) -> io::Result<usize> {
+        self.transmit(Transmit::new(payload).segment_size(segment_size)).await
+    }
+
+    /// Sends one datagram, or several, with what a [`Transmit`] can say besides the address. Gives
+    /// the length of its contents.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send).
+    ///
+    /// # Cancellation
+    ///
+    /// As [`send_batch`](Self::send_batch).
+    pub async fn transmit(&self, transmit: Transmit<'_>) -> io::Result<usize> {
+        self.send_batch(&[transmit]).await.map(|_| transmit.len())
+    }
+
+    /// Whether sends wait for each other: see [`set_coalescing`](Self::set_coalescing).
+    pub fn coalescing(&self) -> bool {
+        self.endpoint().sender.coalesces.get()
+    }
+
+    /// Lets the sends of several tasks, or of several futures of one, leave together, as
+    /// [`send_batch`](Self::send_batch) does: each waits until all tasks that are ready have run.
+    /// For servers whose tasks answer one peer, or a few, each by itself. Off unless set: a task
+    /// that awaits its sends one after the other gains nothing, and waits.
+    ///
+    /// Every send still has its own result. Sends of one socket leave in the order in which they
+    /// were first polled.
+    pub fn set_coalescing(&self, on: bool) {
+        self.endpoint().sender.coalesces.set(on);
     }
 
     /// Sends `payload` to the connected peer if there is room now.
@@ -278,6 +431,8 @@ pub struct UdpOptions {
     only_v6: Option<bool>,
     recv_buffer_size: Option<usize>,
     send_buffer_size: Option<usize>,
+    gro: Option<bool>,
+    wanted: Wanted,
 }
 
 impl UdpOptions {
@@ -314,6 +469,39 @@ impl UdpOptions {
         self
     }
 
+    /// Whether the kernel may hand datagrams over as trains: see [`UdpSocket::set_gro`]. Unless
+    /// set, it may if the runtime's buffers are large enough.
+    pub fn gro(mut self, on: bool) -> Self {
+        self.gro = Some(on);
+        self
+    }
+
+    /// Asks for the congestion notification of each datagram: [`Datagram::ecn`].
+    pub fn recv_ecn(mut self, on: bool) -> Self {
+        self.wanted.ecn = on;
+        self
+    }
+
+    /// Asks for the address that each datagram was sent to and the interface that it came in by:
+    /// [`Datagram::dst_ip`], [`Datagram::interface_index`].
+    pub fn recv_dst_ip(mut self, on: bool) -> Self {
+        self.wanted.dst_ip = on;
+        self
+    }
+
+    /// Asks for the time at which the kernel received each datagram: [`Datagram::timestamp`].
+    pub fn recv_timestamp(mut self, on: bool) -> Self {
+        self.wanted.timestamp = on;
+        self
+    }
+
+    /// Asks for the kernel's count of what it had dropped before each datagram:
+    /// [`Datagram::drop_count`].
+    pub fn recv_drop_count(mut self, on: bool) -> Self {
+        self.wanted.drop_count = on;
+        self
+    }
+
     /// Makes the socket. See [`UdpSocket::bind`].
     ///
     /// # Errors
@@ -326,7 +514,50 @@ impl UdpOptions {
             Ok(())
         })
         .map_err(|(error, addr)| describe(&error, "bind", addr))?;
-        UdpSocket::open(bound.expect("no error means a socket"), Family::Internet)
+        let gro = match self.gro {
+            None => GroWish::IfPossible,
+            Some(true) => GroWish::On,
+            Some(false) => GroWish::Off,
+        };
+        self.open(bound.expect("no error means a socket"), gro)
+    }
+
+    /// Takes over a socket of std. Of the options, those take effect that can be set on a socket
+    /// that is bound: what is to come with each datagram, and GRO, which stays as it is unless
+    /// it was set.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`UdpSocket::from_std`], and of setting the options.
+    pub fn from_std(&self, socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
+        let socket = Socket::from(socket);
+        match self.gro {
+            Some(true) => self.open(socket, GroWish::On),
+            Some(false) => {
+                let socket = self.open(socket, GroWish::AsItIs)?;
+                socket.set_gro(false)?;
+                Ok(socket)
+            }
+            None => self.open(socket, GroWish::AsItIs),
+        }
+    }
+
+    fn open(&self, socket: Socket, gro: GroWish) -> io::Result<UdpSocket> {
+        let name = match socket.domain()? {
+            Domain::IPV4 => IPV4_NAME_LEN,
+            _ => INTERNET_NAME_LEN,
+        };
+        let control = match gro {
+            // Others may have asked for more to come with each datagram: what does not fit is cut
+            // off, and must not be the length of a train's datagrams.
+            GroWish::AsItIs => Wanted::EVERYTHING.space(),
+            _ => self.wanted.space(),
+        };
+        let layout = Layout::new(name as u16, control as u16);
+        open_on(crate::socket::Socket::new(socket)?, layout, |endpoint| {
+            request(endpoint.socket()?, self.wanted)?;
+            endpoint.wish_gro(gro)
+        })
     }
 
     fn bind_one(&self, addr: SocketAddr) -> io::Result<Socket> {
@@ -347,6 +578,15 @@ impl UdpOptions {
         socket.bind(&addr.into())?;
         Ok(socket)
     }
+}
+
+/// Opens a socket of whichever kernel.
+pub(crate) fn open_on(
+    socket: crate::socket::Socket,
+    layout: Layout,
+    prepare: impl FnOnce(&Endpoint) -> io::Result<()>,
+) -> io::Result<UdpSocket> {
+    Ok(UdpSocket::new(Endpoint::open(socket, Family::Internet, layout, prepare)?))
 }
 
 /// Tries `f` on each address until one succeeds; the last error, and the address that it is of.

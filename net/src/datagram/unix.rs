@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net;
 use std::path::Path;
 
+use ebbtide_runtime::driver::Layout;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::endpoint::Family;
+use super::endpoint::{Endpoint, Family};
 use super::future::Sending;
 use super::message::Datagram;
 use super::socket::DatagramSocket;
-use crate::address::Address;
+use crate::address::{Address, UNIX_NAME_LEN};
 
 /// The address of a Unix socket: a path, an abstract name, or none.
 pub type UnixAddr = net::SocketAddr;
@@ -50,7 +51,7 @@ impl UnixDatagram {
         let socket = new_socket()?;
         let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
         bound.map_err(|error| describe(&error, "bind", &path.display().to_string()))?;
-        Self::open(socket, Family::Unix)
+        open(socket)
     }
 
     /// A socket bound to any kind of Unix address, for example an abstract name.
@@ -74,7 +75,7 @@ impl UnixDatagram {
         let socket = new_socket()?;
         let bound = raw(addr).and_then(|address| socket.bind(&address));
         bound.map_err(|error| describe(&error, "bind", &format!("{addr:?}")))?;
-        Self::open(socket, Family::Unix)
+        open(socket)
     }
 
     /// A socket without a name: it can send, and receive from a peer that it is connected to and
@@ -84,7 +85,7 @@ impl UnixDatagram {
     ///
     /// Those of socket(2); that there is no runtime on this thread, or that it is shutting down.
     pub fn unbound() -> io::Result<Self> {
-        Self::open(new_socket()?, Family::Unix)
+        open(new_socket()?)
     }
 
     /// Two sockets that are connected to each other.
@@ -94,7 +95,7 @@ impl UnixDatagram {
     /// Those of [`unbound`](Self::unbound).
     pub fn pair() -> io::Result<(Self, Self)> {
         let (left, right) = Socket::pair(Domain::UNIX, Type::DGRAM, None)?;
-        Ok((Self::open(left, Family::Unix)?, Self::open(right, Family::Unix)?))
+        Ok((open(left)?, open(right)?))
     }
 
     /// Takes over a socket of std. It need not be non-blocking; it is made so.
@@ -103,7 +104,7 @@ impl UnixDatagram {
     ///
     /// That there is no runtime on this thread, or that it is shutting down.
     pub fn from_std(socket: net::UnixDatagram) -> io::Result<Self> {
-        Self::open(socket.into(), Family::Unix)
+        open(socket.into())
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
@@ -237,6 +238,16 @@ impl UnixDatagram {
     pub fn try_send_to(&self, payload: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
         self.try_send_raw(payload, Some(&SockAddr::unix(path)?))
     }
+}
+
+fn open(socket: Socket) -> io::Result<UnixDatagram> {
+    open_on(crate::socket::Socket::new(socket)?)
+}
+
+/// Opens a socket of whichever kernel.
+pub(crate) fn open_on(socket: crate::socket::Socket) -> io::Result<UnixDatagram> {
+    let layout = Layout::new(UNIX_NAME_LEN as u16, 0);
+    Ok(UnixDatagram::new(Endpoint::open(socket, Family::Unix, layout, |_| Ok(()))?))
 }
 
 fn new_socket() -> io::Result<Socket> {

@@ -30,10 +30,10 @@ struct Memory {
     stride: usize,
     /// Bytes of payload that a buffer is meant for.
     payload: usize,
-    /// True exactly when the buffer is in a [`Buffer`].
-    lent: Box<[Cell<bool>]>,
-    /// How many of `lent` are false.
-    unlent: Cell<usize>,
+    /// How many [`Buffer`]s share the buffer; 0 exactly when it is free.
+    holders: Box<[Cell<u32>]>,
+    /// How many of `holders` are 0.
+    unheld: Cell<usize>,
     /// How many [`Spill`]s the program holds; each counts as if it were a buffer.
     claimed: Cell<usize>,
 }
@@ -69,8 +69,8 @@ impl Pool {
             buffers: Mapping::new(stride * count)?,
             stride,
             payload,
-            lent: vec![Cell::new(false); count].into_boxed_slice(),
-            unlent: Cell::new(count),
+            holders: vec![Cell::new(0); count].into_boxed_slice(),
+            unheld: Cell::new(count),
             claimed: Cell::new(0),
         };
         for id in 0..count {
@@ -81,22 +81,22 @@ impl Pool {
 
     /// How many buffers there are.
     pub fn count(&self) -> usize {
-        self.memory.lent.len()
+        self.memory.holders.len()
     }
 
     /// How many more datagrams can be received before the pool is full: the buffers that are with
     /// the kernel, as far as the completions collected so far tell, less the datagrams that the
     /// program holds outside the pool.
     pub fn free(&self) -> usize {
-        self.memory.unlent.get().saturating_sub(self.memory.claimed.get())
+        self.memory.unheld.get().saturating_sub(self.memory.claimed.get())
     }
 
     /// Takes the buffer `id`, which a completion said that the kernel has filled.
     pub(crate) fn take(&self, id: u16) -> Buffer {
-        let lent = self.memory.lent.get(usize::from(id));
-        let lent = lent.expect("the kernel names only buffers that it was given");
-        assert!(!lent.replace(true), "buffer {id} was filled while it was held");
-        self.memory.unlent.set(self.memory.unlent.get() - 1);
+        let holders = self.memory.holders.get(usize::from(id));
+        let holders = holders.expect("the kernel names only buffers that it was given");
+        assert!(holders.replace(1) == 0, "buffer {id} was filled while it was held");
+        self.memory.unheld.set(self.memory.unheld.get() - 1);
         Buffer { memory: Rc::clone(&self.memory), id }
     }
 
@@ -147,13 +147,23 @@ impl Memory {
     }
 }
 
-/// One filled buffer. Goes back to the pool when it is dropped.
+/// One filled buffer, or a share in it. Goes back to the pool when all shares are dropped.
 pub struct Buffer {
     memory: Rc<Memory>,
     id: u16,
 }
 
 impl Buffer {
+    /// Another share in the same buffer.
+    pub(crate) fn share(&self) -> Self {
+        self.holders().set(self.holders().get() + 1);
+        Self { memory: Rc::clone(&self.memory), id: self.id }
+    }
+
+    fn holders(&self) -> &Cell<u32> {
+        &self.memory.holders[usize::from(self.id)]
+    }
+
     /// Bytes of payload that it is meant for.
     pub(crate) fn payload_capacity(&self) -> usize {
         self.memory.payload
@@ -164,26 +174,31 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are mapped as long as `memory` lives, they were zeroed when mapped, and
-        // by `lent` this is the only `Buffer` of its id: the kernel writes it again only after
-        // `drop` has provided it.
+        // SAFETY: the bytes are mapped as long as `memory` lives and were zeroed when mapped. The
+        // kernel writes them again only after the last share was dropped, and a share with others
+        // beside it is never written to: see `deref_mut`.
         unsafe { std::slice::from_raw_parts(self.memory.address(self.id), self.memory.stride) }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
+        assert_eq!(self.holders().get(), 1, "a shared buffer is only read");
         let memory = &self.memory;
-        // SAFETY: as in `deref`; and `&mut self` is the only way to this buffer's bytes.
+        // SAFETY: as in `deref`; and `&mut self` is the only way to this buffer's bytes, because
+        // there is no other share.
         unsafe { std::slice::from_raw_parts_mut(memory.address(self.id), memory.stride) }
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.memory.lent[usize::from(self.id)].set(false);
-        self.memory.unlent.set(self.memory.unlent.get() + 1);
-        self.memory.provide(self.id);
+        let left = self.holders().get() - 1;
+        self.holders().set(left);
+        if left == 0 {
+            self.memory.unheld.set(self.memory.unheld.get() + 1);
+            self.memory.provide(self.id);
+        }
     }
 }
 
@@ -193,14 +208,19 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// A message that had to leave its buffer, so that the buffer could serve other sockets.
+/// A message that had to leave its buffer, so that the buffer could serve other sockets; or a share
+/// in it.
 ///
 /// While it waits in an inbox it takes nothing from the pool. Once the program holds it, it counts
 /// as a buffer: what a program holds is bounded by the pool, wherever it lies.
 pub(crate) struct Spill {
+    shared: Rc<Spilled>,
+}
+
+struct Spilled {
     bytes: Box<[u8]>,
     memory: Rc<Memory>,
-    holder: Holder,
+    holder: Cell<Holder>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -212,17 +232,23 @@ enum Holder {
 impl Buffer {
     /// A copy of the first `len` bytes outside the pool.
     pub(crate) fn spill(&self, len: usize) -> Spill {
+        let bytes = self[..len].into();
         let memory = Rc::clone(&self.memory);
-        Spill { bytes: self[..len].into(), memory, holder: Holder::Inbox }
+        Spill { shared: Rc::new(Spilled { bytes, memory, holder: Cell::new(Holder::Inbox) }) }
     }
 }
 
 impl Spill {
-    /// The program holds it from now on.
-    pub(crate) fn claim(&mut self) {
-        if self.holder == Holder::Inbox {
-            self.holder = Holder::Program;
-            self.memory.claimed.set(self.memory.claimed.get() + 1);
+    /// Another share in the same message.
+    pub(crate) fn share(&self) -> Self {
+        Self { shared: Rc::clone(&self.shared) }
+    }
+
+    /// The program holds it, or a share in it, from now on.
+    pub(crate) fn claim(&self) {
+        if self.shared.holder.replace(Holder::Program) == Holder::Inbox {
+            let memory = &self.shared.memory;
+            memory.claimed.set(memory.claimed.get() + 1);
         }
     }
 }
@@ -231,13 +257,13 @@ impl Deref for Spill {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes
+        &self.shared.bytes
     }
 }
 
-impl Drop for Spill {
+impl Drop for Spilled {
     fn drop(&mut self) {
-        if self.holder == Holder::Program {
+        if self.holder.get() == Holder::Program {
             self.memory.claimed.set(self.memory.claimed.get() - 1);
         }
     }
@@ -274,6 +300,26 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_buffer_is_free_when_the_last_share_is_gone() {
+        let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
+        let buffer = pool.take_free().unwrap();
+        let share = buffer.share();
+        drop(buffer);
+        assert!(pool.take_free().is_none());
+        drop(share);
+        assert!(pool.take_free().is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "a shared buffer is only read")]
+    fn a_shared_buffer_is_never_written_to() {
+        let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
+        let mut buffer = pool.take_free().unwrap();
+        let _share = buffer.share();
+        buffer[0] = 1;
+    }
+
+    #[test]
     #[should_panic(expected = "buffer 1 was filled while it was held")]
     fn a_buffer_is_never_in_two_hands() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
@@ -285,7 +331,7 @@ mod tests {
     fn a_spilled_message_counts_as_a_buffer_while_the_program_holds_it() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
         let buffer = pool.take(0);
-        let mut spill = buffer.spill(10);
+        let spill = buffer.spill(10);
         drop(buffer);
         assert_eq!(pool.free(), 2);
         spill.claim();

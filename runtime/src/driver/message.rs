@@ -3,7 +3,7 @@
 //! A received message lies in its buffer as multishot recvmsg writes it (Linux 6.0,
 //! `io_uring_prep_recvmsg_multishot(3)`): a header of 16 bytes, the space reserved for the address,
 //! the space reserved for control messages, the payload. A direct read uses the same layout, so
-//! there is one parser ([`Header::parse`], pure) and one kind of received message.
+//! there is one parser ([`Header`] and [`Payload`], pure) and one kind of received message.
 
 // UNSAFETY: recvmsg takes a structure of raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::rc::Rc;
 
 use crate::buffer::{Buffer, Spill};
 
@@ -21,87 +22,132 @@ const HEADER_LEN: usize = 16;
 /// How much room a socket reserves in front of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    name: usize,
-    control: usize,
+    name: u16,
+    control: u16,
 }
 
 impl Layout {
     /// Room for an address of `name` bytes and control messages of `control` bytes.
-    pub const fn new(name: usize, control: usize) -> Self {
+    pub const fn new(name: u16, control: u16) -> Self {
         Self { name, control }
     }
 
+    const fn name(self) -> usize {
+        self.name as usize
+    }
+
+    const fn control(self) -> usize {
+        self.control as usize
+    }
+
+    /// Where the control messages start.
+    const fn control_offset(self) -> usize {
+        HEADER_LEN + self.name()
+    }
+
     /// Where the payload starts: by the reservation, whatever lengths the kernel reports.
-    pub const fn payload_offset(&self) -> usize {
-        HEADER_LEN + self.name + self.control
+    pub const fn payload_offset(self) -> usize {
+        self.control_offset() + self.control()
     }
 
     /// The template that a multishot receive is armed with.
-    pub(crate) fn template(&self) -> libc::msghdr {
+    pub(crate) fn template(self) -> libc::msghdr {
         // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
         let mut header: libc::msghdr = unsafe { mem::zeroed() };
-        header.msg_namelen = self.name as libc::socklen_t;
-        header.msg_controllen = self.control;
+        header.msg_namelen = self.name.into();
+        header.msg_controllen = self.control();
         header
     }
 }
 
-/// The lengths and flags of a received message, clamped to what is really in the buffer.
+/// What lies in front of a received message (`struct io_uring_recvmsg_out`), as the kernel wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
-    name: usize,
-    control: usize,
-    /// Payload bytes in the buffer.
-    captured: usize,
+    name: u32,
+    control: u32,
     /// Payload bytes that the sender sent.
-    original: usize,
+    original: u32,
     flags: u32,
 }
 
 impl Header {
-    /// Reads the header of a message of `len` bytes in `bytes`. `None`: the bytes are too short to
-    /// hold what the layout reserves, which the kernel never does.
-    ///
-    /// The reported address length may exceed the reservation, and the bytes between the address
-    /// and the payload are stale data of an earlier message: both are clamped away here.
-    fn parse(bytes: &[u8], len: usize, layout: Layout) -> Option<Self> {
-        let field = |at: usize| -> Option<u32> {
-            Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+    /// `None`: the bytes are too short to hold one.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
+        let field = |at: usize| {
+            let bytes = [header[at], header[at + 1], header[at + 2], header[at + 3]];
+            u32::from_ne_bytes(bytes)
         };
-        let available = len.min(bytes.len()).checked_sub(layout.payload_offset())?;
-        let original = field(8)? as usize;
+        Some(Self { name: field(0), control: field(4), original: field(8), flags: field(12) })
+    }
+
+    /// Writes what `read` reads, as the kernel would: for direct reads.
+    fn write(&self, bytes: &mut [u8]) {
+        let fields = [self.name, self.control, self.original, self.flags];
+        for (chunk, field) in bytes[..HEADER_LEN].chunks_exact_mut(4).zip(fields) {
+            chunk.copy_from_slice(&field.to_ne_bytes());
+        }
+    }
+
+    /// Whether a part of the message, or of its control messages, did not fit.
+    fn is_cut_off(&self) -> bool {
+        self.flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) as u32 != 0
+    }
+}
+
+/// Which bytes of a buffer are payload, and what was sent of which they are the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Payload {
+    start: u32,
+    /// Payload bytes in the buffer.
+    captured: u32,
+    /// Payload bytes that the sender sent.
+    original: u32,
+    /// True exactly when the kernel cut something off, the payload or a control message.
+    is_cut_off: bool,
+}
+
+impl Payload {
+    /// The payload of a message of `len` bytes in `bytes`. `None`: the bytes are too short to hold
+    /// what the layout reserves, which the kernel never does.
+    fn find(bytes: &[u8], len: usize, layout: Layout) -> Option<Self> {
+        let start = layout.payload_offset();
+        let available = len.min(bytes.len()).checked_sub(start)?;
+        let header = Header::read(bytes)?;
+        let available = u32::try_from(available).unwrap_or(u32::MAX);
         Some(Self {
-            name: (field(0)? as usize).min(layout.name),
-            control: (field(4)? as usize).min(layout.control),
-            captured: available.min(original),
-            original,
-            flags: field(12)?,
+            start: start as u32,
+            captured: available.min(header.original),
+            original: header.original,
+            is_cut_off: header.is_cut_off(),
         })
     }
 
-    /// Writes what `parse` reads, as the kernel would: for direct reads.
-    fn write(&self, bytes: &mut [u8]) {
-        let fields = [self.name, self.control, self.original, self.flags as usize];
-        for (chunk, field) in bytes[..HEADER_LEN].chunks_exact_mut(4).zip(fields) {
-            chunk.copy_from_slice(&(field as u32).to_ne_bytes());
-        }
+    /// Cuts the first `len` bytes off, which become a payload of their own.
+    fn split_off_first(&mut self, len: u32) -> Self {
+        assert!(len <= self.captured, "only what is there can be split off");
+        let first = Self { captured: len, original: len, ..*self };
+        self.start += len;
+        self.captured -= len;
+        self.original -= len;
+        first
     }
 }
 
 /// A message that was received, in the memory that it was received into.
 pub struct ReceivedMessage {
     memory: Memory,
-    header: Header,
+    payload: Payload,
     layout: Layout,
 }
 
 enum Memory {
-    /// A buffer of the pool, which returns to the kernel when this is dropped.
+    /// A buffer of the pool, which returns to the kernel when nobody holds it any more.
     Pooled(Buffer),
     /// Copied out of the pool; cut off after the payload.
     Spilled(Spill),
     /// Read directly, past the pool; cut off after the payload.
-    Direct(Box<[u8]>),
+    Direct(Rc<[u8]>),
 }
 
 impl Memory {
@@ -112,6 +158,14 @@ impl Memory {
             Self::Direct(bytes) => bytes,
         }
     }
+
+    fn share(&self) -> Self {
+        match self {
+            Self::Pooled(buffer) => Self::Pooled(buffer.share()),
+            Self::Spilled(bytes) => Self::Spilled(bytes.share()),
+            Self::Direct(bytes) => Self::Direct(Rc::clone(bytes)),
+        }
+    }
 }
 
 impl ReceivedMessage {
@@ -120,8 +174,8 @@ impl ReceivedMessage {
         // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
         // for.
         let len = len.min(layout.payload_offset() + buffer.payload_capacity());
-        let header = Header::parse(&buffer, len, layout)?;
-        Some(Self { memory: Memory::Pooled(buffer), header, layout })
+        let payload = Payload::find(&buffer, len, layout)?;
+        Some(Self { memory: Memory::Pooled(buffer), payload, layout })
     }
 
     /// Takes one message from `socket` without waiting, through `scratch` into memory of its own
@@ -154,24 +208,36 @@ impl ReceivedMessage {
     ) -> io::Result<Self> {
         scratch.resize(layout.payload_offset() + payload, 0);
         let len = read(scratch)?;
-        let bytes: Box<[u8]> = scratch[..len].into();
-        let header = Header::parse(&bytes, len, layout)
+        let bytes: Rc<[u8]> = scratch[..len].into();
+        let payload = Payload::find(&bytes, len, layout)
             .expect("the scratch memory holds all that the layout reserves");
-        Ok(Self { memory: Memory::Direct(bytes), header, layout })
+        Ok(Self { memory: Memory::Direct(bytes), payload, layout })
+    }
+
+    /// Cuts the first `len` bytes of payload off, as a message of its own that shares the memory,
+    /// the sender and the control messages: a datagram of a train.
+    ///
+    /// # Panics
+    ///
+    /// If the payload is shorter.
+    pub fn split_off_first(&mut self, len: usize) -> Self {
+        let len = u32::try_from(len).expect("no longer than the payload");
+        let payload = self.payload.split_off_first(len);
+        Self { memory: self.memory.share(), payload, layout: self.layout }
     }
 
     /// Moves the message out of the pool into memory of its own length, so that the buffer can
     /// serve others.
     pub fn leave_pool(&mut self) {
         if let Memory::Pooled(buffer) = &self.memory {
-            let end = self.layout.payload_offset() + self.header.captured;
-            self.memory = Memory::Spilled(buffer.spill(end));
+            let end = self.payload.start + self.payload.captured;
+            self.memory = Memory::Spilled(buffer.spill(end as usize));
         }
     }
 
     /// The program takes it: from now on it counts against the pool, also if it left it.
     pub fn claim(&mut self) {
-        if let Memory::Spilled(bytes) = &mut self.memory {
+        if let Memory::Spilled(bytes) = &self.memory {
             bytes.claim();
         }
     }
@@ -181,37 +247,52 @@ impl ReceivedMessage {
         matches!(self.memory, Memory::Pooled(_))
     }
 
-    /// The sender's address as the kernel wrote it, at most as long as the layout reserves.
+    /// The sender's address as the kernel wrote it, at most as long as the layout reserves: the
+    /// kernel reports the true length, and the bytes behind it are stale data of an earlier
+    /// message.
     pub fn name(&self) -> &[u8] {
-        &self.memory.bytes()[HEADER_LEN..][..self.header.name]
+        let bytes = self.memory.bytes();
+        let len = Header::read(bytes).map_or(0, |header| header.name as usize);
+        &bytes[HEADER_LEN..][..len.min(self.layout.name())]
     }
 
-    /// The control messages.
+    /// The control messages, clamped as the address is.
     pub fn control(&self) -> &[u8] {
-        &self.memory.bytes()[HEADER_LEN + self.layout.name..][..self.header.control]
+        let bytes = self.memory.bytes();
+        let len = Header::read(bytes).map_or(0, |header| header.control as usize);
+        &bytes[self.layout.control_offset()..][..len.min(self.layout.control())]
     }
 
     /// The payload, as much of it as fitted.
     pub fn payload(&self) -> &[u8] {
-        &self.memory.bytes()[self.layout.payload_offset()..][..self.header.captured]
+        &self.memory.bytes()[self.payload.start as usize..][..self.payload.captured as usize]
+    }
+
+    /// Bytes of payload that are there.
+    pub fn len(&self) -> usize {
+        self.payload.captured as usize
+    }
+
+    /// Whether there is no payload.
+    pub fn is_empty(&self) -> bool {
+        self.payload.captured == 0
     }
 
     /// Bytes of payload that the sender sent.
     pub fn original_len(&self) -> usize {
-        self.header.original
+        self.payload.original as usize
     }
 
-    /// Whether the sender sent more than is in the buffer.
+    /// Whether the sender sent more than is in the buffer, or control messages were cut off.
     pub fn is_truncated(&self) -> bool {
-        self.header.original > self.header.captured
-            || self.header.flags & libc::MSG_TRUNC as u32 != 0
+        self.payload.original > self.payload.captured || self.payload.is_cut_off
     }
 }
 
 impl fmt::Debug for ReceivedMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReceivedMessage")
-            .field("header", &self.header)
+            .field("payload", &self.payload)
             .field("pooled", &self.is_pooled())
             .finish_non_exhaustive()
     }
@@ -224,8 +305,8 @@ pub(crate) fn receive_into(
     socket: BorrowedFd<'_>,
     layout: Layout,
 ) -> io::Result<usize> {
-    let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name);
-    let (control, payload) = rest.split_at_mut(layout.control);
+    let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name());
+    let (control, payload) = rest.split_at_mut(layout.control());
     let mut vector = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
     let mut request = layout.template();
     request.msg_name = name.as_mut_ptr().cast();
@@ -242,10 +323,9 @@ pub(crate) fn receive_into(
     };
     let captured = original.min(payload.len());
     let header = Header {
-        name: request.msg_namelen as usize,
-        control: request.msg_controllen,
-        captured,
-        original,
+        name: request.msg_namelen,
+        control: request.msg_controllen as u32,
+        original: original as u32,
         flags: request.msg_flags as u32,
     };
     header.write(memory);
@@ -255,10 +335,11 @@ pub(crate) fn receive_into(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::{FilledBy, Pool};
 
     const LAYOUT: Layout = Layout::new(8, 4);
 
-    fn message(name: u32, control: u32, original: u32, payload: &[u8]) -> Vec<u8> {
+    fn bytes(name: u32, control: u32, original: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for field in [name, control, original, 0] {
             bytes.extend(field.to_ne_bytes());
@@ -269,52 +350,98 @@ mod tests {
         bytes
     }
 
+    fn lengths(bytes: &[u8], len: usize) -> (u32, u32) {
+        let payload = Payload::find(bytes, len, LAYOUT).unwrap();
+        (payload.captured, payload.original)
+    }
+
+    fn message(bytes: &[u8]) -> ReceivedMessage {
+        let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
+        let mut buffer = pool.take_free().unwrap();
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        ReceivedMessage::from_buffer(buffer, bytes.len(), LAYOUT).unwrap()
+    }
+
     /// Fails when the address is not clamped to the reservation.
     #[test]
     fn an_address_longer_than_its_reservation_is_clamped() {
-        let bytes = message(200, 300, 3, b"abc");
-        let header = Header::parse(&bytes, bytes.len(), LAYOUT).unwrap();
-        assert_eq!((header.name, header.control), (8, 4));
-        assert_eq!((header.captured, header.original), (3, 3));
+        let message = message(&bytes(200, 300, 3, b"abc"));
+        assert_eq!((message.name(), message.control()), (&b"nnnnnnnn"[..], &b"cccc"[..]));
+        assert_eq!((message.payload(), message.original_len()), (&b"abc"[..], 3));
     }
 
     #[test]
     fn a_truncated_message_keeps_its_true_length() {
-        let bytes = message(8, 0, 1000, b"abc");
-        let header = Header::parse(&bytes, bytes.len(), LAYOUT).unwrap();
-        assert_eq!((header.captured, header.original), (3, 1000));
+        let bytes = bytes(8, 0, 1000, b"abc");
+        assert_eq!(lengths(&bytes, bytes.len()), (3, 1000));
     }
 
     #[test]
     fn an_empty_message_has_no_payload() {
-        let bytes = message(8, 0, 0, b"");
-        let header = Header::parse(&bytes, bytes.len(), LAYOUT).unwrap();
-        assert_eq!((header.captured, header.original), (0, 0));
+        let bytes = bytes(8, 0, 0, b"");
+        assert_eq!(lengths(&bytes, bytes.len()), (0, 0));
     }
 
     #[test]
     fn bytes_beyond_the_completion_are_not_payload() {
-        let bytes = message(8, 0, 3, b"abcdefgh");
-        let header = Header::parse(&bytes, LAYOUT.payload_offset() + 3, LAYOUT).unwrap();
-        assert_eq!(header.captured, 3);
+        let bytes = bytes(8, 0, 3, b"abcdefgh");
+        assert_eq!(lengths(&bytes, LAYOUT.payload_offset() + 2), (2, 3));
     }
 
     /// Fails when the payload is not clamped to what was sent, or to what is in the buffer.
     #[test]
     fn a_payload_ends_where_the_datagram_or_the_buffer_does() {
-        let bytes = message(8, 0, 3, b"abcdefgh");
-        let header = Header::parse(&bytes, bytes.len(), LAYOUT).unwrap();
-        assert_eq!(header.captured, 3);
-        let bytes = message(8, 0, 1000, b"abc");
-        let header = Header::parse(&bytes, bytes.len() + 1, LAYOUT).unwrap();
-        assert_eq!(header.captured, 3);
+        let sent_less = bytes(8, 0, 3, b"abcdefgh");
+        assert_eq!(lengths(&sent_less, sent_less.len()), (3, 3));
+        let sent_more = bytes(8, 0, 1000, b"abc");
+        assert_eq!(lengths(&sent_more, sent_more.len() + 1), (3, 1000));
     }
 
     #[test]
     fn a_message_shorter_than_its_layout_is_refused() {
-        let bytes = message(8, 0, 3, b"");
+        let bytes = bytes(8, 0, 3, b"");
         for len in 0..LAYOUT.payload_offset() {
-            assert_eq!(Header::parse(&bytes[..len], len, LAYOUT), None, "{len} bytes");
+            assert_eq!(Payload::find(&bytes[..len], len, LAYOUT), None, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn the_datagrams_of_a_train_share_its_buffer_and_give_it_back_once() {
+        let bytes = bytes(8, 4, 7, b"aabbccd");
+        let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
+        let mut buffer = pool.take_free().unwrap();
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        let mut train = ReceivedMessage::from_buffer(buffer, bytes.len(), LAYOUT).unwrap();
+        let parts: Vec<_> = (0..3).map(|_| train.split_off_first(2)).collect();
+        assert_eq!((train.payload(), train.original_len()), (&b"d"[..], 1));
+        for (part, expected) in parts.iter().zip([b"aa", b"bb", b"cc"]) {
+            assert_eq!((part.payload(), part.name()), (&expected[..], train.name()));
+            assert!(!part.is_truncated());
+        }
+        for part in parts {
+            drop(part);
+            assert_eq!(pool.free(), 0);
+        }
+        drop(train);
+        assert_eq!(pool.free(), 1);
+    }
+
+    #[test]
+    fn a_train_outside_the_pool_counts_once_however_many_hold_it() {
+        let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
+        let bytes = bytes(8, 4, 4, b"aabb");
+        let mut buffer = pool.take_free().unwrap();
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        let mut train = ReceivedMessage::from_buffer(buffer, bytes.len(), LAYOUT).unwrap();
+        train.leave_pool();
+        assert_eq!(pool.free(), 1);
+        let mut first = train.split_off_first(2);
+        first.claim();
+        train.claim();
+        assert_eq!(pool.free(), 0);
+        drop(first);
+        assert_eq!((pool.free(), train.payload()), (0, &b"bb"[..]));
+        drop(train);
+        assert_eq!(pool.free(), 1);
     }
 }

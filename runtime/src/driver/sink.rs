@@ -68,8 +68,8 @@ pub struct Wakes {
 
 impl Wakes {
     /// Wakes `waker` later.
-    pub fn wake(&mut self, waker: Option<Waker>) {
-        self.wakers.extend(waker);
+    pub fn wake(&mut self, waker: Waker) {
+        self.wakers.push(waker);
     }
 
     /// Drops `value` later.

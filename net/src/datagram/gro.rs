@@ -1,0 +1,136 @@
+//! Receive offload (UDP GRO, Linux 5.0): switching it on and, which is the hard part, off.
+//!
+//! Whether the kernel tells the length of a train's datagrams is decided when the train is *read*,
+//! and whether it queues trains when they *arrive* (`udp_queue_rcv_skb`, `udp_recvmsg`). A train
+//! that is still queued when the option goes off would be read as one long datagram. So the option
+//! goes off only over an empty queue.
+
+use std::io;
+
+use ebbtide_runtime::driver::Wakes;
+
+use super::endpoint::{Endpoint, Family};
+use super::receive::Read;
+use crate::option::{flag, set_flag};
+
+/// Payload bytes of the longest train: what fits into an IPv6 datagram.
+const LONGEST_TRAIN: usize = 65_527;
+
+/// How often GRO is switched off and on again over a queue that is not empty, before the queue is
+/// closed for the moment.
+const MOST_TRIES: usize = 64;
+
+/// Messages that are read in one try: more than a receive buffer of the default size holds.
+const MOST_READS: usize = 65_536;
+
+/// Whether a new socket is to receive trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum GroWish {
+    /// If the buffers hold trains and the kernel has them.
+    #[default]
+    IfPossible,
+    On,
+    Off,
+    /// As the socket that is taken over has it.
+    AsItIs,
+}
+
+impl Endpoint {
+    /// Carries out the wish on a socket that is not received from yet.
+    pub(crate) fn wish_gro(&self, wish: GroWish) -> io::Result<()> {
+        match wish {
+            GroWish::IfPossible => {
+                if self.port.buffer_size() >= LONGEST_TRAIN {
+                    // Before Linux 5.0 there are no trains to be had.
+                    let _ = self.turn_gro_on();
+                }
+                Ok(())
+            }
+            GroWish::On => self.turn_gro_on(),
+            GroWish::Off => Ok(()),
+            GroWish::AsItIs if flag(self.socket()?, libc::SOL_UDP, libc::UDP_GRO)? => {
+                self.turn_gro_on()
+            }
+            GroWish::AsItIs => Ok(()),
+        }
+    }
+
+    /// Switches GRO on or off, while datagrams come.
+    pub(crate) fn set_gro(&self, on: bool) -> io::Result<()> {
+        self.check_open()?;
+        match (self.gro.get(), on) {
+            (true, true) | (false, false) => Ok(()),
+            (false, true) => self.turn_gro_on(),
+            (true, false) if self.is_drained() => self.turn_gro_off(),
+            (true, false) => {
+                self.halt();
+                let turned = self.turn_gro_off();
+                self.start();
+                turned
+            }
+        }
+    }
+
+    fn turn_gro_on(&self) -> io::Result<()> {
+        let size = self.port.buffer_size();
+        if self.family() != Family::Internet || size < LONGEST_TRAIN {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "GRO needs buffers that hold the longest train: give \
+                     Builder::buffer_size at least {LONGEST_TRAIN} (it is {size}), or leave GRO off"
+                ),
+            ));
+        }
+        set_flag(self.socket()?, libc::SOL_UDP, libc::UDP_GRO, true)?;
+        self.gro.set(true);
+        Ok(())
+    }
+
+    /// Reads the queue to its end into the inbox and switches GRO off over an empty queue. The
+    /// receive must not be in flight.
+    pub(super) fn turn_gro_off(&self) -> io::Result<()> {
+        for _ in 0..MOST_TRIES {
+            if self.read_to_the_end() == Read::Empty && self.turn_gro_off_if_empty()? {
+                return Ok(());
+            }
+        }
+        // Datagrams come faster than they are read: shut them out for as long as it takes. The
+        // kernel counts them.
+        self.socket.seal_by_filter()?;
+        self.read_to_the_end();
+        let turned = self.turn_gro_off_if_empty();
+        self.socket()?.detach_filter()?;
+        turned.map(drop)
+    }
+
+    fn read_to_the_end(&self) -> Read {
+        let mut wakes = Wakes::default();
+        let mut last = Read::Datagram;
+        {
+            let mut receive = self.receive.borrow_mut();
+            for _ in 0..MOST_READS {
+                last = self.read_now(&mut receive, &mut wakes);
+                if last == Read::Empty {
+                    break;
+                }
+            }
+        }
+        wakes.run();
+        last
+    }
+
+    /// What arrives from now on is single; if something had arrived before that, it may be a train,
+    /// and GRO goes on again, so that it is read as one.
+    fn turn_gro_off_if_empty(&self) -> io::Result<bool> {
+        let socket = self.socket()?;
+        set_flag(socket, libc::SOL_UDP, libc::UDP_GRO, false)?;
+        let peeked = self.socket.peek();
+        let is_empty = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if !is_empty {
+            set_flag(socket, libc::SOL_UDP, libc::UDP_GRO, true)?;
+        }
+        self.gro.set(!is_empty);
+        Ok(is_empty)
+    }
+}

@@ -1,0 +1,340 @@
+//! Sending: what an [`Endpoint`] does with datagrams that are to leave.
+//!
+//! A lone send is the plain call, a batch is one sendmmsg, and both wait for room as often as they
+//! find none. With coalescing, sends of several tasks wait in the [`Outbox`] until all tasks that
+//! were ready have run, and leave together.
+//!
+//! ```text
+//! send  -> sendmsg                     ── EAGAIN ──> Room ─┐
+//! batch -> next_message .. -> sendmmsg ── EAGAIN ──> Room ─┤ again
+//! send, coalescing -> Outbox ── next turn ──> as a batch <─┘
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use ebbtide_runtime::InFlight;
+use ebbtide_runtime::task::poll_send_budget;
+use socket2::SockAddr;
+
+use super::endpoint::Endpoint;
+use super::outbox::{Asked, Outbox, Ticket};
+use super::transmit::{Cursor, MESSAGES_PER_CALL, Message, Offload, Transmit, next_message};
+use crate::operation;
+
+/// What a socket keeps for sending.
+pub(super) struct Sender {
+    /// Longest datagram that the kernel is asked to cut out of a longer message; less after it has
+    /// refused. 0: none.
+    longest_segment: Cell<usize>,
+    /// An error that came after a part of a batch had been sent, for the next one.
+    pending: Cell<Option<io::Error>>,
+    /// Whether sends wait for each other.
+    pub(super) coalesces: Cell<bool>,
+    /// Sends that are to leave together.
+    outbox: RefCell<Outbox>,
+}
+
+impl Default for Sender {
+    fn default() -> Self {
+        Self {
+            longest_segment: Cell::new(usize::from(u16::MAX)),
+            pending: Cell::default(),
+            coalesces: Cell::new(false),
+            outbox: RefCell::default(),
+        }
+    }
+}
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// What comes next.
+    pub(super) at: Cursor,
+    /// Until here the kernel has refused to cut: these datagrams leave one by one.
+    one_by_one: Cursor,
+}
+
+/// What came of sending some of a batch.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// There may be more.
+    Sent,
+    /// There is no room now.
+    Full,
+    /// The datagram at the cursor was not sent.
+    Failed(io::Error),
+    /// Everything was dealt with.
+    Done,
+}
+
+impl Endpoint {
+    /// Sends now if that is possible without waiting.
+    pub(crate) fn try_send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
+        self.check_open()?;
+        self.flush_first()?;
+        loop {
+            match self.socket.send(payload, to) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends by the plain call, which costs less than a lone send through the ring, and waits for
+    /// room as often as it finds none.
+    pub(crate) fn poll_send(
+        self: &Rc<Self>,
+        payload: &[u8],
+        to: Option<&SockAddr>,
+        room: &mut Option<InFlight<operation::Room>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(poll_room(room, cx))?;
+            ready!(poll_send_budget(cx, payload.len()));
+            match self.try_send(payload, to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            *room = Some(self.port.submit(operation::Room::new(self, to)?));
+        }
+    }
+
+    /// Waits for room for a datagram to the connected peer.
+    pub(crate) fn wait_for_room(self: &Rc<Self>) -> io::Result<InFlight<operation::Room>> {
+        self.check_open()?;
+        Ok(self.port.submit(operation::Room::new(self, None)?))
+    }
+
+    /// Sends what is left of a batch. Gives how many transmits were sent whole, all of them unless
+    /// one failed.
+    pub(super) fn poll_send_batch(
+        self: &Rc<Self>,
+        transmits: &[Transmit<'_>],
+        progress: &mut Progress,
+        room: &mut Option<InFlight<operation::Room>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(poll_room(room, cx))?;
+            let next = transmits.get(progress.at.index).map_or(0, Transmit::len);
+            ready!(poll_send_budget(cx, next));
+            match self.try_send_batch(transmits, progress) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            *room = Some(self.wait_for_room()?);
+        }
+    }
+
+    /// Sends as much of a batch as there is room for.
+    pub(super) fn try_send_batch(
+        &self,
+        transmits: &[Transmit<'_>],
+        progress: &mut Progress,
+    ) -> io::Result<usize> {
+        self.check_open()?;
+        self.flush_first()?;
+        if let Some(error) = self.sender.pending.take() {
+            return Err(error);
+        }
+        loop {
+            match self.send_some(transmits, progress) {
+                Step::Sent => {}
+                Step::Done => return Ok(transmits.len()),
+                Step::Full => return Err(io::ErrorKind::WouldBlock.into()),
+                Step::Failed(error) if progress.at.index == 0 => return Err(error),
+                Step::Failed(error) => {
+                    self.sender.pending.set(Some(error));
+                    return Ok(progress.at.index);
+                }
+            }
+        }
+    }
+
+    /// Sends the messages that come next, in one call.
+    pub(super) fn send_some(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
+        let mut messages: Vec<Message<'_>> = Vec::new();
+        let mut at = progress.at;
+        while messages.len() < MESSAGES_PER_CALL {
+            let offload = if at < progress.one_by_one { Offload::NONE } else { self.offload() };
+            let Some(message) = next_message(transmits, at, offload) else { break };
+            at = message.end;
+            messages.push(message);
+        }
+        let Some(first) = messages.first() else { return Step::Done };
+        match self.socket.send_many(&messages) {
+            Ok(sent) => {
+                progress.at = messages[sent - 1].end;
+                Step::Sent
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => Step::Sent,
+                Some(libc::EAGAIN) => Step::Full,
+                // The device cannot, or the route is not for it; the datagrams are longer than the
+                // route takes; there are too many of them.
+                Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+                    if first.segment_size.is_some() =>
+                {
+                    progress.one_by_one = first.end;
+                    self.note_refusal(&error, first.segment_size);
+                    Step::Sent
+                }
+                _ => Step::Failed(error),
+            },
+        }
+    }
+
+    fn offload(&self) -> Offload {
+        Offload { longest: self.sender.longest_segment.get() }
+    }
+
+    /// The kernel has refused to cut a message: the next ones like it need not be tried.
+    fn note_refusal(&self, error: &io::Error, segment_size: Option<u16>) {
+        let longest = match error.raw_os_error() {
+            // What fails for this length works for shorter ones.
+            Some(libc::EINVAL | libc::EMSGSIZE) => {
+                segment_size.map_or(0, |size| usize::from(size).saturating_sub(1))
+            }
+            _ => 0,
+        };
+        let known = self.sender.longest_segment.get();
+        self.sender.longest_segment.set(known.min(longest));
+    }
+}
+
+/// Ready when there is nothing to wait for any more.
+fn poll_room(
+    room: &mut Option<InFlight<operation::Room>>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if let Some(waiting) = room {
+        ready!(Pin::new(waiting).poll(cx))?;
+        *room = None;
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// Coalescing.
+impl Endpoint {
+    /// Sends as [`poll_send`](Self::poll_send), together with what other tasks send.
+    pub(super) fn poll_send_together(
+        self: &Rc<Self>,
+        payload: &[u8],
+        to: Option<&SockAddr>,
+        waiting: &mut Together,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Some(ticket) = waiting.ticket else {
+            ready!(poll_send_budget(cx, payload.len()));
+            let to = to.and_then(SockAddr::as_socket);
+            let waker = cx.waker().clone();
+            let mut outbox = self.sender.outbox.borrow_mut();
+            let leads = !outbox.is_waiting();
+            waiting.ticket = Some(outbox.push(payload, to, waker));
+            drop(outbox);
+            if leads {
+                // Polled again after all that is ready now: then everybody's sends are here.
+                cx.waker().wake_by_ref();
+            }
+            return Poll::Pending;
+        };
+        loop {
+            ready!(poll_room(&mut waiting.room, cx))?;
+            let waker = cx.waker().clone();
+            let (asked, _unused) = self.sender.outbox.borrow_mut().ask(ticket, waker);
+            match asked {
+                Asked::Result(result) => {
+                    waiting.ticket = None;
+                    return Poll::Ready(result);
+                }
+                Asked::Wait => return Poll::Pending,
+                Asked::Lead => self.check_open()?,
+            }
+            if let Flushed::NotAll = self.flush()
+                && self.sender.outbox.borrow().leads(ticket)
+            {
+                waiting.room = Some(self.wait_for_room()?);
+            }
+        }
+    }
+
+    /// Sends what waits to leave together, as far as there is room.
+    fn flush(&self) -> Flushed {
+        let mut wakers = Vec::new();
+        let flushed = {
+            let mut outbox = self.sender.outbox.borrow_mut();
+            let (tickets, results, flushed) = {
+                let (tickets, transmits) = outbox.waiting();
+                let (results, flushed) = self.send_each(&transmits);
+                (tickets, results, flushed)
+            };
+            for (ticket, result) in tickets.into_iter().zip(results) {
+                wakers.extend(outbox.deal(ticket, result));
+            }
+            // Whoever leads from now on waits for room.
+            wakers.extend(outbox.next_leader());
+            flushed
+        };
+        wakers.into_iter().for_each(Waker::wake);
+        flushed
+    }
+
+    /// Sends until there is no room; the results of those that were dealt with, in order.
+    fn send_each(&self, transmits: &[Transmit<'_>]) -> (Vec<io::Result<usize>>, Flushed) {
+        let mut results = Vec::with_capacity(transmits.len());
+        let mut progress = Progress::default();
+        loop {
+            let step = self.send_some(transmits, &mut progress);
+            let sent = transmits[results.len()..progress.at.index].iter();
+            results.extend(sent.map(|transmit| Ok(transmit.len())));
+            match step {
+                Step::Sent => {}
+                Step::Done => return (results, Flushed::All),
+                Step::Full => return (results, Flushed::NotAll),
+                Step::Failed(error) => {
+                    results.push(Err(error));
+                    progress.at = Cursor { index: results.len(), offset: 0 };
+                }
+            }
+        }
+    }
+
+    /// The future of a send was dropped, which then does not take place.
+    pub(super) fn abandon_send(&self, ticket: Ticket) {
+        let (next, _own) = self.sender.outbox.borrow_mut().leave(ticket);
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+
+    /// Nothing may overtake what waits to leave together.
+    fn flush_first(&self) -> io::Result<()> {
+        if self.sender.outbox.borrow().is_waiting()
+            && let Flushed::NotAll = self.flush()
+        {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    }
+}
+
+/// A send that leaves together with others, as its future keeps it.
+#[derive(Debug, Default)]
+pub(super) struct Together {
+    /// `None` while it is not in the outbox.
+    pub(super) ticket: Option<Ticket>,
+    /// `None` while nothing has to be waited for.
+    room: Option<InFlight<operation::Room>>,
+}
+
+/// Whether everything has left the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushed {
+    All,
+    NotAll,
+}
