@@ -1,13 +1,24 @@
-//! Tools of the workshop: the comparison with other runtimes (to come), and a way to run any
-//! command as it would run in a default container.
+//! Tools of the workshop: the comparison of Ebbtide with loops written by hand and with other
+//! runtimes, and a way to run any command as it would run in a default container.
 
+mod compare;
+mod contestants;
+mod harness;
+mod load;
+mod measure;
+mod metric;
+mod raw_ring;
 mod without_io_uring;
+mod workloads;
 
 use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: ebbtide-bench COMMAND
 
+  compare [WORKLOAD ..] [OPTION ..]        all contestants, round by round; --help tells the options
+  list                                     the workloads and the contestants
+  measure WORKLOAD CONTESTANT [SCALE]      one measurement in a fresh process, as JSON on stdout
   without-io-uring PROGRAM [ARGUMENT ..]   run a program with io_uring refused, as in a container
                                            with the default seccomp profile";
 
@@ -20,9 +31,29 @@ fn main() -> ExitCode {
             eprintln!("ebbtide-bench: {program}: {error}");
             ExitCode::from(2)
         }
+        ["compare", ref rest @ ..] => compare::run(rest),
+        ["list"] => {
+            list();
+            ExitCode::SUCCESS
+        }
+        ["measure", workload, contestant, ref rest @ ..] => {
+            let scale = rest.first().and_then(|scale| scale.parse().ok()).unwrap_or(1.0);
+            measure::run(workload, contestant, scale)
+        }
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn list() {
+    println!("workloads");
+    for workload in workloads::all() {
+        println!("  {:20} {}", workload.name, workload.about);
+    }
+    println!("contestants");
+    for contestant in contestants::all() {
+        println!("  {:20} {}", contestant.name, contestant.about);
     }
 }

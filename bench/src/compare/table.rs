@@ -1,0 +1,87 @@
+//! The table of one workload, for a terminal.
+
+use std::fmt::Write;
+
+use super::outcome::{Outcome, Row};
+
+/// Metrics with a column of their own, if the workload has them, and its heading.
+const COLUMNS: [(&str, &str); 12] = [
+    ("ratio_to_tokio", "x tokio"),
+    ("ratio_to_limit", "x limit"),
+    ("throughput", "per second"),
+    ("p50", "p50 us"),
+    ("p99", "p99 us"),
+    ("p99.9", "p99.9 us"),
+    ("resident", "MiB"),
+    ("wall_per_datagram", "wall ns"),
+    ("lost", "lost"),
+    ("idle_share", "idle"),
+    ("disturbed_share", "disturbed"),
+    ("sleeps_per_1000", "sleeps/1000"),
+];
+
+pub(super) fn of(outcome: &Outcome<'_>) -> String {
+    let workload = outcome.workload;
+    let columns: Vec<_> = COLUMNS
+        .iter()
+        .filter(|(metric, _)| outcome.rows.iter().any(|row| row.metric == *metric))
+        .collect();
+    let mut lines = vec![vec![
+        "contestant".to_owned(),
+        format!("{} {}", workload.metric, unit(outcome)),
+        "min .. max".to_owned(),
+    ]];
+    lines[0].extend(columns.iter().map(|(_, heading)| (*heading).to_owned()));
+    for contestant in outcome.contestants() {
+        let mut line = vec![contestant.to_owned()];
+        match outcome.find(contestant, workload.metric) {
+            Some(row) => {
+                line.push(number(row.median));
+                line.push(format!("{} .. {}", number(row.min), number(row.max)));
+            }
+            None => line.extend([String::new(), String::new()]),
+        }
+        line.extend(
+            columns
+                .iter()
+                .map(|(metric, _)| outcome.find(contestant, metric).map_or_else(String::new, cell)),
+        );
+        lines.push(line);
+    }
+    let mut text = format!("{}: {}\n", workload.name, workload.about);
+    for line in &lines {
+        for (index, cell) in line.iter().enumerate() {
+            let width = lines.iter().map(|line| line[index].len()).max().unwrap_or(0);
+            // Writing to a string cannot fail.
+            let _ = match index {
+                0 => write!(text, "  {cell:width$}"),
+                _ => write!(text, "  {cell:>width$}"),
+            };
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
+fn unit<'a>(outcome: &'a Outcome<'_>) -> &'a str {
+    let row = outcome.rows.iter().find(|row| row.metric == outcome.workload.metric);
+    row.map_or("", |row| row.unit.as_str())
+}
+
+fn cell(row: &Row) -> String {
+    match row.unit.as_str() {
+        "1" if row.metric.ends_with("share") => format!("{:.0}%", row.median * 100.0),
+        "1" => format!("{:.2}", row.median),
+        _ => number(row.median),
+    }
+}
+
+/// Three figures at least, and no more digits behind the point than they need.
+fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        medium if medium >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}

@@ -1,0 +1,112 @@
+//! The contestants: one file each, one [`Contestant`] each, listed in [`all`].
+//!
+//! # How to add one
+//!
+//! Write `contestants/NAME.rs` with a `pub(super) const NAME: Contestant`, and list it in [`all`]. A
+//! contestant is a table of functions, one per kind of work; `None` says that it cannot do it, and
+//! the comparison leaves the cell empty. Start from [`Contestant::new`], which can do nothing.
+//!
+//! A function is called once per process. The process has one thread, pinned to the receiver's CPU,
+//! and a load generator which runs already. The function makes its runtime, does the work, and
+//! returns; what it returns with `Err` voids the measurement. It keeps no clock: the tallies know
+//! when the warm-up is over and start it.
+//!
+//! - [`Sink`]: receive from each of `active`, show **every** datagram to the tally of its socket
+//!   ([`Tally::take`]) until that says [`Flow::Done`], and return when all have said so. `idle`
+//!   sockets receive nothing, but must be listened to as the others are. The address of the sender
+//!   must be received, as a server needs it. A tally may block the thread in the middle of a `take`,
+//!   while nothing is queued on any socket. Buffers of `largest` bytes suffice.
+//! - [`Echo`]: [`EchoTally::take`] each request, answer it to where it came from. After
+//!   `Flow::Done`, answer that one as well, make sure that the answers are with the kernel, and call
+//!   [`EchoTally::finish`].
+//! - [`Drain`], [`Exit`], [`Micro`] and [`Idle`] are told by their own documentation.
+//!
+//! Write what a user would write, and the fastest form of that which the contestant's documentation
+//! teaches. No contestant gets a special case for a workload.
+
+#[cfg(feature = "peers")]
+mod tokio;
+
+mod ebbtide;
+mod epoll;
+mod epoll_mmsg;
+mod ring;
+
+use std::io;
+
+use socket2::Socket;
+
+use crate::harness::stopwatch::Clock;
+use crate::harness::tally::{EchoTally, Tally};
+
+/// Receive, and look at each datagram.
+pub(crate) struct Sink {
+    /// Non-blocking and bound (UDP), or connected (Unix).
+    pub(crate) active: Vec<(Socket, Tally)>,
+    /// Sockets on which nothing comes.
+    pub(crate) idle: Vec<Socket>,
+    /// Bytes of the largest datagram.
+    pub(crate) largest: usize,
+}
+
+/// Answer each request with its own payload.
+pub(crate) struct Echo {
+    pub(crate) socket: Socket,
+    pub(crate) tally: EchoTally,
+    pub(crate) largest: usize,
+}
+
+pub(crate) type Work<T> = Option<fn(T) -> io::Result<()>>;
+
+pub(crate) struct Contestant {
+    pub(crate) name: &'static str,
+    /// One line for `list`.
+    pub(crate) about: &'static str,
+    /// Whose CPU time counts.
+    pub(crate) clock: Clock,
+    pub(crate) sink: Work<Sink>,
+    /// The same with `UDP_GRO` on the sockets, which the contestant sets.
+    pub(crate) sink_gro: Work<Sink>,
+    pub(crate) unix_sink: Work<Sink>,
+    pub(crate) echo: Work<Echo>,
+    /// Answers to one peer, which may leave as GSO trains.
+    pub(crate) echo_coalesced: Work<Echo>,
+}
+
+impl Contestant {
+    pub(crate) const fn new(name: &'static str, about: &'static str) -> Self {
+        Self {
+            name,
+            about,
+            clock: Clock::Thread,
+            sink: None,
+            sink_gro: None,
+            unix_sink: None,
+            echo: None,
+            echo_coalesced: None,
+        }
+    }
+}
+
+/// All contestants of this build, in the order of tables and plots.
+pub(crate) fn all() -> Vec<&'static Contestant> {
+    vec![
+        &ring::LIMIT,
+        &ring::LIMIT_GRO,
+        &ebbtide::EBBTIDE,
+        &ebbtide::EBBTIDE_EPOLL,
+        &epoll::ONE,
+        &epoll::EDGE,
+        &epoll_mmsg::MMSG,
+        &epoll_mmsg::MMSG_GRO,
+        #[cfg(feature = "peers")]
+        &tokio::CURRENT_THREAD,
+        #[cfg(feature = "peers")]
+        &tokio::MULTI_THREAD,
+    ]
+}
+
+/// The contestant of that name.
+pub(crate) fn find(name: &str) -> Option<&'static Contestant> {
+    all().into_iter().find(|contestant| contestant.name == name)
+}

@@ -1,0 +1,210 @@
+//! The limit: a loop on a raw ring by hand. Multishot recvmsg into ring-mapped buffers, a single
+//! thread, `DEFER_TASKRUN`, one enter for whatever there is to do.
+
+// UNSAFETY: entries of the ring name sockets' message headers and buffers of the pool.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::io;
+use std::mem;
+use std::os::fd::AsRawFd;
+
+use io_uring::types::{Fd, RecvMsgOut};
+use io_uring::{cqueue, opcode};
+use socket2::Socket;
+
+use super::epoll_mmsg::{Offload, set_gro, stride_of};
+use super::{Contestant, Echo, Sink};
+use crate::harness::fail;
+use crate::harness::tally::Flow;
+use crate::raw_ring::{GROUP, Pool, RawRing, Shape};
+
+pub(super) const LIMIT: Contestant = Contestant {
+    sink: Some(|sink| run_sink(sink, Offload::None)),
+    unix_sink: Some(|sink| run_sink(sink, Offload::None)),
+    echo: Some(|echo| run_echo(echo, Offload::None)),
+    echo_coalesced: Some(|echo| run_echo(echo, Offload::None)),
+    ..Contestant::new("limit", "by hand: multishot recvmsg on a raw ring, sends by the same ring")
+};
+
+pub(super) const LIMIT_GRO: Contestant = Contestant {
+    sink: Some(|sink| run_sink(sink, Offload::Gro)),
+    sink_gro: Some(|sink| run_sink(sink, Offload::Gro)),
+    ..Contestant::new("limit-gro", "by hand: limit with GRO")
+};
+
+/// Bytes for the address of the sender.
+const NAME: usize = size_of::<libc::sockaddr_in>();
+
+/// Bytes for the segment size of a train.
+const CONTROL: usize = 24;
+
+/// Bytes of the kernel's header in front of a message.
+const HEADER: usize = 16;
+
+fn shape(largest: usize, offload: Offload) -> Shape {
+    let (buffers, payload) = match offload {
+        Offload::None => (256, largest),
+        Offload::Gro => (64, 65_536),
+    };
+    let size = HEADER + NAME + CONTROL + payload;
+    // An odd number of cache lines.
+    let stride = (size.div_ceil(64) | 1) * 64;
+    Shape { submissions: 256, completions: 1024, buffers, size, stride }
+}
+
+/// The form of every message: how much the kernel may write in front of the payload.
+fn template(offload: Offload) -> Box<libc::msghdr> {
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut template: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
+    template.msg_namelen = NAME as libc::socklen_t;
+    template.msg_controllen = if offload == Offload::Gro { CONTROL } else { 0 };
+    template
+}
+
+/// Arms the receive of a socket. `template` must live as long as the ring.
+fn arm(
+    ring: &mut RawRing,
+    socket: &Socket,
+    template: &libc::msghdr,
+    user_data: u64,
+) -> io::Result<()> {
+    let entry = opcode::RecvMsgMulti::new(Fd(socket.as_raw_fd()), template, GROUP)
+        .flags(libc::MSG_TRUNC as u32)
+        .build()
+        .user_data(user_data);
+    // SAFETY: the template is boxed, and outlives the ring's use in the functions here.
+    unsafe { ring.push(&entry) }
+}
+
+/// What a completion is about: a buffer, or the end of a receive alone.
+fn parse<'a>(
+    pool: &'a Pool,
+    completion: &cqueue::Entry,
+    template: &libc::msghdr,
+) -> Option<(u16, RecvMsgOut<'a>)> {
+    let Some(buffer) = cqueue::buffer_select(completion.flags()) else {
+        if completion.result() != -libc::ENOBUFS {
+            let error = io::Error::from_raw_os_error(-completion.result());
+            fail(&format!("a multishot ended: {error}"));
+        }
+        return None;
+    };
+    let bytes = pool.bytes(buffer, completion.result().max(0) as usize);
+    match RecvMsgOut::parse(bytes, template) {
+        Ok(message) => Some((buffer, message)),
+        Err(()) => fail("a message without its header"),
+    }
+}
+
+/// The segment size of a train.
+fn stride(message: &RecvMsgOut<'_>) -> Option<usize> {
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    let control = message.control_data();
+    header.msg_control = control.as_ptr().cast_mut().cast();
+    header.msg_controllen = control.len();
+    // SAFETY: names the control data that the kernel wrote.
+    unsafe { stride_of(&header) }
+}
+
+fn run_sink(mut sink: Sink, offload: Offload) -> io::Result<()> {
+    let mut ring = RawRing::new(shape(sink.largest, offload))?;
+    let template = template(offload);
+    if offload == Offload::Gro {
+        sink.active.iter().try_for_each(|(socket, _)| set_gro(socket))?;
+    }
+    let active = sink.active.iter().map(|(socket, _)| socket);
+    for (index, socket) in active.chain(&sink.idle).enumerate() {
+        arm(&mut ring, socket, &template, index as u64)?;
+    }
+    let mut left = sink.active.len();
+    let mut ended = Vec::new();
+    while left > 0 {
+        ring.wait_for(1)?;
+        let RawRing { ring: queues, pool } = &mut ring;
+        for completion in queues.completion() {
+            let index = completion.user_data() as usize;
+            if let Some((buffer, message)) = parse(pool, &completion, &template) {
+                let tally = &mut sink.active[index].1;
+                let payload = message.payload_data();
+                let flow = match offload {
+                    Offload::None => tally.take(payload),
+                    Offload::Gro => match stride(&message) {
+                        Some(stride) => tally.take_train(payload, stride),
+                        None => tally.take(payload),
+                    },
+                };
+                left -= usize::from(flow == Flow::Done);
+                pool.give(buffer);
+            }
+            if !cqueue::more(completion.flags()) {
+                ended.push(index);
+            }
+        }
+        pool.publish();
+        for index in ended.drain(..) {
+            let socket = match sink.active.get(index) {
+                Some((socket, _)) => socket,
+                None => &sink.idle[index - sink.active.len()],
+            };
+            arm(&mut ring, socket, &template, index as u64)?;
+        }
+    }
+    Ok(())
+}
+
+/// User data of the receive of an echo server; that of a send is its buffer.
+const RECEIVE: u64 = u64::MAX;
+
+fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
+    let Echo { socket, mut tally, largest } = echo;
+    let mut ring = RawRing::new(shape(largest, offload))?;
+    let template = template(offload);
+    arm(&mut ring, &socket, &template, RECEIVE)?;
+    let mut last = Flow::More;
+    // Buffers with a request to answer, and the length of it.
+    let mut answers = Vec::with_capacity(256);
+    let mut sending = 0_usize;
+    while last == Flow::More || sending > 0 {
+        // For a request beside the sends, which complete at once: else each batch of answers would
+        // cost an enter that brings only their completions.
+        ring.wait_for(sending + usize::from(last == Flow::More))?;
+        let mut armed = true;
+        let RawRing { ring: queues, pool } = &mut ring;
+        for completion in queues.completion() {
+            if completion.user_data() != RECEIVE {
+                if completion.result() < 0 {
+                    return Err(io::Error::from_raw_os_error(-completion.result()));
+                }
+                pool.give(completion.user_data() as u16);
+                sending -= 1;
+                continue;
+            }
+            if let Some((buffer, message)) = parse(pool, &completion, &template) {
+                last = tally.take(message.payload_data());
+                answers.push((buffer, message.payload_data().len()));
+            }
+            armed &= cqueue::more(completion.flags());
+        }
+        pool.publish();
+        for (buffer, length) in answers.drain(..) {
+            let start = ring.pool.address(buffer);
+            let name = start.wrapping_add(HEADER);
+            let payload = name.wrapping_add(NAME + template.msg_controllen);
+            let entry = opcode::Send::new(Fd(socket.as_raw_fd()), payload, length as u32)
+                .dest_addr(name.cast())
+                .dest_addr_len(NAME as libc::socklen_t)
+                .build()
+                .user_data(u64::from(buffer));
+            // SAFETY: address and payload lie in a buffer that is given back only when the send has
+            // completed.
+            unsafe { ring.push(&entry) }?;
+            sending += 1;
+        }
+        if !armed {
+            arm(&mut ring, &socket, &template, RECEIVE)?;
+        }
+    }
+    tally.finish();
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! [`Gate`]: where the receiver's sockets meet between the stages of a measurement.
+//!
+//! The contestant does not know the stages. Its tallies count, and the one that counts the last
+//! datagram of a stage finds itself here: the clock is stopped, the load generator is told to go on,
+//! and the clock runs again. So the clock runs strictly around the measured phase, and every
+//! contestant is warm (tasks spawned, receives armed, memory touched) when it starts.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+
+use super::fail;
+use super::memory::resident_bytes;
+use super::stopwatch::{Clock, Elapsed, Stopwatch};
+
+/// How the stages follow each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pace {
+    /// Each measured stage is queued in full before the clock runs.
+    Backlog,
+    /// The generator sends while the receiver receives; one measured stage.
+    Live,
+    /// The generator does not wait at the end of the warm-up: a closed loop.
+    Seamless,
+}
+
+/// What a gate has measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) elapsed: Elapsed,
+    /// Resident memory of the receiver when the clock stopped.
+    pub(crate) resident: u64,
+}
+
+pub(crate) struct Gate {
+    pace: Pace,
+    sockets: usize,
+    /// Measured stages, after the warm-up.
+    stages: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Sockets that have finished the stage.
+    arrived: usize,
+    /// Stages that are over, the warm-up among them.
+    over: usize,
+    watch: Stopwatch,
+    /// To the generator.
+    control: UnixStream,
+    measured: Option<Measured>,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        pace: Pace,
+        sockets: usize,
+        stages: usize,
+        clock: Clock,
+        control: UnixStream,
+    ) -> Self {
+        let watch = Stopwatch::new(clock);
+        let state = State { arrived: 0, over: 0, watch, control, measured: None };
+        Self { pace, sockets, stages, state: Mutex::new(state) }
+    }
+
+    /// A socket has received all of its stage. Blocks the thread while the generator fills the
+    /// next one, with the clock stopped; nothing is queued on any socket meanwhile.
+    pub(crate) fn arrive(&self) {
+        let mut state = self.state.lock().unwrap_or_else(|_| fail("a receiver panicked"));
+        state.arrived += 1;
+        if state.arrived < self.sockets {
+            return;
+        }
+        state.arrived = 0;
+        if state.over > 0 {
+            state.watch.pause();
+        }
+        if state.over == self.stages {
+            let resident = resident_bytes();
+            state.measured = Some(Measured { elapsed: state.watch.total(), resident });
+            return;
+        }
+        state.over += 1;
+        match self.pace {
+            Pace::Backlog => {
+                state.tell();
+                state.wait();
+                state.watch.start();
+            }
+            Pace::Live => {
+                state.watch.start();
+                state.tell();
+            }
+            Pace::Seamless => state.watch.start(),
+        }
+    }
+
+    /// What was measured, once the contestant is done.
+    pub(crate) fn measured(&self) -> Measured {
+        let state = self.state.lock().unwrap_or_else(|_| fail("a receiver panicked"));
+        state.measured.unwrap_or_else(|| fail("the contestant returned before it had everything"))
+    }
+}
+
+impl State {
+    /// Tells the generator to begin the next stage.
+    fn tell(&mut self) {
+        if let Err(error) = self.control.write_all(b"n") {
+            fail(&format!("the load generator is gone: {error}"));
+        }
+    }
+
+    /// Waits until the stage is queued in full.
+    fn wait(&mut self) {
+        if let Err(error) = self.control.read_exact(&mut [0]) {
+            fail(&format!("the load generator is gone: {error}"));
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What a measurement needs, whatever is measured: sockets, a load generator in a process of its
+//! own, counters in memory that both see, the clock, and the tallies that check every datagram.
+
+pub(crate) mod cpu;
+pub(crate) mod gate;
+pub(crate) mod generator;
+pub(crate) mod memory;
+pub(crate) mod shared;
+pub(crate) mod sockets;
+pub(crate) mod stopwatch;
+pub(crate) mod tally;
+
+use std::process;
+
+/// Ends the process: the measurement is void, and says why. Not a panic, because runtimes catch
+/// those of their tasks.
+pub(crate) fn fail(reason: &str) -> ! {
+    eprintln!("void measurement: {reason}");
+    process::exit(1)
+}

@@ -1,0 +1,48 @@
+//! [`Shared`]: counters that the receiver and the load generator both see.
+//!
+//! They are two processes, so the counters lie in memory that is mapped shared before the fork. They
+//! are how the load is flow-controlled: the generator never sends more than a window ahead of what
+//! the receiver has published.
+
+// UNSAFETY: shared memory is mapped by a raw call, and then read through a reference.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::io;
+use std::ptr;
+use std::sync::atomic::AtomicU64;
+
+/// Most sockets of one measurement that receive anything.
+pub(crate) const MOST_ACTIVE: usize = 128;
+
+/// A counter on a cache line of its own.
+#[repr(align(64))]
+pub(crate) struct Slot(pub(crate) AtomicU64);
+
+#[repr(C)]
+pub(crate) struct Shared {
+    /// Datagrams whose send has returned. Written by the generator.
+    pub(crate) sent: Slot,
+    /// Datagrams received, one count per socket, published now and then. Written by the receiver.
+    pub(crate) received: [Slot; MOST_ACTIVE],
+}
+
+/// Maps the counters, all zero, for as long as the process lives.
+pub(crate) fn map() -> io::Result<&'static Shared> {
+    // SAFETY: a new mapping, at an address that the kernel chooses.
+    let memory = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            size_of::<Shared>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: page-aligned, large enough, never unmapped; zero bytes are valid atomics, and nothing
+    // but atomics is in it, so that another process may write at any time.
+    Ok(unsafe { &*memory.cast::<Shared>() })
+}
