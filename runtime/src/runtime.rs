@@ -35,10 +35,10 @@ use crate::driver::{
     Driver, DriverChoice, Entered, Pace, Reaped, Resumed, RunningDriver, StartError, Wait, Wakes,
 };
 use crate::handle::{Handle, Phase};
-use crate::limits::{Limits, ROUNDS_PER_TURN};
+use crate::limits::{DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
 use crate::report::{DrainOutcome, DrainReport};
-use crate::task::{Inbox, JoinHandle, Permission, refill_budget};
+use crate::task::{Inbox, JoinHandle, Permission, refill_budget, take_sent};
 use crate::time::{Timers, clock};
 
 /// An async runtime on one thread.
@@ -170,12 +170,17 @@ impl Runtime {
         }
     }
 
+    /// Takes in what the kernel has ready: what one enter brings, or more if the tasks of this
+    /// thread sent more since the last turn. A sender would otherwise outrun a receiver beside it.
     fn collect_completions(&self) {
         let mut wakes = self.wakes.take();
-        for _ in 0..ROUNDS_PER_TURN {
+        let sent = take_sent();
+        let mut collected = 0;
+        for round in 1..=ROUNDS_PER_TURN {
             let mut driver = self.handle.driver();
-            driver.collect(&mut wakes);
-            if !driver.has_work() || driver.submit_and_wait(Wait::No) != Entered::Done {
+            collected += driver.collect(&mut wakes);
+            let keeps_up = collected >= sent && round * DATAGRAMS_PER_ROUND >= sent;
+            if keeps_up || !driver.has_work() || driver.submit_and_wait(Wait::No) != Entered::Done {
                 break;
             }
         }

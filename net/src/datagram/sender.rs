@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use ebbtide_runtime::InFlight;
-use ebbtide_runtime::task::poll_send_budget;
+use ebbtide_runtime::task::{note_sent, poll_send_budget};
 use socket2::SockAddr;
 
 use super::endpoint::Endpoint;
@@ -79,7 +79,11 @@ impl Endpoint {
         loop {
             match self.socket.send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return result,
+                Ok(len) => {
+                    note_sent(1);
+                    return Ok(len);
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -170,6 +174,7 @@ impl Endpoint {
         match self.socket.send_many(&messages) {
             Ok(sent) => {
                 progress.at = messages[sent - 1].end;
+                note_sent(messages[..sent].iter().map(Message::datagrams).sum());
                 Step::Sent
             }
             Err(error) => match error.raw_os_error() {

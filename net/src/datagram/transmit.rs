@@ -140,6 +140,14 @@ pub(crate) struct Message<'a> {
     pub(crate) end: Cursor,
 }
 
+impl Message<'_> {
+    /// How many datagrams it becomes.
+    pub(super) fn datagrams(&self) -> usize {
+        let bytes: usize = self.contents.iter().map(|slice| slice.len()).sum();
+        self.segment_size.map_or(1, |size| bytes.div_ceil(usize::from(size)))
+    }
+}
+
 /// The message that comes next after `at`. `None`: all are dealt with.
 pub(super) fn next_message<'a>(
     transmits: &[Transmit<'a>],

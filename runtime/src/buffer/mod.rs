@@ -9,6 +9,7 @@
 mod mapping;
 mod pool;
 mod ring;
+mod window;
 
 pub use pool::{Buffer, Pool};
 pub(crate) use pool::{FilledBy, Spill};

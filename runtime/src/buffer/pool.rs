@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use super::mapping::Mapping;
 use super::ring::BufferRing;
+use super::window::Window;
 use crate::limits::BUFFER_OVERHEAD;
 
 /// A block of buffers that are filled with datagrams.
@@ -24,7 +25,11 @@ pub struct Pool {
 }
 
 struct Memory {
-    shelf: Shelf,
+    /// Free buffers that are not with the kernel. The one that came back last is used first: it is
+    /// warm.
+    shelf: RefCell<Vec<u16>>,
+    /// Where the kernel takes from. `None` in a pool for a driver that reads by hand.
+    ring: Option<Provided>,
     buffers: Mapping,
     /// Bytes from one buffer to the next, and the length that the kernel may write.
     stride: usize,
@@ -38,13 +43,12 @@ struct Memory {
     claimed: Cell<usize>,
 }
 
-/// Where free buffers wait.
-enum Shelf {
-    /// With the kernel, which takes them as datagrams come.
-    Ring(BufferRing),
-    /// Here, for a driver that reads by hand. The one that came back last is used first: it is
-    /// warm.
-    List(RefCell<Vec<u16>>),
+/// The free buffers that are with the kernel, which takes them as datagrams come.
+struct Provided {
+    ring: BufferRing,
+    /// How many there are, as far as the completions collected so far tell.
+    count: Cell<usize>,
+    window: RefCell<Window>,
 }
 
 /// Which kind of driver a pool is for.
@@ -59,13 +63,20 @@ pub(crate) enum FilledBy {
 impl Pool {
     /// A pool of `count` buffers for payloads of `payload` bytes, all of them free.
     pub(crate) fn new(count: usize, payload: usize, filled_by: FilledBy) -> io::Result<Self> {
-        let shelf = match filled_by {
-            FilledBy::Kernel => Shelf::Ring(BufferRing::new(count)?),
-            FilledBy::Driver => Shelf::List(RefCell::new(Vec::with_capacity(count))),
+        let ring = match filled_by {
+            FilledBy::Kernel => Some(Provided {
+                ring: BufferRing::new(count)?,
+                count: Cell::new(0),
+                window: RefCell::new(Window::new(count)),
+            }),
+            FilledBy::Driver => None,
         };
+        let last = u16::try_from(count).expect("the builder bounds the number of buffers");
         let stride = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
         let memory = Memory {
-            shelf,
+            // The first is on top.
+            shelf: RefCell::new((0..last).rev().collect()),
+            ring,
             buffers: Mapping::new(stride * count)?,
             stride,
             payload,
@@ -73,10 +84,9 @@ impl Pool {
             unheld: Cell::new(count),
             claimed: Cell::new(0),
         };
-        for id in 0..count {
-            memory.provide(u16::try_from(id).expect("the builder bounds the number of buffers"));
-        }
-        Ok(Self { memory: Rc::new(memory) })
+        let pool = Self { memory: Rc::new(memory) };
+        pool.refill();
+        Ok(pool)
     }
 
     /// How many buffers there are.
@@ -91,8 +101,44 @@ impl Pool {
         self.memory.unheld.get().saturating_sub(self.memory.claimed.get())
     }
 
+    /// Gives the kernel as many free buffers as it is to have. To be called before it is entered.
+    pub(crate) fn refill(&self) {
+        let Some(provided) = &self.memory.ring else { return };
+        let missing = provided.window.borrow_mut().refill(provided.count.get());
+        let mut shelf = self.memory.shelf.borrow_mut();
+        let count = missing.min(shelf.len());
+        if count == 0 {
+            return;
+        }
+        let len = u32::try_from(self.memory.stride).expect("the builder bounds buffers");
+        // The warmest last on the shelf, first to the kernel.
+        let rest = shelf.len() - count;
+        for id in shelf.drain(rest..).rev() {
+            let address = self.memory.address(id).expose_provenance() as u64;
+            provided.ring.push(address, len, id);
+        }
+        provided.ring.publish();
+        provided.count.set(provided.count.get() + count);
+    }
+
+    /// The kernel has run out of buffers: it gets more, if there are any.
+    pub(crate) fn ran_out(&self) {
+        if let Some(provided) = &self.memory.ring
+            && !self.memory.shelf.borrow().is_empty()
+        {
+            provided.window.borrow_mut().widen();
+        }
+    }
+
     /// Takes the buffer `id`, which a completion said that the kernel has filled.
     pub(crate) fn take(&self, id: u16) -> Buffer {
+        if let Some(provided) = &self.memory.ring {
+            provided.count.set(provided.count.get() - 1);
+        }
+        self.lend(id)
+    }
+
+    fn lend(&self, id: u16) -> Buffer {
         let holders = self.memory.holders.get(usize::from(id));
         let holders = holders.expect("the kernel names only buffers that it was given");
         assert!(holders.replace(1) == 0, "buffer {id} was filled while it was held");
@@ -103,21 +149,16 @@ impl Pool {
     /// Takes any free buffer, to fill it by hand. `None` when none is free, and always from a pool
     /// that the kernel takes from.
     pub(crate) fn take_free(&self) -> Option<Buffer> {
-        match &self.memory.shelf {
-            Shelf::List(free) if self.free() > 0 => {
-                let id = free.borrow_mut().pop();
-                id.map(|id| self.take(id))
-            }
-            Shelf::List(_) | Shelf::Ring(_) => None,
+        if self.memory.ring.is_some() || self.free() == 0 {
+            return None;
         }
+        let id = self.memory.shelf.borrow_mut().pop();
+        id.map(|id| self.lend(id))
     }
 
     /// The ring that the kernel takes from.
     pub(crate) fn ring(&self) -> Option<&BufferRing> {
-        match &self.memory.shelf {
-            Shelf::Ring(ring) => Some(ring),
-            Shelf::List(_) => None,
-        }
+        self.memory.ring.as_ref().map(|provided| &provided.ring)
     }
 }
 
@@ -128,17 +169,6 @@ impl fmt::Debug for Pool {
 }
 
 impl Memory {
-    /// Puts the buffer `id` where free buffers wait.
-    fn provide(&self, id: u16) {
-        let ring = match &self.shelf {
-            Shelf::Ring(ring) => ring,
-            Shelf::List(free) => return free.borrow_mut().push(id),
-        };
-        let address = self.address(id).expose_provenance() as u64;
-        let len = u32::try_from(self.stride).expect("the builder bounds the size of buffers");
-        ring.push(address, len, id);
-    }
-
     fn address(&self, id: u16) -> *mut u8 {
         let offset = usize::from(id) * self.stride;
         assert!(offset + self.stride <= self.buffers.len());
@@ -197,7 +227,7 @@ impl Drop for Buffer {
         self.holders().set(left);
         if left == 0 {
             self.memory.unheld.set(self.memory.unheld.get() + 1);
-            self.memory.provide(self.id);
+            self.memory.shelf.borrow_mut().push(self.id);
         }
     }
 }

@@ -40,7 +40,7 @@ impl BufferRing {
         self.entries
     }
 
-    /// Gives the buffer `id` at `address` to the kernel.
+    /// Puts the buffer `id` at `address` behind the others, to be [`publish`](Self::publish)ed.
     pub(crate) fn push(&self, address: u64, len: u32, id: u16) {
         let tail = self.tail.get();
         let index = usize::from(tail & (self.entries - 1));
@@ -55,6 +55,10 @@ impl BufferRing {
         entry.set_len(len);
         entry.set_bid(id);
         self.tail.set(tail.wrapping_add(1));
+    }
+
+    /// Gives what was pushed to the kernel.
+    pub(crate) fn publish(&self) {
         self.shared_tail().store(self.tail.get(), Ordering::Release);
     }
 

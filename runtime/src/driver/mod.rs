@@ -247,8 +247,9 @@ impl Driver {
     }
 
     /// Takes in every completion that there is: wakes futures, feeds sinks, carries out what the
-    /// sinks answer.
-    pub(crate) fn collect(&mut self, wakes: &mut Wakes) {
+    /// sinks answer. Gives how many there were.
+    pub(crate) fn collect(&mut self, wakes: &mut Wakes) -> u64 {
+        let before = self.completions;
         let mut intake = Intake {
             table: &mut self.table,
             multishots: &mut self.multishots,
@@ -260,6 +261,7 @@ impl Driver {
         };
         self.backend.collect(&mut intake);
         self.carry_out_verdicts(wakes);
+        self.completions - before
     }
 
     fn carry_out_verdicts(&mut self, wakes: &mut Wakes) {
@@ -277,7 +279,10 @@ impl Driver {
                 Verdict::Keep => {}
                 Verdict::Cancel => self.cancel(key),
                 Verdict::Rearm => self.arm(key),
-                Verdict::RearmWhenBuffersReturn => self.multishots.starve(key),
+                Verdict::RearmWhenBuffersReturn => {
+                    self.pool.ran_out();
+                    self.multishots.starve(key);
+                }
             }
         }
         self.verdicts = verdicts;
@@ -312,6 +317,7 @@ impl Driver {
     ///
     /// If the ring itself fails, for example because it was entered from another thread.
     pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> Entered {
+        self.pool.refill();
         let entered = match self.backend.enter(wait) {
             Ok(entered) => entered,
             Err(error) => panic!("the {} driver failed: {error}", self.running),

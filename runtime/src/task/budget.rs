@@ -12,6 +12,8 @@ use crate::limits::SEND_BUDGET_BYTES;
 thread_local! {
     static RECEIVES: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
     static SENDS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
+    /// Datagrams sent since they were last asked for.
+    static SENT: Cell<u64> = const { Cell::new(0) };
 }
 
 #[derive(Clone, Copy)]
@@ -54,6 +56,16 @@ pub fn poll_send_budget(cx: &Context<'_>, bytes: usize) -> Poll<()> {
         Budget::Unlimited => Budget::Unlimited,
     });
     Poll::Ready(())
+}
+
+/// Datagrams were sent by this thread: receivers on it may have as many to take in.
+pub fn note_sent(datagrams: usize) {
+    SENT.set(SENT.get().saturating_add(datagrams as u64));
+}
+
+/// How many datagrams this thread has sent since it was last asked.
+pub(crate) fn take_sent() -> u64 {
+    SENT.replace(0)
 }
 
 fn yield_to_others(cx: &Context<'_>) -> Poll<()> {

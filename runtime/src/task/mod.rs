@@ -14,8 +14,8 @@ mod join;
 mod tasks;
 mod yield_now;
 
-pub(crate) use self::budget::{lift_budget, refill_budget};
-pub use self::budget::{poll_receive_budget, poll_send_budget};
+pub(crate) use self::budget::{lift_budget, refill_budget, take_sent};
+pub use self::budget::{note_sent, poll_receive_budget, poll_send_budget};
 pub(crate) use self::inbox::{Inbox, Permission};
 pub use self::join::{JoinError, JoinHandle};
 pub(crate) use self::tasks::{Entered, Tasks};
