@@ -6,6 +6,7 @@
 
 mod options;
 mod outcome;
+mod plots;
 mod table;
 
 use std::io;
@@ -87,6 +88,9 @@ fn compare(options: &Options) -> io::Result<Verdict> {
     }
     if let Some(path) = &options.json {
         outcome::write_json(path, &outcomes)?;
+    }
+    if let Some(directory) = &options.plots {
+        plots::write(directory, &outcomes)?;
     }
     if void.is_empty() {
         return Ok(Verdict::Valid);

@@ -78,7 +78,7 @@ fn cell(row: &Row) -> String {
 }
 
 /// Three figures at least, and no more digits behind the point than they need.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         large if large >= 100.0 => format!("{value:.0}"),
         medium if medium >= 10.0 => format!("{value:.1}"),

@@ -1,9 +1,14 @@
 //! [`Gate`]: where the receiver's sockets meet between the stages of a measurement.
 //!
 //! The contestant does not know the stages. Its tallies count, and the one that counts the last
-//! datagram of a stage finds itself here: the clock is stopped, the load generator is told to go on,
-//! and the clock runs again. So the clock runs strictly around the measured phase, and every
-//! contestant is warm (tasks spawned, receives armed, memory touched) when it starts.
+//! datagram of a stage finds itself here: the load generator is told to go on, and at the end of the
+//! warm-up and of everything the clock is started and stopped. So the clock runs strictly around the
+//! measured phase, and every contestant is warm (tasks spawned, receives armed, memory touched) when
+//! it starts.
+//!
+//! While the generator fills a backlog, the receiver sleeps but its CPU clock goes on: a ring without
+//! `DEFER_TASKRUN` receives in the sleeping thread, and a clock that stood would not see it. (With
+//! such a clock, a ring with `COOP_TASKRUN` and 512 buffers seemed to receive at 60 % of the cost.)
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -65,7 +70,7 @@ impl Gate {
     }
 
     /// A socket has received all of its stage. Blocks the thread while the generator fills the
-    /// next one, with the clock stopped; nothing is queued on any socket meanwhile.
+    /// next one; nothing is queued on any socket meanwhile.
     pub(crate) fn arrive(&self) {
         let mut state = self.state.lock().unwrap_or_else(|_| fail("a receiver panicked"));
         state.arrived += 1;
@@ -73,10 +78,8 @@ impl Gate {
             return;
         }
         state.arrived = 0;
-        if state.over > 0 {
-            state.watch.pause();
-        }
         if state.over == self.stages {
+            state.watch.stop();
             let resident = resident_bytes();
             state.measured = Some(Measured { elapsed: state.watch.total(), resident });
             return;
@@ -84,13 +87,18 @@ impl Gate {
         state.over += 1;
         match self.pace {
             Pace::Backlog => {
-                state.tell();
-                state.wait();
-                state.watch.start();
+                if state.over == 1 {
+                    state.watch.start();
+                }
+                let State { watch, control, .. } = &mut *state;
+                watch.except(|| {
+                    tell(control);
+                    wait(control);
+                });
             }
             Pace::Live => {
                 state.watch.start();
-                state.tell();
+                tell(&mut state.control);
             }
             Pace::Seamless => state.watch.start(),
         }
@@ -103,18 +111,16 @@ impl Gate {
     }
 }
 
-impl State {
-    /// Tells the generator to begin the next stage.
-    fn tell(&mut self) {
-        if let Err(error) = self.control.write_all(b"n") {
-            fail(&format!("the load generator is gone: {error}"));
-        }
+/// Tells the generator to begin the next stage.
+fn tell(control: &mut UnixStream) {
+    if let Err(error) = control.write_all(b"n") {
+        fail(&format!("the load generator is gone: {error}"));
     }
+}
 
-    /// Waits until the stage is queued in full.
-    fn wait(&mut self) {
-        if let Err(error) = self.control.read_exact(&mut [0]) {
-            fail(&format!("the load generator is gone: {error}"));
-        }
+/// Waits until the stage is queued in full.
+fn wait(control: &mut UnixStream) {
+    if let Err(error) = control.read_exact(&mut [0]) {
+        fail(&format!("the load generator is gone: {error}"));
     }
 }

@@ -1,4 +1,4 @@
-//! [`Generator`]: the process that makes the load, on a CPU of its own.
+//! [`Generator`]: the process that makes the load.
 
 // UNSAFETY: fork.
 #![expect(unsafe_code, reason = "argued above")]
@@ -10,19 +10,20 @@ use std::process;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use super::cpu::{GENERATOR_CPU, pin};
+use super::cpu::pin;
 use super::fail;
 
 pub(crate) struct Generator {
     process: Pid,
 }
 
-/// Forks the generator, which runs `load` and ends. It gets one end of a pair of sockets, through
+/// Forks the generator, which runs `load` on a CPU and ends. It gets one end of a pair of sockets, through
 /// which the stages are agreed on; the caller gets the other.
 ///
 /// A process and not a thread: its CPU time and memory are not the receiver's, and a runtime under
 /// test never shares its allocator, its descriptors or its page tables.
 pub(crate) fn start(
+    cpu: usize,
     load: impl FnOnce(UnixStream) -> io::Result<()>,
 ) -> io::Result<(Generator, UnixStream)> {
     let (ours, theirs) = UnixStream::pair()?;
@@ -34,7 +35,7 @@ pub(crate) fn start(
         ForkResult::Child => {
             drop(ours);
             end_with(parent);
-            pin(GENERATOR_CPU);
+            pin(cpu);
             match load(theirs) {
                 Ok(()) => process::exit(0),
                 Err(error) => {

@@ -1,4 +1,4 @@
-//! [`Stopwatch`]: CPU and wall time of the measured phase, with the pauses taken out.
+//! [`Stopwatch`]: CPU and wall time of the measured phase.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -32,8 +32,9 @@ pub(crate) struct Elapsed {
 
 pub(crate) struct Stopwatch {
     clock: Clock,
-    /// `None` while it is paused.
+    /// `None` while it does not run.
     running: Option<Elapsed>,
+    /// When it was started, and later by as much as was excluded.
     wall: Instant,
     total: Elapsed,
 }
@@ -43,19 +44,29 @@ impl Stopwatch {
         Self { clock, running: None, wall: Instant::now(), total: Elapsed::default() }
     }
 
-    /// Starts, or goes on after a pause.
     pub(crate) fn start(&mut self) {
         self.wall = Instant::now();
         self.running = Some(self.read());
     }
 
-    pub(crate) fn pause(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let now = self.read();
         let started = self.running.take().expect("it was started");
         self.total.cpu += now.cpu - started.cpu;
         self.total.wall += self.wall.elapsed();
         self.total.delayed += now.delayed - started.delayed;
         self.total.sleeps += now.sleeps - started.sleeps;
+    }
+
+    /// Takes the time of a wait out of the wall time; its CPU time counts.
+    pub(crate) fn except(&mut self, wait: impl FnOnce()) {
+        let (began, before) = (Instant::now(), self.read());
+        wait();
+        self.wall += began.elapsed();
+        let delayed = self.read().delayed - before.delayed;
+        if let Some(running) = &mut self.running {
+            running.delayed += delayed;
+        }
     }
 
     pub(crate) fn total(&self) -> Elapsed {

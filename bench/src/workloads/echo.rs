@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use crate::contestants::{Contestant, Echo, Work};
+use crate::harness::cpu::GENERATOR_CPU;
 use crate::harness::gate::{Gate, Pace};
 use crate::harness::tally::EchoTally;
 use crate::harness::{fail, generator, sockets};
@@ -60,7 +61,7 @@ impl EchoPlan {
         let socket = sockets::udp_socket()?;
         let address = sockets::address(&socket)?;
         let kept = socket.try_clone()?;
-        let (generator, control) = generator::start(|mut control| {
+        let (generator, control) = generator::start(GENERATOR_CPU, |mut control| {
             let answers = client.run(address)?;
             control.write_all(&encode(answers))
         })?;

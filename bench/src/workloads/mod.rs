@@ -73,7 +73,7 @@ fn echo(name: &'static str, about: &'static str, plan: EchoPlan) -> Workload {
 
 /// All workloads, in the order in which they are run and shown.
 pub(crate) fn all() -> Vec<Workload> {
-    use sink::{BACKLOG, LIVE};
+    use sink::{BACKLOG, COLD, LIVE};
     vec![
         sink("sink-backlog-64", "1 socket, queue filled beforehand, 64 bytes", BACKLOG),
         sink(
@@ -81,6 +81,7 @@ pub(crate) fn all() -> Vec<Workload> {
             "1 socket, queue filled beforehand, 1200 bytes",
             SinkPlan { size: 1200, ..BACKLOG },
         ),
+        sink("sink-backlog-cold", "1 socket, a deep queue filled by the other CPU, 64 bytes", COLD),
         sink("sink-live-sendmmsg", "1 socket, live sender by sendmmsg, 64 bytes", LIVE),
         sink(
             "sink-live-gso",
