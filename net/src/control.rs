@@ -118,11 +118,13 @@ impl Metadata {
 }
 
 /// The length of each datagram of a train (`UDP_GRO`, Linux 5.0). `None`: it is a single datagram.
+#[inline]
 pub(crate) fn segment_size(control: &[u8]) -> Option<usize> {
-    // A message without any other option has this one or none: nothing to look through.
-    if control.is_empty() {
-        return None;
-    }
+    // Most messages have none.
+    if control.is_empty() { None } else { find_segment_size(control) }
+}
+
+fn find_segment_size(control: &[u8]) -> Option<usize> {
     let size = messages(control)
         .find(|message| (message.level, message.kind) == (libc::SOL_UDP, libc::UDP_GRO))
         .and_then(|message| bytes(message.data, 0).map(i32::from_ne_bytes))?;

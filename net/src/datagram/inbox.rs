@@ -49,6 +49,7 @@ impl<T> Default for Inbox<T> {
 
 impl<T: Several> Inbox<T> {
     /// Adds an arrival; hands `wake` the waker of one waiter for each datagram.
+    #[inline]
     pub(crate) fn push(&mut self, arrival: Arrival<T>, mut wake: impl FnMut(Waker)) {
         let count = match &arrival {
             Arrival::Datagrams(several) => {
@@ -69,6 +70,7 @@ impl<T: Several> Inbox<T> {
     }
 
     /// Takes what arrived first.
+    #[inline]
     pub(crate) fn pop(&mut self, portion: Portion) -> Option<Arrival<T>> {
         if portion == Portion::Datagram
             && let Some(Arrival::Datagrams(several)) = self.arrivals.front_mut()

@@ -26,6 +26,8 @@ pub(crate) struct ReceiveMachine {
     state: State,
     /// Errors in a row while reading.
     errors: u32,
+    /// How often it has begun to pause.
+    pauses: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +120,7 @@ pub(crate) enum ReadOn {
 
 impl ReceiveMachine {
     pub(crate) fn new() -> Self {
-        Self { state: State::Idle, errors: 0 }
+        Self { state: State::Idle, errors: 0, pauses: 0 }
     }
 
     /// The socket is open, and its receive is armed for the first time.
@@ -128,6 +130,7 @@ impl ReceiveMachine {
     }
 
     /// A completion came. `load` is that after its datagram went into the inbox.
+    #[inline]
     pub(crate) fn complete(&mut self, outcome: Outcome, armed: Armed, load: Load) -> Verdict {
         match (self.state, armed) {
             (State::Armed, Armed::Still) => self.check_share(load),
@@ -152,6 +155,7 @@ impl ReceiveMachine {
         if !load.is_over_share() {
             return Verdict::Keep;
         }
+        self.pauses += 1;
         self.state = State::Cancelling(Then::Pause);
         Verdict::Cancel
     }
@@ -159,6 +163,7 @@ impl ReceiveMachine {
     fn ended(&mut self, outcome: Outcome, load: Load) -> Verdict {
         match outcome {
             Outcome::Datagram if load.is_over_share() => {
+                self.pauses += 1;
                 self.state = State::Paused;
                 Verdict::Keep
             }
@@ -182,6 +187,12 @@ impl ReceiveMachine {
         Verdict::Rearm
     }
 
+    /// Whether something that receivers take may let the receive go on.
+    #[inline]
+    pub(crate) fn waits_for_receivers(&self) -> bool {
+        matches!(self.state, State::Paused | State::Faulted)
+    }
+
     /// A receiver took something from the inbox, which holds `errors` still.
     pub(crate) fn taken(&mut self, load: Load, errors: usize) -> Verdict {
         let resume = match self.state {
@@ -197,6 +208,7 @@ impl ReceiveMachine {
     }
 
     /// Whether a datagram that arrives may stay in the pool; `load` is that with it in the inbox.
+    #[inline]
     pub(crate) fn place(&self, load: Load) -> Place {
         match self.state {
             State::Cancelling(Then::Pause) | State::Paused => Place::Outside,
@@ -205,9 +217,9 @@ impl ReceiveMachine {
         }
     }
 
-    /// Whether the socket is not, or soon no more, received from because it holds its share.
-    pub(crate) fn is_pausing(&self) -> bool {
-        matches!(self.state, State::Cancelling(Then::Pause) | State::Paused)
+    /// How often the socket stopped because it held its share.
+    pub(crate) fn pauses(&self) -> u64 {
+        self.pauses
     }
 
     /// The receive is to end, for reading the rest directly or for leaving.
@@ -309,12 +321,12 @@ mod tests {
     fn a_socket_over_its_share_pauses_and_resumes_when_half_is_taken() {
         let mut machine = armed();
         assert_eq!(machine.complete(Outcome::Datagram, Armed::Still, FULL), Verdict::Cancel);
-        assert!(machine.is_pausing());
+        assert_eq!((machine.pauses(), machine.waits_for_receivers()), (1, false));
         assert_eq!(machine.complete(Outcome::Datagram, Armed::Still, FULL), Verdict::Keep);
         assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, FULL), Verdict::Keep);
         assert_eq!(machine.taken(Load { queued: 40, free: 61 }, 0), Verdict::Keep);
         assert_eq!(machine.taken(Load { queued: 33, free: 68 }, 0), Verdict::Rearm);
-        assert!(!machine.is_pausing());
+        assert_eq!((machine.pauses(), machine.waits_for_receivers()), (1, false));
     }
 
     /// Fails when only the load decides where a datagram waits.

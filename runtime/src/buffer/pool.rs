@@ -97,6 +97,7 @@ impl Pool {
     /// How many more datagrams can be received before the pool is full: the buffers that are with
     /// the kernel, as far as the completions collected so far tell, less the datagrams that the
     /// program holds outside the pool.
+    #[inline]
     pub fn free(&self) -> usize {
         self.memory.unheld.get().saturating_sub(self.memory.claimed.get())
     }
@@ -169,6 +170,7 @@ impl fmt::Debug for Pool {
 }
 
 impl Memory {
+    #[inline]
     fn address(&self, id: u16) -> *mut u8 {
         let offset = usize::from(id) * self.stride;
         assert!(offset + self.stride <= self.buffers.len());
@@ -190,11 +192,13 @@ impl Buffer {
         Self { memory: Rc::clone(&self.memory), id: self.id }
     }
 
+    #[inline]
     fn holders(&self) -> &Cell<u32> {
         &self.memory.holders[usize::from(self.id)]
     }
 
     /// Bytes of payload that it is meant for.
+    #[inline]
     pub(crate) fn payload_capacity(&self) -> usize {
         self.memory.payload
     }
@@ -203,6 +207,7 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the bytes are mapped as long as `memory` lives and were zeroed when mapped. The
         // kernel writes them again only after the last share was dropped, and a share with others
@@ -222,6 +227,7 @@ impl DerefMut for Buffer {
 }
 
 impl Drop for Buffer {
+    #[inline]
     fn drop(&mut self) {
         let left = self.holders().get() - 1;
         self.holders().set(left);

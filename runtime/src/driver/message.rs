@@ -72,6 +72,7 @@ struct Header {
 
 impl Header {
     /// `None`: the bytes are too short to hold one.
+    #[inline]
     fn read(bytes: &[u8]) -> Option<Self> {
         let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let field = |at: usize| {
@@ -110,6 +111,7 @@ struct Payload {
 impl Payload {
     /// The payload of a message of `len` bytes in `bytes`. `None`: the bytes are too short to hold
     /// what the layout reserves, which the kernel never does.
+    #[inline]
     fn find(bytes: &[u8], len: usize, layout: Layout) -> Option<Self> {
         let start = layout.payload_offset();
         let available = len.min(bytes.len()).checked_sub(start)?;
@@ -134,6 +136,26 @@ impl Payload {
     }
 }
 
+/// A buffer that a completion says has been filled.
+#[derive(Debug)]
+pub struct Filled {
+    buffer: Buffer,
+    len: usize,
+}
+
+impl Filled {
+    #[inline]
+    pub(crate) fn new(buffer: Buffer, len: usize) -> Self {
+        Self { buffer, len }
+    }
+
+    /// The message in it. `None`: it is too short to be one, which the kernel never says.
+    #[inline]
+    pub fn into_message(self, layout: Layout) -> Option<ReceivedMessage> {
+        ReceivedMessage::from_buffer(self.buffer, self.len, layout)
+    }
+}
+
 /// A message that was received, in the memory that it was received into.
 pub struct ReceivedMessage {
     memory: Memory,
@@ -146,11 +168,13 @@ enum Memory {
     Pooled(Buffer),
     /// Copied out of the pool; cut off after the payload.
     Spilled(Spill),
-    /// Read directly, past the pool; cut off after the payload.
-    Direct(Rc<[u8]>),
+    /// Read directly, past the pool; cut off after the payload. A box in it, so that a message is
+    /// no larger for it.
+    Direct(Rc<Box<[u8]>>),
 }
 
 impl Memory {
+    #[inline]
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Pooled(buffer) => buffer,
@@ -170,6 +194,7 @@ impl Memory {
 
 impl ReceivedMessage {
     /// The message that a completion of `len` bytes says lies in `buffer`.
+    #[inline]
     pub(crate) fn from_buffer(buffer: Buffer, len: usize, layout: Layout) -> Option<Self> {
         // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
         // for.
@@ -208,7 +233,7 @@ impl ReceivedMessage {
     ) -> io::Result<Self> {
         scratch.resize(layout.payload_offset() + payload, 0);
         let len = read(scratch)?;
-        let bytes: Rc<[u8]> = scratch[..len].into();
+        let bytes: Rc<Box<[u8]>> = Rc::new(scratch[..len].into());
         let payload = Payload::find(&bytes, len, layout)
             .expect("the scratch memory holds all that the layout reserves");
         Ok(Self { memory: Memory::Direct(bytes), payload, layout })
@@ -236,6 +261,7 @@ impl ReceivedMessage {
     }
 
     /// The program takes it: from now on it counts against the pool, also if it left it.
+    #[inline]
     pub fn claim(&mut self) {
         if let Memory::Spilled(bytes) = &self.memory {
             bytes.claim();
@@ -257,6 +283,7 @@ impl ReceivedMessage {
     }
 
     /// The control messages, clamped as the address is.
+    #[inline]
     pub fn control(&self) -> &[u8] {
         let bytes = self.memory.bytes();
         let len = Header::read(bytes).map_or(0, |header| header.control as usize);
@@ -264,11 +291,13 @@ impl ReceivedMessage {
     }
 
     /// The payload, as much of it as fitted.
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.memory.bytes()[self.payload.start as usize..][..self.payload.captured as usize]
     }
 
     /// Bytes of payload that are there.
+    #[inline]
     pub fn len(&self) -> usize {
         self.payload.captured as usize
     }
@@ -284,6 +313,7 @@ impl ReceivedMessage {
     }
 
     /// Whether the sender sent more than is in the buffer, or control messages were cut off.
+    #[inline]
     pub fn is_truncated(&self) -> bool {
         self.payload.original > self.payload.captured || self.payload.is_cut_off
     }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-use super::message::ReceivedMessage;
-use super::sink::{Armed, Reception, Sink, Verdict, Wakes};
+use super::message::Filled;
+use super::sink::{Armed, Sink, Verdict, Wakes};
 use super::table::{Finality, Id};
 use crate::buffer::Buffer;
 
@@ -112,7 +112,7 @@ impl Multishots {
 }
 
 impl Multishot {
-    /// Makes a reception of a completion and hands it to the sink.
+    /// Hands a completion to the sink.
     pub(super) fn deliver(
         &mut self,
         result: i32,
@@ -127,14 +127,10 @@ impl Multishot {
                 Armed::NoMore
             }
         };
-        let result = match (usize::try_from(result), buffer) {
-            (Ok(len), Some(buffer)) => {
-                let message = ReceivedMessage::from_buffer(buffer, len, self.sink.layout());
-                message.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
-            }
-            (Ok(_), None) => Ok(None),
-            (Err(_), _) => Err(io::Error::from_raw_os_error(-result)),
-        };
-        self.sink.complete(Reception { result, armed }, wakes)
+        match (usize::try_from(result), buffer) {
+            (Ok(len), Some(buffer)) => self.sink.receive(Filled::new(buffer, len), armed, wakes),
+            (Ok(_), None) => self.sink.end(None, armed, wakes),
+            (Err(_), _) => self.sink.end(Some(io::Error::from_raw_os_error(-result)), armed, wakes),
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Waker;
 
-use super::message::{Layout, ReceivedMessage};
+use super::message::{Filled, Layout};
 
 /// The receiving end of a socket, as the driver sees it.
 pub trait Sink: 'static {
@@ -19,20 +19,15 @@ pub trait Sink: 'static {
     /// How much room to reserve in front of each payload.
     fn layout(&self) -> Layout;
 
-    /// Takes one completion and answers what the driver must do next.
+    /// Takes a message and answers what the driver must do next.
     ///
-    /// Called while the driver is borrowed: it must not call back into the driver, and leaves what
-    /// is to be woken in `wakes`.
-    fn complete(&self, completion: Reception, wakes: &mut Wakes) -> Verdict;
-}
+    /// This and [`end`](Self::end) are called while the driver is borrowed: they must not call back
+    /// into the driver, and leave what is to be woken in `wakes`.
+    fn receive(&self, filled: Filled, armed: Armed, wakes: &mut Wakes) -> Verdict;
 
-/// One completion of a multishot receive.
-#[derive(Debug)]
-pub struct Reception {
-    /// The message, or why there is none. `None` where the kernel ended the receive with neither.
-    pub result: io::Result<Option<ReceivedMessage>>,
-    /// Whether the receive goes on by itself.
-    pub armed: Armed,
+    /// A completion without a message: why there is none, or `None` where the kernel ended the
+    /// receive without saying so.
+    fn end(&self, error: Option<io::Error>, armed: Armed, wakes: &mut Wakes) -> Verdict;
 }
 
 /// Whether a multishot goes on after a completion.

@@ -37,6 +37,7 @@ pub(crate) fn lift_budget() {
 
 /// Takes one receive from the budget of the task being polled. When it is used up, wakes the task,
 /// so that it goes to the end of the ready queue, and answers `Pending`.
+#[inline]
 pub fn poll_receive_budget(cx: &Context<'_>) -> Poll<()> {
     RECEIVES.set(match RECEIVES.get() {
         Budget::Left(0) => return yield_to_others(cx),
