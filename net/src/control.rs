@@ -2,6 +2,7 @@
 //! the other way round.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
 /// `struct cmsghdr`: a length, a level and a type.
@@ -119,16 +120,16 @@ impl Metadata {
 
 /// The length of each datagram of a train (`UDP_GRO`, Linux 5.0). `None`: it is a single datagram.
 #[inline]
-pub(crate) fn segment_size(control: &[u8]) -> Option<usize> {
+pub(crate) fn segment_size(control: &[u8]) -> Option<NonZeroU32> {
     // Most messages have none.
     if control.is_empty() { None } else { find_segment_size(control) }
 }
 
-fn find_segment_size(control: &[u8]) -> Option<usize> {
+fn find_segment_size(control: &[u8]) -> Option<NonZeroU32> {
     let size = messages(control)
         .find(|message| (message.level, message.kind) == (libc::SOL_UDP, libc::UDP_GRO))
         .and_then(|message| bytes(message.data, 0).map(i32::from_ne_bytes))?;
-    usize::try_from(size).ok().filter(|&size| size > 0)
+    NonZeroU32::new(u32::try_from(size).ok()?)
 }
 
 fn timestamp(data: &[u8]) -> Option<SystemTime> {
@@ -275,7 +276,7 @@ mod tests {
             (libc::IPPROTO_IP, libc::IP_PKTINFO, &[2, 0, 0, 0, 127, 0, 0, 1, 127, 0, 0, 9]),
             (libc::IPPROTO_IP, libc::IP_TOS, &[0b11]),
         ]);
-        assert_eq!(segment_size(&control), Some(1200));
+        assert_eq!(segment_size(&control), NonZeroU32::new(1200));
         let read = Metadata::read(&control);
         let expected = Metadata {
             ecn: Some(EcnCodepoint::Ce),

@@ -4,21 +4,22 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
+use std::iter;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use ebbtide_runtime::buffer::Pool;
 use ebbtide_runtime::driver::{
-    Armed, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
+    Armed, Arrived, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
 };
 use ebbtide_runtime::task::poll_receive_budget;
 use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
 
-use super::inbox::{Arrival, Inbox, Portion, Several};
+use super::inbox::{Arrival, Inbox, Portion};
 use super::receive::{Load, Outcome, Place, Read, ReadOn, ReceiveMachine, Then};
 use super::sender::Sender;
-use super::train::Queued;
+use super::train::{Messages, Queued};
 use super::waiters::WaiterKey;
 use crate::control::segment_size;
 use crate::socket::Socket;
@@ -36,8 +37,6 @@ pub(crate) enum Family {
 
 pub(crate) struct Endpoint {
     pub(super) port: Port,
-    /// The port's.
-    pool: Pool,
     pub(super) socket: Socket,
     family: Family,
     layout: Layout,
@@ -61,12 +60,71 @@ pub(crate) struct Endpoint {
 pub(super) struct Receive {
     pub(super) machine: ReceiveMachine,
     inbox: Inbox<Queued>,
+    messages: Messages,
     /// Where direct reads go; empty until the drain.
     scratch: Vec<u8>,
     /// What is counted for every datagram, beside what it is counted with. See [`SocketStats`].
     received: u64,
     delivered: u64,
     truncated: u64,
+}
+
+impl Receive {
+    #[inline]
+    fn load(&self) -> Load {
+        Load { queued: self.inbox.messages(), free: self.messages.pool().free() }
+    }
+
+    /// Puts a message into the inbox, or beside it if the socket holds its share of the pool, and
+    /// counts what it brings. Gives the load with it.
+    #[inline]
+    fn received(&mut self, message: Arrived, wakes: &mut Wakes) -> Load {
+        let Load { queued, free } = self.load();
+        self.truncated += u64::from(message.is_truncated(self.messages.pool()));
+        let queued = match self.machine.place(Load { queued: queued + 1, free }) {
+            Place::Pool => Queued::Pooled(message),
+            Place::Outside => self.messages.move_outside(message),
+        };
+        self.push(queued, wakes);
+        self.load()
+    }
+
+    /// The same with a message that is not in the pool.
+    fn received_outside(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {
+        self.truncated += u64::from(message.is_truncated());
+        let queued = self.messages.put_outside(message);
+        self.push(queued, wakes);
+    }
+
+    #[inline]
+    fn push(&mut self, queued: Queued, wakes: &mut Wakes) {
+        let before = self.inbox.datagrams();
+        self.inbox.push(queued, |waker| wakes.wake(waker));
+        self.received += (self.inbox.datagrams() - before) as u64;
+    }
+
+    #[inline]
+    fn pop(&mut self, portion: Portion) -> Option<Arrival<ReceivedMessage>> {
+        self.inbox.pop(portion, &mut self.messages)
+    }
+
+    /// Takes everything out, and forgets errors.
+    fn take_all(&mut self) -> Vec<ReceivedMessage> {
+        let arrivals = iter::from_fn(|| self.pop(Portion::Message));
+        arrivals
+            .filter_map(|arrival| match arrival {
+                Arrival::Datagrams(received) => Some(received),
+                Arrival::Error(_) => None,
+            })
+            .collect()
+    }
+}
+
+impl Drop for Receive {
+    /// What waits has no destructor of its own.
+    fn drop(&mut self) {
+        self.take_all();
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,19 +162,19 @@ impl Endpoint {
     ) -> io::Result<Rc<Self>> {
         let port = Port::current()?;
         let endpoint = Rc::new(Self {
-            pool: port.pool().clone(),
-            port,
-            socket,
-            family,
-            layout,
             receive: RefCell::new(Receive {
                 machine: ReceiveMachine::new(),
                 inbox: Inbox::default(),
+                messages: Messages::new(port.pool().clone(), layout),
                 scratch: Vec::new(),
                 received: 0,
                 delivered: 0,
                 truncated: 0,
             }),
+            port,
+            socket,
+            family,
+            layout,
             stats: RefCell::default(),
             seal: Cell::new(Seal::Open),
             life: Cell::new(Life::Open),
@@ -178,12 +236,12 @@ impl Endpoint {
 
     /// Takes the next arrival. `Ready(Ok(None))`: sealed and drained.
     #[inline]
-    pub(crate) fn poll_receive(
+    pub(super) fn poll_receive(
         &self,
         portion: Portion,
         waiter: &mut Option<WaiterKey>,
         cx: &Context<'_>,
-    ) -> Poll<io::Result<Option<Queued>>> {
+    ) -> Poll<io::Result<Option<ReceivedMessage>>> {
         self.is_received_from.set(true);
         if self.receive.borrow().inbox.is_empty() && !self.is_drained() {
             return self.wait(waiter, cx);
@@ -217,7 +275,7 @@ impl Endpoint {
     }
 
     /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
-    pub(crate) fn try_receive(&self, portion: Portion) -> io::Result<Option<Queued>> {
+    pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
         if self.receive.borrow().inbox.datagrams() == 0 && self.life.get() == Life::Open {
             self.port.collect_now();
         }
@@ -233,16 +291,16 @@ impl Endpoint {
     }
 
     /// Takes the next arrival if it is in the inbox and no error.
-    pub(crate) fn take_datagram(&self) -> Option<Queued> {
+    pub(super) fn take_datagram(&self) -> Option<ReceivedMessage> {
         let next = self.receive.borrow().inbox.is_next_datagram();
         if next { self.take(Portion::Datagram)?.ok() } else { None }
     }
 
     /// Takes the next arrival from the inbox, and tells the machine.
     #[inline]
-    fn take(&self, portion: Portion) -> Option<io::Result<Queued>> {
+    fn take(&self, portion: Portion) -> Option<io::Result<ReceivedMessage>> {
         let mut receive = self.receive.borrow_mut();
-        let arrival = receive.inbox.pop(portion)?;
+        let arrival = receive.pop(portion)?;
         if receive.machine.waits_for_receivers() {
             let verdict = self.tell_taken(&mut receive);
             drop(receive);
@@ -250,10 +308,10 @@ impl Endpoint {
             receive = self.receive.borrow_mut();
         }
         Some(match arrival {
-            Arrival::Datagrams(mut taken) => {
+            Arrival::Datagrams(taken) => {
                 receive.delivered += taken.count() as u64;
                 self.owes_end.set(self.is_sealed());
-                taken.message_mut().claim();
+                taken.claim();
                 Ok(taken)
             }
             Arrival::Error(error) => {
@@ -267,16 +325,12 @@ impl Endpoint {
     fn tell_taken(&self, receive: &mut Receive) -> Verdict {
         match self.life.get() {
             Life::Open => {
-                let load = self.load(receive);
+                let load = receive.load();
                 let errors = receive.inbox.errors();
                 receive.machine.taken(load, errors)
             }
             Life::Closed | Life::Ended { .. } => Verdict::Keep,
         }
-    }
-
-    fn load(&self, receive: &Receive) -> Load {
-        Load { queued: receive.inbox.messages(), free: self.pool.free() }
     }
 
     /// Counts what becomes of the receive.
@@ -348,14 +402,12 @@ impl Endpoint {
         if let (Family::Internet, Seal::Sealed { .. }) = (self.family, self.seal.get()) {
             self.socket.kernel()?.detach_filter()?;
         }
-        let arrivals = self.receive.borrow_mut().inbox.take_all();
         let mut taken = Vec::new();
-        for arrival in arrivals {
-            let Arrival::Datagrams(mut queued) = arrival else { continue };
-            while let Some(first) = queued.split_off_first() {
-                taken.push(first.into_message());
+        for mut received in self.receive.borrow_mut().take_all() {
+            while let Some(first) = received.split_off_first() {
+                taken.push(first);
             }
-            taken.push(queued.into_message());
+            taken.push(received);
         }
         self.stats.borrow_mut().handed_over += taken.len() as u64;
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
@@ -382,7 +434,7 @@ impl Endpoint {
         let thrown_away = {
             let mut receive = self.receive.borrow_mut();
             self.stats.borrow_mut().discarded += receive.inbox.datagrams() as u64;
-            receive.inbox.take_all()
+            receive.take_all()
         };
         drop(thrown_away);
     }
@@ -410,24 +462,13 @@ impl Endpoint {
         stats
     }
 
-    /// Puts a message into the inbox and counts what it brings. Gives the load with it.
-    #[expect(clippy::inline_always, reason = "a message that is passed in memory costs 5 ns more")]
-    #[inline(always)]
-    fn arrive(&self, receive: &mut Receive, message: ReceivedMessage, wakes: &mut Wakes) -> Load {
-        let segment_size = match self.family {
-            Family::Internet => segment_size(message.control()),
+    /// How long the datagrams are of which a message consists.
+    #[inline]
+    fn segment_size(&self, control: &[u8]) -> Option<NonZeroU32> {
+        match self.family {
+            Family::Internet => segment_size(control),
             Family::Unix => None,
-        };
-        let mut queued = Queued::new(message, segment_size);
-        receive.received += queued.count() as u64;
-        receive.truncated += u64::from(queued.message().is_truncated());
-        let mut load = Load { queued: receive.inbox.messages() + 1, free: self.pool.free() };
-        if receive.machine.place(load) == Place::Outside {
-            queued.message_mut().leave_pool();
-            load.free = self.pool.free();
         }
-        receive.inbox.push(Arrival::Datagrams(queued), |waker| wakes.wake(waker));
-        load
     }
 
     /// Takes one message from the kernel's queue, past the driver, if its receive is not in flight.
@@ -435,15 +476,18 @@ impl Endpoint {
         let size = self.port.buffer_size();
         let read = self.socket.receive_now(self.layout, &mut receive.scratch, size);
         match read {
-            Ok(message) => {
-                self.arrive(receive, message, wakes);
+            Ok(mut message) => {
+                if let Some(bytes) = self.segment_size(message.control()) {
+                    message.set_segment_size(bytes);
+                }
+                receive.received_outside(message, wakes);
                 Read::Datagram
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Read::Empty,
                 io::ErrorKind::Interrupted => Read::Interrupted,
                 _ => {
-                    receive.inbox.push(Arrival::Error(error), |waker| wakes.wake(waker));
+                    receive.inbox.push_error(error, |waker| wakes.wake(waker));
                     Read::Error
                 }
             },
@@ -462,10 +506,14 @@ impl Sink for Endpoint {
 
     fn receive(&self, filled: Filled, armed: Armed, wakes: &mut Wakes) -> Verdict {
         let mut receive = self.receive.borrow_mut();
-        let Some(message) = filled.into_message(self.layout) else {
+        let Some(mut message) = filled.into_arrived(receive.messages.pool(), self.layout) else {
             unreachable!("a completion is no shorter than what its layout reserves");
         };
-        let load = self.arrive(&mut receive, message, wakes);
+        let control = message.control(receive.messages.pool(), self.layout);
+        if let Some(bytes) = self.segment_size(control) {
+            message.set_segment_size(bytes);
+        }
+        let load = receive.received(message, wakes);
         match receive.machine.complete(Outcome::Datagram, armed, load) {
             Verdict::Keep => Verdict::Keep,
             verdict => self.note(verdict),
@@ -480,12 +528,12 @@ impl Sink for Endpoint {
                 Some(libc::ENOBUFS) => Outcome::OutOfBuffers,
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Outcome::Ended,
                 _ => {
-                    receive.inbox.push(Arrival::Error(error), |waker| wakes.wake(waker));
+                    receive.inbox.push_error(error, |waker| wakes.wake(waker));
                     Outcome::Error
                 }
             },
         };
-        let load = self.load(&receive);
+        let load = receive.load();
         let verdict = receive.machine.complete(outcome, armed, load);
         self.note(verdict)
     }

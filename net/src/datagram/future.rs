@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::InFlight;
+use ebbtide_runtime::driver::ReceivedMessage;
 use futures_core::Stream;
 use socket2::SockAddr;
 
@@ -17,7 +18,6 @@ use super::endpoint::Endpoint;
 use super::inbox::Portion;
 use super::message::{Datagram, Train};
 use super::sender::{Progress, Together};
-use super::train::Queued;
 use super::transmit::Transmit;
 use super::waiters::WaiterKey;
 use crate::address::Address;
@@ -35,7 +35,11 @@ impl<'a> Waiting<'a> {
         Self { endpoint, key: None }
     }
 
-    fn poll(&mut self, portion: Portion, cx: &Context<'_>) -> Poll<io::Result<Option<Queued>>> {
+    fn poll(
+        &mut self,
+        portion: Portion,
+        cx: &Context<'_>,
+    ) -> Poll<io::Result<Option<ReceivedMessage>>> {
         self.endpoint.poll_receive(portion, &mut self.key, cx)
     }
 }
@@ -73,7 +77,7 @@ impl<A: Address> Future for Recv<'_, A> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let polled = self.waiting.poll(Portion::Datagram, cx);
-        polled.map_ok(|queued| queued.map(|queued| Datagram::new(queued.into_message())))
+        polled.map_ok(|message| message.map(Datagram::new))
     }
 }
 
@@ -94,7 +98,7 @@ impl Future for RecvTrain<'_> {
     type Output = io::Result<Option<Train>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.waiting.poll(Portion::Message, cx).map_ok(|queued| queued.map(Train::new))
+        self.waiting.poll(Portion::Message, cx).map_ok(|message| message.map(Train::new))
     }
 }
 
@@ -158,7 +162,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
         let endpoint = this.recv.waiting.endpoint;
         let rest = std::iter::from_fn(|| endpoint.take_datagram()).take(this.most - 1);
         let before = this.batch.len();
-        this.batch.extend(rest.map(|queued| Datagram::new(queued.into_message())));
+        this.batch.extend(rest.map(Datagram::new));
         Poll::Ready(Ok(1 + this.batch.len() - before))
     }
 }

@@ -8,112 +8,140 @@ use std::task::Waker;
 use super::waiters::{Left, WaiterKey, Waiters};
 
 /// What one message brings: a datagram, or several at once.
-pub(crate) trait Several: Sized {
+pub(super) trait Several: Sized {
+    /// What it takes to take it.
+    type Source;
+    /// What a receiver gets.
+    type Taken;
+
     /// How many datagrams there are; at least 1.
     fn count(&self) -> usize;
 
     /// Takes the first datagram off. `None`: there is only one.
-    fn split_off_first(&mut self) -> Option<Self>;
+    fn take_first(&mut self, source: &mut Self::Source) -> Option<Self::Taken>;
+
+    /// Takes all that are left.
+    fn take(self, source: &mut Self::Source) -> Self::Taken;
 }
 
 /// One thing that a receiver is handed.
 #[derive(Debug)]
-pub(crate) enum Arrival<T> {
+pub(super) enum Arrival<T> {
     Datagrams(T),
     Error(io::Error),
 }
 
 /// How much a receiver takes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Portion {
+pub(super) enum Portion {
     Datagram,
     /// All datagrams of one message.
     Message,
 }
 
 #[derive(Debug)]
-pub(crate) struct Inbox<T> {
-    arrivals: VecDeque<Arrival<T>>,
-    /// How many of `arrivals` are errors.
-    errors: usize,
+pub(super) struct Inbox<T> {
+    arrivals: VecDeque<Place<T>>,
+    /// In the order of their places in `arrivals`.
+    errors: VecDeque<io::Error>,
     /// How many datagrams `arrivals` hold.
     datagrams: usize,
     waiters: Waiters,
 }
 
+#[derive(Debug)]
+enum Place<T> {
+    Datagrams(T),
+    Error,
+}
+
 impl<T> Default for Inbox<T> {
     fn default() -> Self {
-        Self { arrivals: VecDeque::new(), errors: 0, datagrams: 0, waiters: Waiters::default() }
+        Self {
+            arrivals: VecDeque::new(),
+            errors: VecDeque::new(),
+            datagrams: 0,
+            waiters: Waiters::default(),
+        }
     }
 }
 
 impl<T: Several> Inbox<T> {
-    /// Adds an arrival; hands `wake` the waker of one waiter for each datagram.
+    /// Adds datagrams; hands `wake` the waker of one waiter for each.
     #[inline]
-    pub(crate) fn push(&mut self, arrival: Arrival<T>, mut wake: impl FnMut(Waker)) {
-        let count = match &arrival {
-            Arrival::Datagrams(several) => {
-                let count = several.count();
-                self.datagrams += count;
-                count
-            }
-            Arrival::Error(_) => {
-                self.errors += 1;
-                1
-            }
-        };
-        self.arrivals.push_back(arrival);
+    pub(super) fn push(&mut self, datagrams: T, mut wake: impl FnMut(Waker)) {
+        let count = datagrams.count();
+        self.datagrams += count;
+        self.arrivals.push_back(Place::Datagrams(datagrams));
         for _ in 0..count {
             let Some(waker) = self.waiters.next_waker() else { return };
             wake(waker);
         }
     }
 
+    /// Adds an error; hands `wake` the waker of one waiter.
+    pub(super) fn push_error(&mut self, error: io::Error, wake: impl FnOnce(Waker)) {
+        self.errors.push_back(error);
+        self.arrivals.push_back(Place::Error);
+        if let Some(waker) = self.waiters.next_waker() {
+            wake(waker);
+        }
+    }
+
     /// Takes what arrived first.
     #[inline]
-    pub(crate) fn pop(&mut self, portion: Portion) -> Option<Arrival<T>> {
+    pub(super) fn pop(
+        &mut self,
+        portion: Portion,
+        source: &mut T::Source,
+    ) -> Option<Arrival<T::Taken>> {
         if portion == Portion::Datagram
-            && let Some(Arrival::Datagrams(several)) = self.arrivals.front_mut()
-            && let Some(first) = several.split_off_first()
+            && let Some(Place::Datagrams(several)) = self.arrivals.front_mut()
+            && let Some(first) = several.take_first(source)
         {
             self.datagrams -= 1;
             return Some(Arrival::Datagrams(first));
         }
-        let arrival = self.arrivals.pop_front()?;
-        match &arrival {
-            Arrival::Datagrams(several) => self.datagrams -= several.count(),
-            Arrival::Error(_) => self.errors -= 1,
-        }
-        Some(arrival)
+        Some(match self.arrivals.pop_front()? {
+            Place::Datagrams(several) => {
+                self.datagrams -= several.count();
+                Arrival::Datagrams(several.take(source))
+            }
+            Place::Error => {
+                Arrival::Error(self.errors.pop_front().expect("there is one for each place"))
+            }
+        })
     }
 
     /// Whether `pop` would give nothing.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
         self.arrivals.is_empty()
     }
 
     /// Whether `pop` would give a datagram.
-    pub(crate) fn is_next_datagram(&self) -> bool {
-        matches!(self.arrivals.front(), Some(Arrival::Datagrams(_)))
+    pub(super) fn is_next_datagram(&self) -> bool {
+        matches!(self.arrivals.front(), Some(Place::Datagrams(_)))
     }
 
     /// Datagrams that wait to be taken.
-    pub(crate) fn datagrams(&self) -> usize {
+    pub(super) fn datagrams(&self) -> usize {
         self.datagrams
     }
 
     /// Messages that hold them: each takes a buffer.
-    pub(crate) fn messages(&self) -> usize {
-        self.arrivals.len() - self.errors
+    #[inline]
+    pub(super) fn messages(&self) -> usize {
+        self.arrivals.len() - self.errors.len()
     }
 
     /// Errors that wait to be taken.
-    pub(crate) fn errors(&self) -> usize {
-        self.errors
+    pub(super) fn errors(&self) -> usize {
+        self.errors.len()
     }
 
     /// A receiver found nothing and waits. See [`Waiters::wait`].
-    pub(crate) fn wait(
+    pub(super) fn wait(
         &mut self,
         key: Option<WaiterKey>,
         waker: Waker,
@@ -122,14 +150,14 @@ impl<T: Several> Inbox<T> {
     }
 
     /// A receiver does not wait any more, because it was served.
-    pub(crate) fn served(&mut self, key: WaiterKey) -> Option<Waker> {
+    pub(super) fn served(&mut self, key: WaiterKey) -> Option<Waker> {
         self.waiters.leave(key).1
     }
 
     /// A receiver does not wait any more, because its future was dropped. The wake that it may have
     /// had goes to the next one, if there is something to take: returns whom to wake, and a waker
     /// to drop.
-    pub(crate) fn dropped(&mut self, key: WaiterKey) -> (Option<Waker>, Option<Waker>) {
+    pub(super) fn dropped(&mut self, key: WaiterKey) -> (Option<Waker>, Option<Waker>) {
         let (left, own) = self.waiters.leave(key);
         let next = match left {
             Left::Woken if !self.arrivals.is_empty() => self.waiters.next_waker(),
@@ -139,15 +167,8 @@ impl<T: Several> Inbox<T> {
     }
 
     /// Nothing will arrive any more: everybody who waits has to be told.
-    pub(crate) fn take_wakers(&mut self) -> Vec<Waker> {
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         std::iter::from_fn(|| self.waiters.next_waker()).collect()
-    }
-
-    /// Takes everything, in order.
-    pub(crate) fn take_all(&mut self) -> VecDeque<Arrival<T>> {
-        self.errors = 0;
-        self.datagrams = 0;
-        std::mem::take(&mut self.arrivals)
     }
 }
 
@@ -157,17 +178,24 @@ mod tests {
 
     /// As many datagrams as there are letters.
     impl Several for &'static str {
+        type Source = ();
+        type Taken = Self;
+
         fn count(&self) -> usize {
             self.len()
         }
 
-        fn split_off_first(&mut self) -> Option<Self> {
+        fn take_first(&mut self, (): &mut ()) -> Option<Self> {
             if self.len() == 1 {
                 return None;
             }
             let (first, rest) = self.split_at(1);
             *self = rest;
             Some(first)
+        }
+
+        fn take(self, (): &mut ()) -> Self {
+            self
         }
     }
 
@@ -180,12 +208,12 @@ mod tests {
     /// How many were woken.
     fn push(inbox: &mut TestInbox, datagrams: &'static str) -> usize {
         let mut woken = 0;
-        inbox.push(Arrival::Datagrams(datagrams), |_| woken += 1);
+        inbox.push(datagrams, |_| woken += 1);
         woken
     }
 
     fn pop(inbox: &mut TestInbox, portion: Portion) -> &'static str {
-        match inbox.pop(portion) {
+        match inbox.pop(portion, &mut ()) {
             Some(Arrival::Datagrams(datagrams)) => datagrams,
             Some(Arrival::Error(_)) => "error",
             None => "nothing",
@@ -198,7 +226,7 @@ mod tests {
         for datagrams in ["a", "bcd", "e"] {
             push(&mut inbox, datagrams);
         }
-        inbox.push(Arrival::Error(io::ErrorKind::ConnectionRefused.into()), drop);
+        inbox.push_error(io::ErrorKind::ConnectionRefused.into(), drop);
         assert_eq!((inbox.datagrams(), inbox.messages(), inbox.errors()), (5, 3, 1));
         for expected in ["a", "b", "c", "d", "e", "error", "nothing"] {
             assert_eq!(pop(&mut inbox, Portion::Datagram), expected);

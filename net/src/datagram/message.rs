@@ -8,8 +8,6 @@ use std::time::SystemTime;
 
 use ebbtide_runtime::driver::ReceivedMessage;
 
-use super::inbox::Several;
-use super::train::Queued;
 use crate::address::Address;
 use crate::control::{EcnCodepoint, Metadata};
 
@@ -147,27 +145,27 @@ impl<A: Address + fmt::Debug> fmt::Debug for Datagram<A> {
 /// # });
 /// ```
 pub struct Train {
-    queued: Queued,
+    message: ReceivedMessage,
 }
 
 impl Train {
-    pub(crate) fn new(queued: Queued) -> Self {
-        Self { queued }
+    pub(crate) fn new(message: ReceivedMessage) -> Self {
+        Self { message }
     }
 
     /// Who sent them.
     pub fn peer(&self) -> SocketAddr {
-        SocketAddr::from_raw(self.queued.message().name())
+        SocketAddr::from_raw(self.message.name())
     }
 
     /// Bytes of each datagram but the last. 0 if it is a single, empty one.
     pub fn stride(&self) -> usize {
-        self.queued.stride()
+        self.message.stride()
     }
 
     /// How many datagrams there are; at least 1.
     pub fn count(&self) -> usize {
-        self.queued.count()
+        self.message.count()
     }
 
     /// The payload of each datagram, in the order in which they came.
@@ -181,7 +179,7 @@ impl Train {
 
     /// The congestion notification that they carried. See [`Datagram::ecn`].
     pub fn ecn(&self) -> Option<EcnCodepoint> {
-        Metadata::read(self.queued.message().control()).ecn
+        Metadata::read(self.message.control()).ecn
     }
 }
 
@@ -189,7 +187,7 @@ impl Deref for Train {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.queued.message().payload()
+        self.message.payload()
     }
 }
 

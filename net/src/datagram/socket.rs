@@ -129,8 +129,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// `WouldBlock` if nothing is queued, else those of [`recv`](Self::recv).
     pub fn try_recv(&self) -> io::Result<Option<Datagram<A>>> {
-        let queued = self.endpoint.try_receive(Portion::Datagram)?;
-        Ok(queued.map(|queued| Datagram::new(queued.into_message())))
+        Ok(self.endpoint.try_receive(Portion::Datagram)?.map(Datagram::new))
     }
 
     /// Every datagram, as a stream that ends when the socket is sealed and drained.

@@ -12,4 +12,4 @@ mod ring;
 mod window;
 
 pub use pool::{Buffer, Pool};
-pub(crate) use pool::{FilledBy, Spill};
+pub(crate) use pool::{FilledBy, Outside, Parked};

@@ -7,7 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
+use std::ptr;
 use std::rc::Rc;
 
 use super::mapping::Mapping;
@@ -132,19 +135,44 @@ impl Pool {
     }
 
     /// Takes the buffer `id`, which a completion said that the kernel has filled.
-    pub(crate) fn take(&self, id: u16) -> Buffer {
+    pub(crate) fn take(&self, id: u16) -> Parked {
         if let Some(provided) = &self.memory.ring {
             provided.count.set(provided.count.get() - 1);
         }
         self.lend(id)
     }
 
-    fn lend(&self, id: u16) -> Buffer {
+    /// The buffer of `parked`, to be held from now on.
+    #[inline]
+    pub(crate) fn unpark(&self, parked: Parked) -> Buffer {
+        Buffer { memory: Rc::clone(&self.memory), id: parked.id() }
+    }
+
+    /// What lies in a parked buffer.
+    #[inline]
+    pub(crate) fn bytes(&self, parked: &Parked) -> &[u8] {
+        self.memory.bytes(parked.id())
+    }
+
+    /// Another share in a parked buffer.
+    pub(crate) fn share(&self, parked: &Parked) -> Buffer {
+        let holders = &self.memory.holders[usize::from(parked.id())];
+        holders.set(holders.get() + 1);
+        Buffer { memory: Rc::clone(&self.memory), id: parked.id() }
+    }
+
+    /// Bytes of payload that a buffer is meant for.
+    #[inline]
+    pub(crate) fn payload_capacity(&self) -> usize {
+        self.memory.payload
+    }
+
+    fn lend(&self, id: u16) -> Parked {
         let holders = self.memory.holders.get(usize::from(id));
         let holders = holders.expect("the kernel names only buffers that it was given");
         assert!(holders.replace(1) == 0, "buffer {id} was filled while it was held");
         self.memory.unheld.set(self.memory.unheld.get() - 1);
-        Buffer { memory: Rc::clone(&self.memory), id }
+        Parked::new(id)
     }
 
     /// Takes any free buffer, to fill it by hand. `None` when none is free, and always from a pool
@@ -154,7 +182,7 @@ impl Pool {
             return None;
         }
         let id = self.memory.shelf.borrow_mut().pop();
-        id.map(|id| self.lend(id))
+        id.map(|id| self.unpark(self.lend(id)))
     }
 
     /// The ring that the kernel takes from.
@@ -170,12 +198,42 @@ impl fmt::Debug for Pool {
 }
 
 impl Memory {
+    /// What lies in a buffer that is held.
+    #[inline]
+    fn bytes(&self, id: u16) -> &[u8] {
+        // SAFETY: the bytes are mapped as long as `self` lives and were zeroed when mapped. The
+        // kernel writes them again only after the last share was dropped, and a share with others
+        // beside it is never written to: see `deref_mut`.
+        unsafe { std::slice::from_raw_parts(self.address(id), self.stride) }
+    }
+
     #[inline]
     fn address(&self, id: u16) -> *mut u8 {
         let offset = usize::from(id) * self.stride;
         assert!(offset + self.stride <= self.buffers.len());
         // SAFETY: the offset lies inside the mapping, as just asserted.
         unsafe { self.buffers.start().as_ptr().add(offset) }
+    }
+}
+
+/// A held buffer without its pool, as small as can be, for an inbox to keep. It has no destructor:
+/// whoever drops it instead of handing it to [`Pool::unpark`] keeps the buffer from the pool.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Parked {
+    /// One more than the id, so that an `Option` of it is no larger.
+    number: NonZeroU32,
+}
+
+impl Parked {
+    #[inline]
+    fn new(id: u16) -> Self {
+        Self { number: NonZeroU32::MIN.saturating_add(id.into()) }
+    }
+
+    #[inline]
+    fn id(&self) -> u16 {
+        (self.number.get() - 1) as u16
     }
 }
 
@@ -197,10 +255,12 @@ impl Buffer {
         &self.memory.holders[usize::from(self.id)]
     }
 
-    /// Bytes of payload that it is meant for.
-    #[inline]
-    pub(crate) fn payload_capacity(&self) -> usize {
-        self.memory.payload
+    /// Gives the pool up, for [`Pool::unpark`] to find again.
+    pub(crate) fn park(self) -> Parked {
+        let buffer = ManuallyDrop::new(self);
+        // SAFETY: read once, from a buffer that is neither used nor dropped afterwards.
+        drop(unsafe { ptr::read(&raw const buffer.memory) });
+        Parked::new(buffer.id)
     }
 }
 
@@ -209,10 +269,7 @@ impl Deref for Buffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the bytes are mapped as long as `memory` lives and were zeroed when mapped. The
-        // kernel writes them again only after the last share was dropped, and a share with others
-        // beside it is never written to: see `deref_mut`.
-        unsafe { std::slice::from_raw_parts(self.memory.address(self.id), self.memory.stride) }
+        self.memory.bytes(self.id)
     }
 }
 
@@ -220,7 +277,7 @@ impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         assert_eq!(self.holders().get(), 1, "a shared buffer is only read");
         let memory = &self.memory;
-        // SAFETY: as in `deref`; and `&mut self` is the only way to this buffer's bytes, because
+        // SAFETY: as in `bytes`; and `&mut self` is the only way to this buffer's bytes, because
         // there is no other share.
         unsafe { std::slice::from_raw_parts_mut(memory.address(self.id), memory.stride) }
     }
@@ -244,18 +301,19 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// A message that had to leave its buffer, so that the buffer could serve other sockets; or a share
-/// in it.
+/// Memory that a message lies in outside the pool, or a share in it.
 ///
-/// While it waits in an inbox it takes nothing from the pool. Once the program holds it, it counts
-/// as a buffer: what a program holds is bounded by the pool, wherever it lies.
-pub(crate) struct Spill {
+/// A message that had to leave its buffer takes nothing from the pool while it waits in an inbox.
+/// Once the program holds it, it counts as a buffer: what a program holds is bounded by the pool,
+/// wherever it lies.
+pub(crate) struct Outside {
     shared: Rc<Spilled>,
 }
 
 struct Spilled {
     bytes: Box<[u8]>,
-    memory: Rc<Memory>,
+    /// The pool that it counts against. `None` for what was never in it: a direct read.
+    memory: Option<Rc<Memory>>,
     holder: Cell<Holder>,
 }
 
@@ -267,14 +325,22 @@ enum Holder {
 
 impl Buffer {
     /// A copy of the first `len` bytes outside the pool.
-    pub(crate) fn spill(&self, len: usize) -> Spill {
-        let bytes = self[..len].into();
-        let memory = Rc::clone(&self.memory);
-        Spill { shared: Rc::new(Spilled { bytes, memory, holder: Cell::new(Holder::Inbox) }) }
+    pub(crate) fn spill(&self, len: usize) -> Outside {
+        Outside::new(&self[..len], Some(Rc::clone(&self.memory)))
     }
 }
 
-impl Spill {
+impl Outside {
+    /// What was read past the pool.
+    pub(crate) fn direct(bytes: &[u8]) -> Self {
+        Self::new(bytes, None)
+    }
+
+    fn new(bytes: &[u8], memory: Option<Rc<Memory>>) -> Self {
+        let holder = Cell::new(Holder::Inbox);
+        Self { shared: Rc::new(Spilled { bytes: bytes.into(), memory, holder }) }
+    }
+
     /// Another share in the same message.
     pub(crate) fn share(&self) -> Self {
         Self { shared: Rc::clone(&self.shared) }
@@ -282,14 +348,15 @@ impl Spill {
 
     /// The program holds it, or a share in it, from now on.
     pub(crate) fn claim(&self) {
-        if self.shared.holder.replace(Holder::Program) == Holder::Inbox {
-            let memory = &self.shared.memory;
+        if self.shared.holder.replace(Holder::Program) == Holder::Inbox
+            && let Some(memory) = &self.shared.memory
+        {
             memory.claimed.set(memory.claimed.get() + 1);
         }
     }
 }
 
-impl Deref for Spill {
+impl Deref for Outside {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -299,8 +366,8 @@ impl Deref for Spill {
 
 impl Drop for Spilled {
     fn drop(&mut self) {
-        if self.holder.get() == Holder::Program {
-            self.memory.claimed.set(self.memory.claimed.get() - 1);
+        if let (Holder::Program, Some(memory)) = (self.holder.get(), &self.memory) {
+            memory.claimed.set(memory.claimed.get() - 1);
         }
     }
 }
@@ -309,12 +376,28 @@ impl Drop for Spilled {
 mod tests {
     use super::*;
 
+    fn held(pool: &Pool, id: u16) -> Buffer {
+        pool.unpark(pool.take(id))
+    }
+
+    #[test]
+    fn a_parked_buffer_stays_held() {
+        let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
+        let parked = pool.take_free().unwrap().park();
+        assert!(pool.take_free().is_none());
+        let share = pool.share(&parked);
+        drop(pool.unpark(parked));
+        assert!(pool.take_free().is_none());
+        drop(share);
+        assert!(pool.take_free().is_some());
+    }
+
     #[test]
     fn a_dropped_buffer_is_free_again() {
         let pool = Pool::new(4, 100, FilledBy::Kernel).unwrap();
         assert_eq!((pool.count(), pool.free()), (4, 4));
-        let first = pool.take(2);
-        let second = pool.take(0);
+        let first = held(&pool, 2);
+        let second = held(&pool, 0);
         assert_eq!(pool.free(), 2);
         drop(first);
         assert_eq!(pool.free(), 3);
@@ -359,14 +442,14 @@ mod tests {
     #[should_panic(expected = "buffer 1 was filled while it was held")]
     fn a_buffer_is_never_in_two_hands() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let _held = pool.take(1);
-        let _again = pool.take(1);
+        let _held = held(&pool, 1);
+        let _again = held(&pool, 1);
     }
 
     #[test]
     fn a_spilled_message_counts_as_a_buffer_while_the_program_holds_it() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let buffer = pool.take(0);
+        let buffer = held(&pool, 0);
         let spill = buffer.spill(10);
         drop(buffer);
         assert_eq!(pool.free(), 2);
@@ -380,7 +463,7 @@ mod tests {
     #[test]
     fn a_buffer_outlives_its_pool() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let buffer = pool.take(1);
+        let buffer = held(&pool, 1);
         drop(pool);
         assert!(buffer.iter().all(|&byte| byte == 0));
         assert!(buffer.len() >= 100 + BUFFER_OVERHEAD);

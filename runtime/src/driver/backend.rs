@@ -16,7 +16,7 @@ use super::operation::AnyOperation;
 use super::ring::Ring;
 use super::sink::{Sink, Verdict, Wakes};
 use super::table::{Completion, Finality, Id, Table};
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::{Buffer, Parked, Pool};
 
 pub(super) enum Backend {
     Ring(Ring),
@@ -167,7 +167,7 @@ impl Intake<'_> {
         &mut self,
         id: Id,
         result: i32,
-        buffer: Option<Buffer>,
+        buffer: Option<Parked>,
         finality: Finality,
     ) -> Verdict {
         *self.completions += 1;
@@ -187,7 +187,7 @@ impl Intake<'_> {
         &mut self,
         key: MultishotKey,
         result: i32,
-        buffer: Option<Buffer>,
+        buffer: Option<Parked>,
         finality: Finality,
     ) -> Verdict {
         let multishot = self.multishots.get_mut(key).expect("it stays to its final completion");

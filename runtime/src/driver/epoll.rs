@@ -257,7 +257,8 @@ impl Epoll {
             match receive_into(&mut buffer, sink.socket(), sink.layout()) {
                 Ok(len) => {
                     let len = i32::try_from(len).expect("the builder bounds the size of buffers");
-                    if intake.accept(id, len, Some(buffer), Finality::More) != Verdict::Keep {
+                    if intake.accept(id, len, Some(buffer.park()), Finality::More) != Verdict::Keep
+                    {
                         break;
                     }
                 }

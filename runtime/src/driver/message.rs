@@ -11,10 +11,10 @@
 use std::fmt;
 use std::io;
 use std::mem;
+use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::rc::Rc;
 
-use crate::buffer::{Buffer, Spill};
+use crate::buffer::{Buffer, Outside, Parked, Pool};
 
 /// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
 const HEADER_LEN: usize = 16;
@@ -90,13 +90,26 @@ impl Header {
         }
     }
 
-    /// Whether a part of the message, or of its control messages, did not fit.
-    fn is_cut_off(&self) -> bool {
-        self.flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) as u32 != 0
+    /// The control messages of the message in `bytes`, at most as long as the layout reserves.
+    #[inline]
+    fn control_in(bytes: &[u8], layout: Layout) -> &[u8] {
+        let len = Self::read(bytes).map_or(0, |header| header.control as usize);
+        &bytes[layout.control_offset()..][..len.min(layout.control())]
+    }
+
+    /// Whether a part of the payload, or of the control messages, did not fit.
+    #[inline]
+    fn is_truncated_in(bytes: &[u8], payload: &Payload) -> bool {
+        let flags = Self::read(bytes).map_or(0, |header| header.flags);
+        payload.original > payload.captured || flags & libc::MSG_CTRUNC as u32 != 0
     }
 }
 
-/// Which bytes of a buffer are payload, and what was sent of which they are the rest.
+/// Stands for the length of the datagrams of a train where a message is a single one.
+const SINGLE: u32 = u32::MAX;
+
+/// Which bytes of a buffer are payload: of a datagram, or of what is left of a train, which is
+/// several that the kernel received as one. Without padding, so that it is copied in two words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Payload {
     start: u32,
@@ -104,8 +117,8 @@ struct Payload {
     captured: u32,
     /// Payload bytes that the sender sent.
     original: u32,
-    /// True exactly when the kernel cut something off, the payload or a control message.
-    is_cut_off: bool,
+    /// Bytes of each datagram but the last. At least 1.
+    segment_size: u32,
 }
 
 impl Payload {
@@ -121,38 +134,107 @@ impl Payload {
             start: start as u32,
             captured: available.min(header.original),
             original: header.original,
-            is_cut_off: header.is_cut_off(),
+            segment_size: SINGLE,
         })
     }
 
-    /// Cuts the first `len` bytes off, which become a payload of their own.
-    fn split_off_first(&mut self, len: u32) -> Self {
-        assert!(len <= self.captured, "only what is there can be split off");
-        let first = Self { captured: len, original: len, ..*self };
+    /// How many datagrams there are: an empty one is one, too.
+    #[inline]
+    fn count(&self) -> usize {
+        if self.captured <= self.segment_size {
+            return 1;
+        }
+        self.captured.div_ceil(self.segment_size) as usize
+    }
+
+    /// Cuts the first datagram off. `None`: there is only one.
+    #[inline]
+    fn split_off_first(&mut self) -> Option<Self> {
+        let len = self.segment_size;
+        if self.captured <= len {
+            return None;
+        }
+        let first = Self { captured: len, original: len, segment_size: SINGLE, ..*self };
         self.start += len;
         self.captured -= len;
         self.original -= len;
-        first
+        Some(first)
     }
 }
 
-/// A buffer that a completion says has been filled.
+/// A buffer that a completion says has been filled. It has no destructor: see [`Arrived`], which it
+/// is to become.
 #[derive(Debug)]
+#[must_use]
 pub struct Filled {
-    buffer: Buffer,
+    buffer: Parked,
     len: usize,
 }
 
 impl Filled {
     #[inline]
-    pub(crate) fn new(buffer: Buffer, len: usize) -> Self {
+    pub(crate) fn new(buffer: Parked, len: usize) -> Self {
         Self { buffer, len }
     }
 
     /// The message in it. `None`: it is too short to be one, which the kernel never says.
     #[inline]
-    pub fn into_message(self, layout: Layout) -> Option<ReceivedMessage> {
-        ReceivedMessage::from_buffer(self.buffer, self.len, layout)
+    pub fn into_arrived(self, pool: &Pool, layout: Layout) -> Option<Arrived> {
+        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
+        // for.
+        let len = self.len.min(layout.payload_offset() + pool.payload_capacity());
+        let payload = Payload::find(pool.bytes(&self.buffer), len, layout)?;
+        Some(Arrived { buffer: self.buffer, payload })
+    }
+}
+
+/// A message in a buffer of the pool, as an inbox keeps it: small, so that it is written and read
+/// in a few words. It has no destructor: whoever drops it instead of making a [`ReceivedMessage`]
+/// of it keeps the buffer from the pool.
+#[derive(Debug)]
+#[must_use]
+pub struct Arrived {
+    buffer: Parked,
+    payload: Payload,
+}
+
+impl Arrived {
+    /// It is a train, of datagrams of `bytes` bytes each, except that the last may be shorter.
+    pub fn set_segment_size(&mut self, bytes: NonZeroU32) {
+        self.payload.segment_size = bytes.get();
+    }
+
+    /// How many datagrams there are; at least 1.
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.payload.count()
+    }
+
+    /// Whether something was cut off: see [`ReceivedMessage::is_truncated`].
+    #[inline]
+    pub fn is_truncated(&self, pool: &Pool) -> bool {
+        Header::is_truncated_in(pool.bytes(&self.buffer), &self.payload)
+    }
+
+    /// The control messages.
+    #[inline]
+    pub fn control<'a>(&self, pool: &'a Pool, layout: Layout) -> &'a [u8] {
+        Header::control_in(pool.bytes(&self.buffer), layout)
+    }
+
+    /// The message, with its buffer.
+    #[inline]
+    pub fn into_message(self, pool: &Pool, layout: Layout) -> ReceivedMessage {
+        let memory = Memory::Pooled(pool.unpark(self.buffer));
+        ReceivedMessage { memory, payload: self.payload, layout }
+    }
+
+    /// Cuts the first datagram of a train off, which shares the buffer. `None`: there is only one.
+    #[inline]
+    pub fn split_off_first(&mut self, pool: &Pool, layout: Layout) -> Option<ReceivedMessage> {
+        let payload = self.payload.split_off_first()?;
+        let memory = Memory::Pooled(pool.share(&self.buffer));
+        Some(ReceivedMessage { memory, payload, layout })
     }
 }
 
@@ -166,11 +248,8 @@ pub struct ReceivedMessage {
 enum Memory {
     /// A buffer of the pool, which returns to the kernel when nobody holds it any more.
     Pooled(Buffer),
-    /// Copied out of the pool; cut off after the payload.
-    Spilled(Spill),
-    /// Read directly, past the pool; cut off after the payload. A box in it, so that a message is
-    /// no larger for it.
-    Direct(Rc<Box<[u8]>>),
+    /// Copied out of the pool, or never in it; cut off after the payload.
+    Outside(Outside),
 }
 
 impl Memory {
@@ -178,31 +257,19 @@ impl Memory {
     fn bytes(&self) -> &[u8] {
         match self {
             Self::Pooled(buffer) => buffer,
-            Self::Spilled(bytes) => bytes,
-            Self::Direct(bytes) => bytes,
+            Self::Outside(bytes) => bytes,
         }
     }
 
     fn share(&self) -> Self {
         match self {
             Self::Pooled(buffer) => Self::Pooled(buffer.share()),
-            Self::Spilled(bytes) => Self::Spilled(bytes.share()),
-            Self::Direct(bytes) => Self::Direct(Rc::clone(bytes)),
+            Self::Outside(bytes) => Self::Outside(bytes.share()),
         }
     }
 }
 
 impl ReceivedMessage {
-    /// The message that a completion of `len` bytes says lies in `buffer`.
-    #[inline]
-    pub(crate) fn from_buffer(buffer: Buffer, len: usize, layout: Layout) -> Option<Self> {
-        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
-        // for.
-        let len = len.min(layout.payload_offset() + buffer.payload_capacity());
-        let payload = Payload::find(&buffer, len, layout)?;
-        Some(Self { memory: Memory::Pooled(buffer), payload, layout })
-    }
-
     /// Takes one message from `socket` without waiting, through `scratch` into memory of its own
     /// length. For the drain, which must not depend on the pool.
     ///
@@ -233,22 +300,33 @@ impl ReceivedMessage {
     ) -> io::Result<Self> {
         scratch.resize(layout.payload_offset() + payload, 0);
         let len = read(scratch)?;
-        let bytes: Rc<Box<[u8]>> = Rc::new(scratch[..len].into());
+        let bytes = Outside::direct(&scratch[..len]);
         let payload = Payload::find(&bytes, len, layout)
             .expect("the scratch memory holds all that the layout reserves");
-        Ok(Self { memory: Memory::Direct(bytes), payload, layout })
+        Ok(Self { memory: Memory::Outside(bytes), payload, layout })
     }
 
-    /// Cuts the first `len` bytes of payload off, as a message of its own that shares the memory,
-    /// the sender and the control messages: a datagram of a train.
-    ///
-    /// # Panics
-    ///
-    /// If the payload is shorter.
-    pub fn split_off_first(&mut self, len: usize) -> Self {
-        let len = u32::try_from(len).expect("no longer than the payload");
-        let payload = self.payload.split_off_first(len);
-        Self { memory: self.memory.share(), payload, layout: self.layout }
+    /// It is a train, of datagrams of `bytes` bytes each, except that the last may be shorter.
+    pub fn set_segment_size(&mut self, bytes: NonZeroU32) {
+        self.payload.segment_size = bytes.get();
+    }
+
+    /// Bytes of each datagram but the last.
+    pub fn stride(&self) -> usize {
+        self.payload.segment_size.min(self.payload.captured) as usize
+    }
+
+    /// How many datagrams there are; at least 1.
+    #[inline]
+    pub fn count(&self) -> usize {
+        self.payload.count()
+    }
+
+    /// Cuts the first datagram of a train off, as a message of its own that shares the memory, the
+    /// sender and the control messages. `None`: there is only one.
+    pub fn split_off_first(&mut self) -> Option<Self> {
+        let payload = self.payload.split_off_first()?;
+        Some(Self { memory: self.memory.share(), payload, layout: self.layout })
     }
 
     /// Moves the message out of the pool into memory of its own length, so that the buffer can
@@ -256,14 +334,14 @@ impl ReceivedMessage {
     pub fn leave_pool(&mut self) {
         if let Memory::Pooled(buffer) = &self.memory {
             let end = self.payload.start + self.payload.captured;
-            self.memory = Memory::Spilled(buffer.spill(end as usize));
+            self.memory = Memory::Outside(buffer.spill(end as usize));
         }
     }
 
     /// The program takes it: from now on it counts against the pool, also if it left it.
     #[inline]
-    pub fn claim(&mut self) {
-        if let Memory::Spilled(bytes) = &self.memory {
+    pub fn claim(&self) {
+        if let Memory::Outside(bytes) = &self.memory {
             bytes.claim();
         }
     }
@@ -285,9 +363,7 @@ impl ReceivedMessage {
     /// The control messages, clamped as the address is.
     #[inline]
     pub fn control(&self) -> &[u8] {
-        let bytes = self.memory.bytes();
-        let len = Header::read(bytes).map_or(0, |header| header.control as usize);
-        &bytes[self.layout.control_offset()..][..len.min(self.layout.control())]
+        Header::control_in(self.memory.bytes(), self.layout)
     }
 
     /// The payload, as much of it as fitted.
@@ -315,7 +391,7 @@ impl ReceivedMessage {
     /// Whether the sender sent more than is in the buffer, or control messages were cut off.
     #[inline]
     pub fn is_truncated(&self) -> bool {
-        self.payload.original > self.payload.captured || self.payload.is_cut_off
+        Header::is_truncated_in(self.memory.bytes(), &self.payload)
     }
 }
 
@@ -365,7 +441,7 @@ pub(crate) fn receive_into(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::{FilledBy, Pool};
+    use crate::buffer::FilledBy;
 
     const LAYOUT: Layout = Layout::new(8, 4);
 
@@ -385,11 +461,16 @@ mod tests {
         (payload.captured, payload.original)
     }
 
+    fn received(pool: &Pool, buffer: Buffer, len: usize) -> ReceivedMessage {
+        let arrived = Filled::new(buffer.park(), len).into_arrived(pool, LAYOUT).unwrap();
+        arrived.into_message(pool, LAYOUT)
+    }
+
     fn message(bytes: &[u8]) -> ReceivedMessage {
         let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
         let mut buffer = pool.take_free().unwrap();
         buffer[..bytes.len()].copy_from_slice(bytes);
-        ReceivedMessage::from_buffer(buffer, bytes.len(), LAYOUT).unwrap()
+        received(&pool, buffer, bytes.len())
     }
 
     /// Fails when the address is not clamped to the reservation.
@@ -441,8 +522,11 @@ mod tests {
         let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
         let mut buffer = pool.take_free().unwrap();
         buffer[..bytes.len()].copy_from_slice(&bytes);
-        let mut train = ReceivedMessage::from_buffer(buffer, bytes.len(), LAYOUT).unwrap();
-        let parts: Vec<_> = (0..3).map(|_| train.split_off_first(2)).collect();
+        let mut train = received(&pool, buffer, bytes.len());
+        train.set_segment_size(NonZeroU32::new(2).unwrap());
+        assert_eq!((train.count(), train.stride()), (4, 2));
+        let parts: Vec<_> = (0..3).map(|_| train.split_off_first().unwrap()).collect();
+        assert!(train.split_off_first().is_none());
         assert_eq!((train.payload(), train.original_len()), (&b"d"[..], 1));
         for (part, expected) in parts.iter().zip([b"aa", b"bb", b"cc"]) {
             assert_eq!((part.payload(), part.name()), (&expected[..], train.name()));
@@ -462,10 +546,11 @@ mod tests {
         let bytes = bytes(8, 4, 4, b"aabb");
         let mut buffer = pool.take_free().unwrap();
         buffer[..bytes.len()].copy_from_slice(&bytes);
-        let mut train = ReceivedMessage::from_buffer(buffer, bytes.len(), LAYOUT).unwrap();
+        let mut train = received(&pool, buffer, bytes.len());
         train.leave_pool();
         assert_eq!(pool.free(), 1);
-        let mut first = train.split_off_first(2);
+        train.set_segment_size(NonZeroU32::new(2).unwrap());
+        let first = train.split_off_first().unwrap();
         first.claim();
         train.claim();
         assert_eq!(pool.free(), 0);

@@ -10,7 +10,7 @@ use slab::Slab;
 use super::message::Filled;
 use super::sink::{Armed, Sink, Verdict, Wakes};
 use super::table::{Finality, Id};
-use crate::buffer::Buffer;
+use crate::buffer::Parked;
 
 /// Names one multishot receive for as long as its socket exists, through all its re-armings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +116,7 @@ impl Multishot {
     pub(super) fn deliver(
         &mut self,
         result: i32,
-        buffer: Option<Buffer>,
+        buffer: Option<Parked>,
         finality: Finality,
         wakes: &mut Wakes,
     ) -> Verdict {
