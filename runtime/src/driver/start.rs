@@ -324,7 +324,7 @@ impl StartError {
     pub(crate) fn explain(error: io::Error) -> io::Error {
         match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => Self::from_kernel(&error).into(),
-            _ => error,
+            _ => io::Error::new(error.kind(), format!("cannot start the runtime: {error}")),
         }
     }
 
