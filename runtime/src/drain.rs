@@ -166,7 +166,7 @@ struct Delivery {
     handle: Handle,
     started: Instant,
     sockets: usize,
-    unsealed: usize,
+    emptied: Emptied,
     deadline: Sleep,
     /// `quiescences` of the ledger when the delivery began: once it has grown, all is delivered.
     quiescences: u64,
@@ -191,12 +191,12 @@ impl Delivery {
     fn start(handle: Handle, policy: Drain) -> Self {
         let started = clock::now();
         let sockets = handle.ledger().open();
-        let unsealed = empty_sockets(&handle, &sockets, policy.quiesce);
+        let emptied = empty_sockets(&handle, &sockets, policy.quiesce);
         handle.ledger().drain_started();
         Self {
             started,
             sockets: sockets.len(),
-            unsealed,
+            emptied,
             deadline: sleep(policy.deadline),
             quiescences: handle.ledger().quiescences(),
             handle,
@@ -207,13 +207,16 @@ impl Delivery {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainOutcome> {
         if self.handle.ledger().quiescences() > self.quiescences {
             return Poll::Ready(match self.handle.ledger().undelivered() {
+                _ if self.emptied.unread > 0 => DrainOutcome::DeadlinePassed,
                 0 => DrainOutcome::Complete,
                 _ => DrainOutcome::Unclaimed,
             });
         }
         if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
             return Poll::Ready(match self.handle.ledger().undelivered() {
-                0 if self.handle.unfinished() == 0 => DrainOutcome::Complete,
+                0 if self.handle.unfinished() == 0 && self.emptied.unread == 0 => {
+                    DrainOutcome::Complete
+                }
                 _ => DrainOutcome::DeadlinePassed,
             });
         }
@@ -228,7 +231,8 @@ impl Delivery {
             sockets: self.sockets,
             stats: ledger.stats(),
             undelivered: ledger.undelivered() as u64,
-            unsealed: self.unsealed,
+            unsealed: self.emptied.unsealed,
+            unread: self.emptied.unread,
             unfinished: self.handle.unfinished(),
             tasks_dropped: 0,
             operations_leaked: 0,
@@ -245,7 +249,17 @@ impl Drop for Delivery {
     }
 }
 
-/// Steps 1 to 4 for some sockets. Returns how many could not be sealed.
+/// What steps 1 to 4 could not do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Emptied {
+    /// Sockets that the kernel refused to seal.
+    pub(crate) unsealed: usize,
+    /// Sockets whose receive the kernel did not give back in time. They were not read: what is
+    /// received late would come after what was read.
+    pub(crate) unread: usize,
+}
+
+/// Steps 1 to 4 for some sockets.
 ///
 /// To wait for senders, the receives are ended first, so that the sockets can be read meanwhile
 /// without depending on the pool; what the seal then finds queued is what arrived last.
@@ -253,7 +267,7 @@ pub(crate) fn empty_sockets(
     handle: &Handle,
     sockets: &[Rc<dyn Drainable>],
     quiesce: bool,
-) -> usize {
+) -> Emptied {
     let mut wakes = Wakes::default();
     let unsealed;
     if quiesce {
@@ -267,7 +281,8 @@ pub(crate) fn empty_sockets(
     }
     read(sockets, &mut wakes);
     wakes.run();
-    unsealed
+    let unread = sockets.iter().filter(|socket| !socket.is_reaped()).count();
+    Emptied { unsealed, unread }
 }
 
 /// Step 1. Returns how many sockets the kernel refused to seal.

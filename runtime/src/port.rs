@@ -122,15 +122,24 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// If the kernel refuses to seal it. It is emptied as far as a bound allows all the same.
+    /// If the kernel refuses to seal it: it is emptied as far as a bound allows all the same. If the
+    /// kernel does not give its receive back: it is not read, and may be emptied again.
     pub fn empty_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
-        match empty_sockets(&self.handle, &[socket], false) {
-            0 => Ok(()),
-            _ => Err(io::Error::new(
+        let emptied = empty_sockets(&self.handle, &[socket], false);
+        if emptied.unread > 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the kernel does not give the receive of the socket back, for want of memory: \
+                 it is sealed, but was not read; drain it again",
+            ));
+        }
+        if emptied.unsealed > 0 {
+            return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "the kernel refuses to seal the socket (its filter is locked): \
                  it was read, but datagrams may still arrive",
-            )),
+            ));
         }
+        Ok(())
     }
 }

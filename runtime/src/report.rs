@@ -71,7 +71,7 @@ impl Sum for SocketStats {
 pub enum DrainOutcome {
     /// Everything was delivered.
     Complete,
-    /// The deadline passed first.
+    /// The deadline passed first, or sockets could not be read ([`DrainReport::unread`]).
     DeadlinePassed,
     /// Everything was delivered for which there was a receiver; what is undelivered came to sockets
     /// that nobody has ever received from.
@@ -95,6 +95,10 @@ pub struct DrainReport {
     pub undelivered: u64,
     /// Sockets that the kernel refused to seal; they were read up to a bound.
     pub unsealed: usize,
+    /// Sockets whose receive the kernel did not give back within 5 seconds, because it had no
+    /// memory for any request, and which were not read therefore: what is left in their queues is
+    /// lost.
+    pub unread: usize,
     /// Calls of `spawn_blocking` and operations that had not ended at the deadline.
     pub unfinished: usize,
     /// Tasks that were dropped at the end. 0 where the runtime goes on.
@@ -138,6 +142,7 @@ impl fmt::Display for DrainReport {
             (stats.handed_over, "handed over"),
             (stats.abandoned, "sockets dropped with datagrams queued"),
             (self.unsealed as u64, "sockets not sealed"),
+            (self.unread as u64, "SOCKETS NOT READ"),
             (self.unfinished as u64, "operations unfinished"),
             (self.tasks_dropped as u64, "tasks dropped"),
             (self.operations_leaked as u64, "operations leaked"),

@@ -362,7 +362,8 @@ pub fn run<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) ->
     let runtime = Runtime::new()?;
     let output = runtime.block_on(future)?;
     let report = runtime.shutdown(Drain::default());
-    if report.outcome == DrainOutcome::DeadlinePassed && report.undelivered > 0 {
+    let is_incomplete = report.undelivered > 0 || report.unread > 0;
+    if report.outcome == DrainOutcome::DeadlinePassed && is_incomplete {
         return Err(io::Error::new(io::ErrorKind::TimedOut, report.to_string()).into());
     }
     Ok(output)
