@@ -23,6 +23,7 @@ mod port;
 mod report;
 mod runtime;
 pub mod signal;
+mod sync;
 pub mod task;
 pub mod time;
 

@@ -22,8 +22,7 @@ use std::io;
 use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_task::Runnable;
@@ -38,7 +37,7 @@ use crate::handle::{Handle, Phase};
 use crate::limits::{DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
 use crate::report::{DrainOutcome, DrainReport};
-use crate::task::{Inbox, JoinHandle, Permission, refill_budget, take_sent};
+use crate::task::{Inbox, JoinHandle, Permission, Root, refill_budget, take_sent};
 use crate::time::{Timers, clock};
 
 /// An async runtime on one thread.
@@ -149,16 +148,13 @@ impl Runtime {
     /// The loop.
     fn run_until<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
-        let root = Arc::new(Root {
-            woken: AtomicBool::new(true),
-            inbox: Arc::clone(self.handle.tasks().inbox()),
-        });
+        let root = Arc::new(Root::new(Arc::clone(self.handle.tasks().inbox())));
         let waker = Waker::from(Arc::clone(&root));
         loop {
             self.collect_completions();
             self.expire_timers();
             self.handle.tasks().take_inbox();
-            if root.woken.swap(false, Ordering::SeqCst) {
+            if root.take_wake() {
                 refill_budget(self.handle.limits().operations_per_poll);
                 let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
                 if let Poll::Ready(output) = polled {
@@ -210,27 +206,25 @@ impl Runtime {
     }
 
     /// Enters the kernel once: to submit, to receive, and to sleep if nothing is ready.
-    fn submit_and_wait(&self, root: &Root) {
+    fn submit_and_wait(&self, root: &Root<Runnable>) {
         self.turns.set(self.turns.get() + 1);
-        let inbox = self.handle.tasks().inbox();
         let wait = self.wait(root);
         if wait == Wait::No {
             self.handle.driver().resume_starved(Pace::Busy);
             self.handle.driver().submit_and_wait(Wait::No);
             return;
         }
-        let allowed =
-            inbox.fall_asleep() == Permission::Sleep && !root.woken.load(Ordering::SeqCst);
+        let allowed = root.fall_asleep() == Permission::Sleep;
         let mut driver = self.handle.driver();
         let allowed = allowed && driver.resume_starved(Pace::AboutToSleep) != Resumed::NotAll;
         driver.submit_and_wait(if allowed { wait } else { Wait::No });
         drop(driver);
-        inbox.awake();
+        self.handle.tasks().inbox().awake();
     }
 
     /// How long the thread may sleep now.
-    fn wait(&self, root: &Root) -> Wait {
-        let busy = || self.handle.tasks().is_ready() || root.woken.load(Ordering::SeqCst);
+    fn wait(&self, root: &Root<Runnable>) -> Wait {
+        let busy = || self.handle.tasks().is_ready() || root.is_woken();
         if busy() || self.handle.driver().has_completions() {
             return Wait::No;
         }
@@ -322,24 +316,6 @@ impl Drop for Runtime {
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime").field("handle", &self.handle).finish_non_exhaustive()
-    }
-}
-
-/// The waker of the future that `block_on` runs.
-struct Root {
-    /// True exactly when the future has to be polled.
-    woken: AtomicBool,
-    inbox: Arc<Inbox<Runnable>>,
-}
-
-impl Wake for Root {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        self.inbox.wake();
     }
 }
 

@@ -7,21 +7,19 @@
 //! * push, then look whether the inbox is closed | close it, then empty it
 //!
 //! One write to the eventfd per sleep, not per wake: the first waker takes the "asleep" away.
+//! `models/` tries all interleavings of this file.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_queue::SegQueue;
+use crate::sync::{AtomicBool, Eventfd, Ordering, Queue, signal};
 
 pub(crate) struct Inbox<T> {
-    queue: SegQueue<T>,
+    queue: Queue<T>,
     /// True exactly while the owner sleeps, or is about to, and nobody has woken it yet.
     asleep: AtomicBool,
     /// True once nothing will be taken out any more.
     closed: AtomicBool,
-    eventfd: Arc<File>,
+    eventfd: Arc<Eventfd>,
 }
 
 /// Whether the owner may go to sleep.
@@ -33,9 +31,9 @@ pub(crate) enum Permission {
 }
 
 impl<T> Inbox<T> {
-    pub(crate) fn new(eventfd: Arc<File>) -> Self {
+    pub(crate) fn new(eventfd: Arc<Eventfd>) -> Self {
         Self {
-            queue: SegQueue::new(),
+            queue: Queue::new(),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             eventfd,
@@ -55,12 +53,11 @@ impl<T> Inbox<T> {
     /// Wakes the owner if it sleeps.
     pub(crate) fn wake(&self) {
         if self.asleep.swap(false, Ordering::SeqCst) {
-            // Fails only when the counter is full, and then the owner has been woken.
-            let _ = (&*self.eventfd).write(&1u64.to_ne_bytes());
+            signal(&self.eventfd);
         }
     }
 
-    pub(crate) fn eventfd(&self) -> &File {
+    pub(crate) fn eventfd(&self) -> &Eventfd {
         &self.eventfd
     }
 
@@ -86,53 +83,5 @@ impl<T> Inbox<T> {
 
     fn empty(&self) {
         while self.queue.pop().is_some() {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn inbox() -> (Arc<Inbox<u32>>, Arc<File>) {
-        let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
-        (Arc::new(Inbox::new(Arc::clone(&eventfd))), eventfd)
-    }
-
-    fn writes(eventfd: &File) -> u64 {
-        let mut bytes = [0; 8];
-        match std::io::Read::read(&mut &*eventfd, &mut bytes) {
-            Ok(_) => u64::from_ne_bytes(bytes),
-            Err(_) => 0,
-        }
-    }
-
-    #[test]
-    fn many_wakes_in_one_sleep_write_once() {
-        let (inbox, eventfd) = inbox();
-        assert_eq!(inbox.fall_asleep(), Permission::Sleep);
-        for item in 0..100 {
-            inbox.push(item);
-        }
-        assert_eq!(writes(&eventfd), 1);
-    }
-
-    #[test]
-    fn wakes_while_awake_write_nothing() {
-        let (inbox, eventfd) = inbox();
-        inbox.push(1);
-        assert_eq!(writes(&eventfd), 0);
-        assert_eq!(inbox.fall_asleep(), Permission::StayAwake);
-    }
-
-    #[test]
-    fn what_is_pushed_after_the_end_is_dropped() {
-        let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
-        let inbox = Inbox::new(eventfd);
-        let item = Arc::new(());
-        inbox.push(Arc::clone(&item));
-        inbox.close();
-        assert_eq!(Arc::strong_count(&item), 1);
-        inbox.push(Arc::clone(&item));
-        assert_eq!(Arc::strong_count(&item), 1);
     }
 }

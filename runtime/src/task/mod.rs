@@ -10,7 +10,10 @@
 
 mod budget;
 mod inbox;
+#[cfg(test)]
+mod inbox_tests;
 mod join;
+mod root;
 mod tasks;
 mod yield_now;
 
@@ -18,5 +21,6 @@ pub(crate) use self::budget::{lift_budget, refill_budget, take_sent};
 pub use self::budget::{note_sent, poll_receive_budget, poll_send_budget};
 pub(crate) use self::inbox::{Inbox, Permission};
 pub use self::join::{JoinError, JoinHandle};
+pub(crate) use self::root::Root;
 pub(crate) use self::tasks::{Entered, Tasks};
 pub use self::yield_now::{YieldNow, yield_now};

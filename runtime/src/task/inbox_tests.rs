@@ -1,0 +1,50 @@
+//! Tests of [`Inbox`] with a real eventfd. Not in its file, which `models/` compiles as well, without
+//! a kernel.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::{Inbox, Permission};
+
+fn inbox() -> (Arc<Inbox<u32>>, Arc<File>) {
+    let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
+    (Arc::new(Inbox::new(Arc::clone(&eventfd))), eventfd)
+}
+
+fn writes(eventfd: &File) -> u64 {
+    let mut bytes = [0; 8];
+    match std::io::Read::read(&mut &*eventfd, &mut bytes) {
+        Ok(_) => u64::from_ne_bytes(bytes),
+        Err(_) => 0,
+    }
+}
+
+#[test]
+fn many_wakes_in_one_sleep_write_once() {
+    let (inbox, eventfd) = inbox();
+    assert_eq!(inbox.fall_asleep(), Permission::Sleep);
+    for item in 0..100 {
+        inbox.push(item);
+    }
+    assert_eq!(writes(&eventfd), 1);
+}
+
+#[test]
+fn wakes_while_awake_write_nothing() {
+    let (inbox, eventfd) = inbox();
+    inbox.push(1);
+    assert_eq!(writes(&eventfd), 0);
+    assert_eq!(inbox.fall_asleep(), Permission::StayAwake);
+}
+
+#[test]
+fn what_is_pushed_after_the_end_is_dropped() {
+    let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
+    let inbox = Inbox::new(eventfd);
+    let item = Arc::new(());
+    inbox.push(Arc::clone(&item));
+    inbox.close();
+    assert_eq!(Arc::strong_count(&item), 1);
+    inbox.push(Arc::clone(&item));
+    assert_eq!(Arc::strong_count(&item), 1);
+}

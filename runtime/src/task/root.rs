@@ -1,0 +1,50 @@
+//! [`Root`]: the waker of the future that `block_on` runs, which is in no queue.
+
+use std::sync::Arc;
+use std::task::Wake;
+
+use super::inbox::{Inbox, Permission};
+use crate::sync::{AtomicBool, Ordering};
+
+/// The third handshake of the [inbox](super::inbox): say "woken", then look whether the owner
+/// sleeps | say "asleep", then look whether the root was woken.
+pub(crate) struct Root<T> {
+    /// True exactly when the future has to be polled.
+    woken: AtomicBool,
+    inbox: Arc<Inbox<T>>,
+}
+
+impl<T> Root<T> {
+    /// Woken from the start: the future has to be polled once.
+    pub(crate) fn new(inbox: Arc<Inbox<T>>) -> Self {
+        Self { woken: AtomicBool::new(true), inbox }
+    }
+
+    pub(crate) fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::SeqCst)
+    }
+
+    /// Whether the future has to be polled, which the caller does next.
+    pub(crate) fn take_wake(&self) -> bool {
+        self.woken.swap(false, Ordering::SeqCst)
+    }
+
+    /// The owner is about to sleep. To be followed by `awake` of the inbox, whatever the answer.
+    pub(crate) fn fall_asleep(&self) -> Permission {
+        match self.inbox.fall_asleep() {
+            Permission::Sleep if !self.is_woken() => Permission::Sleep,
+            _ => Permission::StayAwake,
+        }
+    }
+}
+
+impl<T: Send> Wake for Root<T> {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::SeqCst);
+        self.inbox.wake();
+    }
+}
