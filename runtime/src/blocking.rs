@@ -1,12 +1,9 @@
 //! [`spawn_blocking`]: for calls that block. The threads are those of the `blocking` crate.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use async_task::Runnable;
 
 use crate::handle::Handle;
-use crate::task::{Inbox, JoinHandle};
+use crate::task::JoinHandle;
 
 /// Runs `call` on a thread of its own pool, where it may block.
 ///
@@ -32,11 +29,11 @@ where
     T: Send + 'static,
 {
     let handle = Handle::current();
-    let under_way = Arc::new(handle.blocking().start());
-    let until_taken = Arc::clone(&under_way);
+    let until_ended = Arc::new(handle.blocking().hold());
+    let until_taken = Arc::clone(&until_ended);
     // Started here, not at the first poll: the caller may block the loop before that.
     let call = blocking::unblock(move || {
-        let _under_way = under_way;
+        let _until_ended = until_ended;
         call()
     });
     let taken = async move {
@@ -46,43 +43,4 @@ where
         result
     };
     handle.spawn(taken).unstoppable()
-}
-
-/// The blocking calls of a runtime.
-pub(crate) struct Blocking {
-    calls: Arc<Calls>,
-}
-
-struct Calls {
-    under_way: AtomicUsize,
-    /// For telling a drain that waits for the last call.
-    inbox: Arc<Inbox<Runnable>>,
-}
-
-impl Blocking {
-    pub(crate) fn new(inbox: Arc<Inbox<Runnable>>) -> Self {
-        Self { calls: Arc::new(Calls { under_way: AtomicUsize::new(0), inbox }) }
-    }
-
-    /// How many calls hold up the exit.
-    pub(crate) fn under_way(&self) -> usize {
-        self.calls.under_way.load(Ordering::SeqCst)
-    }
-
-    fn start(&self) -> UnderWay {
-        self.calls.under_way.fetch_add(1, Ordering::SeqCst);
-        UnderWay { calls: Arc::clone(&self.calls) }
-    }
-}
-
-/// Holds up the exit while it exists, on whichever thread.
-struct UnderWay {
-    calls: Arc<Calls>,
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.calls.under_way.fetch_sub(1, Ordering::SeqCst);
-        self.calls.inbox.wake();
-    }
 }

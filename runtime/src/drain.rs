@@ -99,7 +99,7 @@ impl Handle {
 
     /// Operations and blocking calls under way that hold up the exit.
     fn unfinished(&self) -> usize {
-        self.driver().active() + self.blocking().under_way()
+        self.driver().active() + self.blocking().count()
     }
 }
 

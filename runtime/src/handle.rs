@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::blocking::Blocking;
 use crate::buffer::Pool;
 use crate::driver::{Driver, Wait, Wakes};
 use crate::ledger::Ledger;
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::task::{self, Inbox, JoinHandle, Tasks};
 use crate::time::{Timers, clock};
+use crate::under_way::UnderWay;
 
 thread_local! {
     static CURRENT: RefCell<Option<Handle>> = const { RefCell::new(None) };
@@ -35,7 +35,7 @@ struct Shared {
     timers: RefCell<Timers>,
     driver: RefCell<Driver>,
     ledger: Ledger,
-    blocking: Blocking,
+    blocking: UnderWay,
     pool: Pool,
     limits: Limits,
     phase: Cell<Phase>,
@@ -59,12 +59,12 @@ impl Handle {
         driver: Driver,
     ) -> Self {
         let shared = Shared {
-            tasks: Rc::new(Tasks::new(Arc::clone(&inbox), limits.operations_per_poll)),
+            tasks: Rc::new(Tasks::new(inbox, limits.operations_per_poll)),
             timers: RefCell::new(timers),
             pool: driver.pool().clone(),
             driver: RefCell::new(driver),
             ledger: Ledger::default(),
-            blocking: Blocking::new(inbox),
+            blocking: UnderWay::default(),
             limits,
             phase: Cell::new(Phase::Running),
         };
@@ -136,7 +136,7 @@ impl Handle {
         &self.shared.ledger
     }
 
-    pub(crate) fn blocking(&self) -> &Blocking {
+    pub(crate) fn blocking(&self) -> &UnderWay {
         &self.shared.blocking
     }
 

@@ -26,6 +26,7 @@ pub mod signal;
 mod sync;
 pub mod task;
 pub mod time;
+mod under_way;
 
 pub use blocking::spawn_blocking;
 pub use builder::Builder;
