@@ -6,6 +6,7 @@ mod support;
 #[path = "../support/seccomp.rs"]
 mod seccomp;
 
+mod abandoned;
 mod failed_submit;
 mod late_completion;
 mod sealed_sender;

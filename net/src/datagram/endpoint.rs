@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use ebbtide_runtime::driver::{
     Armed, Arrived, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
 };
+use ebbtide_runtime::limits::MAX_DRAIN_ERRORS;
 use ebbtide_runtime::task::poll_receive_budget;
 use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
 
@@ -424,8 +425,13 @@ impl Endpoint {
     /// Notes whether the kernel throws datagrams away with the socket. How many cannot be said
     /// without taking them, which other descriptors of the socket may still want to do.
     fn note_abandonment(&self) {
-        if self.socket.peek().is_ok() {
-            self.stats.borrow_mut().abandoned += 1;
+        for _ in 0..MAX_DRAIN_ERRORS {
+            match self.socket.peek() {
+                Ok(_) => return self.stats.borrow_mut().abandoned += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // A pending error of the socket is told first; the datagrams come after it.
+                Err(_) => {}
+            }
         }
     }
 
