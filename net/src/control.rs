@@ -50,27 +50,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    pub(crate) const EVERYTHING: Self =
-        Self { ecn: true, dst_ip: true, timestamp: true, drop_count: true };
-
-    /// Bytes of control messages that the kernel then writes at most, the length of the datagrams
-    /// of a train included, which any internet socket may be asked for later.
-    pub(crate) const fn space(self) -> usize {
-        let mut bytes = space(size_of::<i32>());
-        if self.ecn {
-            bytes += space(size_of::<i32>());
-        }
-        if self.dst_ip {
-            bytes += space(size_of::<libc::in6_pktinfo>());
-        }
-        if self.timestamp {
-            bytes += space(size_of::<libc::timespec>());
-        }
-        if self.drop_count {
-            bytes += space(size_of::<u32>());
-        }
-        bytes
-    }
+    /// Bytes of all control messages that can be asked for, and of the length of a train's
+    /// datagrams. There is always room for all: others may ask for some through the descriptor, and
+    /// what finds no room must not be the length.
+    pub(crate) const SPACE_FOR_ALL: usize = space(size_of::<libc::c_int>())
+        + 2 * space(size_of::<libc::c_int>())
+        + space(size_of::<libc::in6_pktinfo>())
+        + space(size_of::<libc::timespec>())
+        + space(size_of::<u32>());
 }
 
 /// What came with a datagram.
@@ -347,6 +334,6 @@ mod tests {
     #[test]
     fn all_that_is_wanted_fits_in_front_of_a_payload() {
         // The room that a buffer keeps is 256 bytes, the kernel's own header 16.
-        assert!(16 + crate::address::INTERNET_NAME_LEN + Wanted::EVERYTHING.space() <= 256);
+        assert!(16 + crate::address::INTERNET_NAME_LEN + Wanted::SPACE_FOR_ALL <= 256);
     }
 }

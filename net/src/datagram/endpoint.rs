@@ -81,7 +81,7 @@ impl Receive {
     #[inline]
     fn received(&mut self, message: Arrived, wakes: &mut Wakes) -> Load {
         let Load { queued, free } = self.load();
-        self.truncated += u64::from(message.is_truncated(self.messages.pool()));
+        self.truncated += u64::from(message.is_truncated());
         let queued = match self.machine.place(Load { queued: queued + 1, free }) {
             Place::Pool => Queued::Pooled(message),
             Place::Outside => self.messages.move_outside(message),
@@ -483,8 +483,10 @@ impl Endpoint {
         let read = self.socket.receive_now(self.layout, &mut receive.scratch, size);
         match read {
             Ok(mut message) => {
-                if let Some(bytes) = self.segment_size(message.control()) {
-                    message.set_segment_size(bytes);
+                match self.segment_size(message.control()) {
+                    Some(bytes) => message.set_segment_size(bytes),
+                    None if self.gro.get() && message.lacks_control() => message.doubt(),
+                    None => {}
                 }
                 receive.received_outside(message, wakes);
                 Read::Datagram
@@ -516,8 +518,12 @@ impl Sink for Endpoint {
             unreachable!("a completion is no shorter than what its layout reserves");
         };
         let control = message.control(receive.messages.pool(), self.layout);
-        if let Some(bytes) = self.segment_size(control) {
-            message.set_segment_size(bytes);
+        match self.segment_size(control) {
+            Some(bytes) => message.set_segment_size(bytes),
+            None if self.gro.get() && message.lacks_control(receive.messages.pool()) => {
+                message.doubt();
+            }
+            None => {}
         }
         let load = receive.received(message, wakes);
         match receive.machine.complete(Outcome::Datagram, armed, load) {

@@ -547,13 +547,7 @@ impl UdpOptions {
             Domain::IPV4 => IPV4_NAME_LEN,
             _ => INTERNET_NAME_LEN,
         };
-        let control = match gro {
-            // Others may have asked for more to come with each datagram: what does not fit is cut
-            // off, and must not be the length of a train's datagrams.
-            GroWish::AsItIs => Wanted::EVERYTHING.space(),
-            _ => self.wanted.space(),
-        };
-        let layout = Layout::new(name as u16, control as u16);
+        let layout = Layout::aligned(name as u16, Wanted::SPACE_FOR_ALL as u16);
         open_on(crate::socket::Socket::new(socket)?, layout, |endpoint| {
             request(endpoint.socket()?, self.wanted)?;
             endpoint.wish_gro(gro)

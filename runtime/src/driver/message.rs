@@ -19,6 +19,9 @@ use crate::buffer::{Buffer, Outside, Parked, Pool};
 /// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
 const HEADER_LEN: usize = 16;
 
+/// Bytes of a cache line. Buffers start at one.
+const CACHE_LINE: usize = 64;
+
 /// How much room a socket reserves in front of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -30,6 +33,13 @@ impl Layout {
     /// Room for an address of `name` bytes and control messages of `control` bytes.
     pub const fn new(name: u16, control: u16) -> Self {
         Self { name, control }
+    }
+
+    /// The same, and as much more for control messages as lets the payload start at a cache line.
+    pub const fn aligned(name: u16, control: u16) -> Self {
+        let start = Self::new(name, control).payload_offset();
+        let padding = start.next_multiple_of(CACHE_LINE) - start;
+        Self::new(name, control + padding as u16)
     }
 
     const fn name(self) -> usize {
@@ -97,16 +107,18 @@ impl Header {
         &bytes[layout.control_offset()..][..len.min(layout.control())]
     }
 
-    /// Whether a part of the payload, or of the control messages, did not fit.
+    /// Whether control messages of the message in `bytes` found no room.
     #[inline]
-    fn is_truncated_in(bytes: &[u8], payload: &Payload) -> bool {
-        let flags = Self::read(bytes).map_or(0, |header| header.flags);
-        payload.original > payload.captured || flags & libc::MSG_CTRUNC as u32 != 0
+    fn lacks_control_in(bytes: &[u8]) -> bool {
+        Self::read(bytes).is_some_and(|header| header.flags & libc::MSG_CTRUNC as u32 != 0)
     }
 }
 
 /// Stands for the length of the datagrams of a train where a message is a single one.
 const SINGLE: u32 = u32::MAX;
+
+/// The same, where that is in doubt.
+const DOUBTFUL: u32 = u32::MAX - 1;
 
 /// Which bytes of a buffer are payload: of a datagram, or of what is left of a train, which is
 /// several that the kernel received as one. Without padding, so that it is copied in two words.
@@ -136,6 +148,11 @@ impl Payload {
             original: header.original,
             segment_size: SINGLE,
         })
+    }
+
+    #[inline]
+    fn is_truncated(&self) -> bool {
+        self.original > self.captured || self.segment_size == DOUBTFUL
     }
 
     /// How many datagrams there are: an empty one is one, too.
@@ -212,8 +229,19 @@ impl Arrived {
 
     /// Whether something was cut off: see [`ReceivedMessage::is_truncated`].
     #[inline]
-    pub fn is_truncated(&self, pool: &Pool) -> bool {
-        Header::is_truncated_in(pool.bytes(&self.buffer), &self.payload)
+    pub fn is_truncated(&self) -> bool {
+        self.payload.is_truncated()
+    }
+
+    /// Whether control messages found no room.
+    #[inline]
+    pub fn lacks_control(&self, pool: &Pool) -> bool {
+        Header::lacks_control_in(pool.bytes(&self.buffer))
+    }
+
+    /// What it lacks may have told that it is a train: from now on it counts as truncated.
+    pub fn doubt(&mut self) {
+        self.payload.segment_size = DOUBTFUL;
     }
 
     /// The control messages.
@@ -388,10 +416,22 @@ impl ReceivedMessage {
         self.payload.original as usize
     }
 
-    /// Whether the sender sent more than is in the buffer, or control messages were cut off.
+    /// Whether the sender sent more than is in the buffer. Control messages that found no room do
+    /// not count, because any peer of a Unix socket can send some; except where they may have told
+    /// that it is a train.
     #[inline]
     pub fn is_truncated(&self) -> bool {
-        Header::is_truncated_in(self.memory.bytes(), &self.payload)
+        self.payload.is_truncated()
+    }
+
+    /// Whether control messages found no room.
+    pub fn lacks_control(&self) -> bool {
+        Header::lacks_control_in(self.memory.bytes())
+    }
+
+    /// What it lacks may have told that it is a train: from now on it counts as truncated.
+    pub fn doubt(&mut self) {
+        self.payload.segment_size = DOUBTFUL;
     }
 }
 
