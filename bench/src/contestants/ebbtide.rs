@@ -1,13 +1,17 @@
 //! Ebbtide on both drivers, as its README teaches: a task per socket, and a loop around `recv`.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use ebbtide::net::{UdpSocket, UnixDatagram};
 use ebbtide::{Driver, JoinHandle, Runtime};
 use socket2::Socket;
 
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Ran, Sink, Task};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const EBBTIDE: Contestant = Contestant {
@@ -15,6 +19,12 @@ pub(super) const EBBTIDE: Contestant = Contestant {
     unix_sink: Some(|sink| run_unix_sink(Driver::IoUring, sink)),
     echo: Some(|echo| run_echo(Driver::IoUring, echo)),
     echo_coalesced: Some(|echo| run_echo(Driver::IoUring, echo)),
+    drain: Some(|drain| run_drain(Driver::IoUring, drain)),
+    exit: Some(|exit| run_exit(Driver::IoUring, exit)),
+    spawn: Some(|micro| run_spawn(Driver::IoUring, &micro)),
+    yields: Some(|micro| run_yields(Driver::IoUring, &micro)),
+    timers: Some(|micro| run_timers(Driver::IoUring, &micro)),
+    run_task: Some(|task| run_task(Driver::IoUring, task)),
     ..Contestant::new("ebbtide", "Ebbtide on io_uring")
 };
 
@@ -23,6 +33,12 @@ pub(super) const EBBTIDE_EPOLL: Contestant = Contestant {
     unix_sink: Some(|sink| run_unix_sink(Driver::Epoll, sink)),
     echo: Some(|echo| run_echo(Driver::Epoll, echo)),
     echo_coalesced: Some(|echo| run_echo(Driver::Epoll, echo)),
+    drain: Some(|drain| run_drain(Driver::Epoll, drain)),
+    exit: Some(|exit| run_exit(Driver::Epoll, exit)),
+    spawn: Some(|micro| run_spawn(Driver::Epoll, &micro)),
+    yields: Some(|micro| run_yields(Driver::Epoll, &micro)),
+    timers: Some(|micro| run_timers(Driver::Epoll, &micro)),
+    run_task: Some(|task| run_task(Driver::Epoll, task)),
     ..Contestant::new("ebbtide-epoll", "Ebbtide on epoll")
 };
 
@@ -101,4 +117,134 @@ fn run_echo(driver: Driver, echo: Echo) -> io::Result<()> {
         });
         join(vec![server]).await
     })
+}
+
+/// The runtime's own way: it drains when it is shut down.
+fn run_drain(driver: Driver, drain: Drain) -> io::Result<()> {
+    let Drain { socket, tally, backlog, .. } = drain;
+    let runtime = runtime(driver)?;
+    let receiver = runtime.block_on(async {
+        let socket = UdpSocket::from_std(std_udp(socket))?;
+        let receiver = ebbtide::spawn(receive(socket, tally));
+        // Until the receiver waits.
+        ebbtide::time::sleep(Duration::from_millis(1)).await;
+        io::Result::Ok(receiver)
+    })?;
+    backlog.fill();
+    let report = runtime.shutdown(ebbtide::Drain::default());
+    backlog.finish();
+    if report.undelivered > 0 {
+        return Err(io::Error::other(report.to_string()));
+    }
+    drop(receiver);
+    Ok(())
+}
+
+fn run_exit(driver: Driver, exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, .. } = exit;
+    let runtime = runtime(driver)?;
+    runtime.block_on(async {
+        let terminate = ebbtide::signal::terminate();
+        let socket = UdpSocket::from_std(std_udp(socket))?;
+        let enough = Rc::new(Enough::default());
+        let told = Rc::clone(&enough);
+        drop(ebbtide::spawn(async move {
+            while let Ok(Some(datagram)) = socket.recv().await {
+                if tally.take(&datagram) == Flow::Done {
+                    told.tell();
+                }
+            }
+        }));
+        match by {
+            ExitBy::Return => enough.wait().await,
+            ExitBy::Signal => {
+                terminate.await?;
+            }
+        }
+        io::Result::Ok(())
+    })
+    // The runtime is dropped here, which drains it.
+}
+
+/// Tells the main future that its receiver has had enough.
+#[derive(Default)]
+struct Enough {
+    told: std::cell::Cell<bool>,
+    waker: std::cell::RefCell<Option<std::task::Waker>>,
+}
+
+impl Enough {
+    fn tell(&self) {
+        self.told.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    async fn wait(&self) {
+        poll_fn(|cx| {
+            if self.told.get() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+fn run_spawn(driver: Driver, micro: &Micro) -> io::Result<()> {
+    runtime(driver)?.block_on(async {
+        let mut handles = Vec::new();
+        for batch in micro.batches() {
+            handles.extend((0..batch).map(|_| ebbtide::spawn(async { 1 })));
+            let mut done = 0;
+            for handle in handles.drain(..) {
+                done += handle.await.map_err(io::Error::other)?;
+            }
+            micro.did(done);
+        }
+        Ok(())
+    })
+}
+
+fn run_yields(driver: Driver, micro: &Micro) -> io::Result<()> {
+    runtime(driver)?.block_on(async {
+        let ran = Rc::new(Ran::default());
+        for batch in micro.batches() {
+            let counter = Rc::clone(&ran);
+            let task = ebbtide::spawn(async move {
+                for _ in 0..batch {
+                    ebbtide::task::yield_now().await;
+                    counter.once();
+                }
+            });
+            task.await.map_err(io::Error::other)?;
+            micro.did(ran.take());
+        }
+        Ok(())
+    })
+}
+
+fn run_timers(driver: Driver, micro: &Micro) -> io::Result<()> {
+    runtime(driver)?.block_on(async {
+        let mut sleeps = Vec::new();
+        for batch in micro.batches() {
+            sleeps.extend((0..batch).map(|index| {
+                Box::pin(ebbtide::time::sleep(Duration::from_millis(1_000 + index % 59_000)))
+            }));
+            let pending = poll_fn(|cx| {
+                let pending =
+                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
+                Poll::Ready(pending.sum::<u64>())
+            });
+            micro.did(pending.await);
+            sleeps.clear();
+        }
+        Ok(())
+    })
+}
+
+fn run_task(driver: Driver, task: Task) -> io::Result<()> {
+    runtime(driver)?.block_on(async { ebbtide::spawn(task).await.map_err(io::Error::other) })
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Echo, Exit, ExitBy, Sink};
 use crate::harness::tally::Flow;
 
 /// Level-triggered, one datagram per wake and socket: asyncio's `add_reader`.
@@ -17,6 +17,7 @@ pub(super) const ONE: Contestant = Contestant {
     unix_sink: Some(sink_one),
     echo: Some(echo_one),
     echo_coalesced: Some(echo_one),
+    exit: Some(exit_one),
     ..Contestant::new("epoll-one", "by hand: level-triggered epoll, one recvfrom per wake")
 };
 
@@ -252,4 +253,56 @@ fn echo_edge(echo: Echo) -> io::Result<()> {
             }
         }
     }
+}
+
+fn exit_one(exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, largest } = exit;
+    if by == ExitBy::Signal {
+        block_terminate()?;
+    }
+    let signals = terminate_descriptor()?;
+    let mut poller = Poller::new()?;
+    poller.add(&socket, 0, Trigger::Level)?;
+    poller.add(&signals, 1, Trigger::Level)?;
+    let mut buffer = vec![0; largest];
+    let mut peer = Peer::new();
+    loop {
+        for index in poller.wait(false)? {
+            if index == 1 {
+                return Ok(());
+            }
+            let length = receive_from(socket.as_raw_fd(), &mut buffer, &mut peer)?;
+            if tally.take(&buffer[..length]) == Flow::Done && by == ExitBy::Return {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn terminate_set() -> libc::sigset_t {
+    // SAFETY: all-zero bytes are a valid set on Linux; it is filled next.
+    let mut set: libc::sigset_t = unsafe { mem::zeroed() };
+    // SAFETY: `set` is ours.
+    unsafe { libc::sigemptyset(&raw mut set) };
+    // SAFETY: the same.
+    unsafe { libc::sigaddset(&raw mut set, libc::SIGTERM) };
+    set
+}
+
+/// So that SIGTERM arrives at the descriptor alone.
+fn block_terminate() -> io::Result<()> {
+    let set = terminate_set();
+    // SAFETY: `set` lives until the call returns.
+    check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) }
+        as isize)?;
+    Ok(())
+}
+
+fn terminate_descriptor() -> io::Result<OwnedFd> {
+    let set = terminate_set();
+    // SAFETY: `set` lives until the call returns.
+    let descriptor =
+        check(unsafe { libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK) } as isize)?;
+    // SAFETY: a new descriptor, owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as RawFd) })
 }

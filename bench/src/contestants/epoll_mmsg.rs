@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 
 use super::epoll::{Poller, Trigger, check};
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Drain, Echo, Sink};
 use crate::harness::tally::{EchoTally, Flow, Tally};
 
 /// recvmmsg(2) of 64.
@@ -19,6 +19,7 @@ pub(super) const MMSG: Contestant = Contestant {
     unix_sink: Some(|sink| run_sink(sink, Offload::None)),
     echo: Some(|echo| run_echo(echo, Offload::None)),
     echo_coalesced: Some(|echo| run_echo(echo, Offload::None)),
+    drain: Some(run_drain),
     ..Contestant::new("epoll-mmsg", "by hand: edge-triggered epoll, recvmmsg and sendmmsg of 64")
 };
 
@@ -263,6 +264,28 @@ fn run_sink(mut sink: Sink, offload: Offload) -> io::Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+/// recvmmsg(2) until `EAGAIN`: the limit of every drain.
+fn run_drain(drain: Drain) -> io::Result<()> {
+    let Drain { socket, mut tally, backlog, largest } = drain;
+    let mut batch = Batch::new(largest, Offload::None);
+    backlog.fill();
+    loop {
+        let count = match batch.receive(socket.as_raw_fd()) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        };
+        for index in 0..count {
+            // Whether there is more, the socket says.
+            let _ = batch.show(index, |payload| tally.take(payload));
+        }
+        batch.prepare(count);
+    }
+    drop(socket);
+    backlog.finish();
     Ok(())
 }
 

@@ -19,7 +19,7 @@
 //! - [`Echo`]: [`EchoTally::take`] each request, answer it to where it came from. After
 //!   `Flow::Done`, answer that one as well, make sure that the answers are with the kernel, and call
 //!   [`EchoTally::finish`].
-//! - [`Drain`], [`Exit`], [`Micro`] and [`Idle`] are told by their own documentation.
+//! - [`Drain`], [`Exit`], [`Micro`] and [`Task`] are told by their own documentation.
 //!
 //! Write what a user would write, and the fastest form of that which the contestant's documentation
 //! teaches. No contestant gets a special case for a workload.
@@ -30,31 +30,13 @@ mod tokio;
 mod ebbtide;
 mod epoll;
 mod epoll_mmsg;
+mod jobs;
 mod ring;
 
 use std::io;
 
-use socket2::Socket;
-
 use crate::harness::stopwatch::Clock;
-use crate::harness::tally::{EchoTally, Tally};
-
-/// Receive, and look at each datagram.
-pub(crate) struct Sink {
-    /// Non-blocking and bound (UDP), or connected (Unix).
-    pub(crate) active: Vec<(Socket, Tally)>,
-    /// Sockets on which nothing comes.
-    pub(crate) idle: Vec<Socket>,
-    /// Bytes of the largest datagram.
-    pub(crate) largest: usize,
-}
-
-/// Answer each request with its own payload.
-pub(crate) struct Echo {
-    pub(crate) socket: Socket,
-    pub(crate) tally: EchoTally,
-    pub(crate) largest: usize,
-}
+pub(crate) use jobs::{Drain, Echo, Exit, ExitBy, Micro, Ran, Sink, Task};
 
 pub(crate) type Work<T> = Option<fn(T) -> io::Result<()>>;
 
@@ -71,6 +53,16 @@ pub(crate) struct Contestant {
     pub(crate) echo: Work<Echo>,
     /// Answers to one peer, which may leave as GSO trains.
     pub(crate) echo_coalesced: Work<Echo>,
+    pub(crate) drain: Work<Drain>,
+    pub(crate) exit: Work<Exit>,
+    /// Spawn `batch` tasks which do nothing but [`Ran::once`] or return a number, and join them.
+    pub(crate) spawn: Work<Micro>,
+    /// In one task, yield `batch` times.
+    pub(crate) yields: Work<Micro>,
+    /// Arm `batch` timers of 1 to 60 seconds (poll each once), and drop them.
+    pub(crate) timers: Work<Micro>,
+    /// Run a task that another thread wakes.
+    pub(crate) run_task: Work<Task>,
 }
 
 impl Contestant {
@@ -84,6 +76,12 @@ impl Contestant {
             unix_sink: None,
             echo: None,
             echo_coalesced: None,
+            drain: None,
+            exit: None,
+            spawn: None,
+            yields: None,
+            timers: None,
+            run_task: None,
         }
     }
 }

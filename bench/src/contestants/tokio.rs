@@ -3,15 +3,21 @@
 //! A task per socket, spawned with `tokio::spawn`, each with a buffer of its own; `recv_from` and
 //! `send_to`, which try first and wait for readiness only after `EAGAIN`.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use socket2::Socket;
 use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Ran, Sink, Task};
 use crate::harness::cpu;
 use crate::harness::stopwatch::Clock;
 use crate::harness::tally::{Flow, Tally};
@@ -21,6 +27,14 @@ pub(super) const CURRENT_THREAD: Contestant = Contestant {
     unix_sink: Some(|sink| run_unix_sink(&current_thread()?, sink)),
     echo: Some(|echo| run_echo(&current_thread()?, echo)),
     echo_coalesced: Some(|echo| run_echo(&current_thread()?, echo)),
+    // It knows no GRO: this is what its users get from a sender in trains.
+    sink_gro: Some(|sink| run_sink(&current_thread()?, sink)),
+    drain: Some(|drain| run_drain(current_thread()?, drain)),
+    exit: Some(|exit| run_exit(&current_thread()?, exit)),
+    spawn: Some(|micro| run_spawn(&current_thread()?, &micro)),
+    yields: Some(|micro| run_yields(&current_thread()?, &micro)),
+    timers: Some(|micro| run_timers(&current_thread()?, &micro)),
+    run_task: Some(|task| run_task(&current_thread()?, task)),
     ..Contestant::new("tokio", "tokio, current_thread")
 };
 
@@ -30,6 +44,12 @@ pub(super) const MULTI_THREAD: Contestant = Contestant {
     unix_sink: Some(|sink| run_unix_sink(&multi_thread()?, sink)),
     echo: Some(|echo| run_echo(&multi_thread()?, echo)),
     echo_coalesced: Some(|echo| run_echo(&multi_thread()?, echo)),
+    drain: Some(|drain| run_drain(multi_thread()?, drain)),
+    exit: Some(|exit| run_exit(&multi_thread()?, exit)),
+    spawn: Some(|micro| run_spawn(&multi_thread()?, &micro)),
+    yields: Some(|micro| run_yields(&multi_thread()?, &micro)),
+    timers: Some(|micro| run_timers(&multi_thread()?, &micro)),
+    run_task: Some(|task| run_task(&multi_thread()?, task)),
     ..Contestant::new(
         "tokio-multi",
         "tokio, multi_thread with two workers, which may use both CPUs",
@@ -122,4 +142,109 @@ fn run_echo(runtime: &Runtime, echo: Echo) -> io::Result<()> {
         });
         join(vec![server]).await
     })
+}
+
+/// tokio has no way of its own: this is the loop until `EAGAIN` that its users have to write.
+fn run_drain(runtime: Runtime, drain: Drain) -> io::Result<()> {
+    let Drain { socket, mut tally, backlog, largest } = drain;
+    let socket = runtime.block_on(async { udp(socket) })?;
+    backlog.fill();
+    runtime.block_on(async {
+        let mut buffer = vec![0; largest];
+        // The driver has to notice that it is readable: `try_recv_from` says WouldBlock before.
+        socket.readable().await?;
+        loop {
+            match socket.try_recv_from(&mut buffer) {
+                // Whether there is more, the socket says.
+                Ok((length, _peer)) => drop(tally.take(&buffer[..length])),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    })?;
+    drop(socket);
+    drop(runtime);
+    backlog.finish();
+    Ok(())
+}
+
+fn run_exit(runtime: &Runtime, exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, largest } = exit;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let socket = udp(socket)?;
+        let (tell, enough) = oneshot::channel();
+        drop(tokio::spawn(async move {
+            let mut tell = Some(tell);
+            let mut buffer = vec![0; largest];
+            while let Ok((length, _peer)) = socket.recv_from(&mut buffer).await {
+                if tally.take(&buffer[..length]) == Flow::Done
+                    && let Some(tell) = tell.take()
+                {
+                    // The main future waits for it, or for the signal instead.
+                    let _ = tell.send(());
+                }
+            }
+        }));
+        match by {
+            ExitBy::Return => enough.await.map_err(io::Error::other),
+            ExitBy::Signal => terminate.recv().await.ok_or_else(|| io::Error::other("no signal")),
+        }
+    })
+}
+
+fn run_spawn(runtime: &Runtime, micro: &Micro) -> io::Result<()> {
+    runtime.block_on(async {
+        let mut handles = Vec::new();
+        for batch in micro.batches() {
+            handles.extend((0..batch).map(|_| tokio::spawn(async { 1 })));
+            let mut done = 0;
+            for handle in handles.drain(..) {
+                done += handle.await.map_err(io::Error::other)?;
+            }
+            micro.did(done);
+        }
+        Ok(())
+    })
+}
+
+fn run_yields(runtime: &Runtime, micro: &Micro) -> io::Result<()> {
+    runtime.block_on(async {
+        let ran = Arc::new(Ran::default());
+        for batch in micro.batches() {
+            let counter = Arc::clone(&ran);
+            let task = tokio::spawn(async move {
+                for _ in 0..batch {
+                    tokio::task::yield_now().await;
+                    counter.once();
+                }
+            });
+            task.await.map_err(io::Error::other)?;
+            micro.did(ran.take());
+        }
+        Ok(())
+    })
+}
+
+fn run_timers(runtime: &Runtime, micro: &Micro) -> io::Result<()> {
+    runtime.block_on(async {
+        let mut sleeps = Vec::new();
+        for batch in micro.batches() {
+            sleeps.extend((0..batch).map(|index| {
+                Box::pin(tokio::time::sleep(Duration::from_millis(1_000 + index % 59_000)))
+            }));
+            let pending = poll_fn(|cx| {
+                let pending =
+                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
+                Poll::Ready(pending.sum::<u64>())
+            });
+            micro.did(pending.await);
+            sleeps.clear();
+        }
+        Ok(())
+    })
+}
+
+fn run_task(runtime: &Runtime, task: Task) -> io::Result<()> {
+    runtime.block_on(async { tokio::spawn(task).await.map_err(io::Error::other) })
 }

@@ -1,6 +1,7 @@
 //! What a measurement needs, whatever is measured: sockets, a load generator in a process of its
 //! own, counters in memory that both see, the clock, and the tallies that check every datagram.
 
+pub(crate) mod backlog;
 pub(crate) mod cpu;
 pub(crate) mod gate;
 pub(crate) mod generator;

@@ -22,6 +22,8 @@ pub(crate) struct Slot(pub(crate) AtomicU64);
 pub(crate) struct Shared {
     /// Datagrams whose send has returned. Written by the generator.
     pub(crate) sent: Slot,
+    /// What had been sent when the program was to end. Written once, by whoever decides it.
+    pub(crate) sent_at_exit: Slot,
     /// Datagrams received, one count per socket, published now and then. Written by the receiver.
     pub(crate) received: [Slot; MOST_ACTIVE],
 }

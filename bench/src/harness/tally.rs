@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::fail;
 use super::gate::Gate;
+use super::shared::Shared;
 
 /// Whether the contestant goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +29,8 @@ pub(crate) struct Tally {
     /// Ends of the stages that follow, the last one first.
     marks: Vec<u64>,
     published: &'static AtomicU64,
-    gate: Arc<Gate>,
+    /// `None` for a tally that only counts.
+    gate: Option<Arc<Gate>>,
 }
 
 impl Tally {
@@ -38,7 +40,7 @@ impl Tally {
         marks: &[u64],
         window: u64,
         published: &'static AtomicU64,
-        gate: Arc<Gate>,
+        gate: Option<Arc<Gate>>,
     ) -> Self {
         let mut marks: Vec<u64> = marks.iter().rev().copied().collect();
         let mark = marks.pop().unwrap_or_else(|| fail("a measurement without a stage"));
@@ -75,7 +77,9 @@ impl Tally {
     fn end_stage(&mut self) -> Flow {
         self.published.store(self.next, Ordering::Release);
         let next = self.marks.pop();
-        self.gate.arrive();
+        if let Some(gate) = &self.gate {
+            gate.arrive();
+        }
         match next {
             Some(mark) => {
                 self.mark = mark;
@@ -87,13 +91,46 @@ impl Tally {
 
     #[cold]
     fn refuse(&self, payload: &[u8]) -> ! {
-        fail(&format!(
-            "datagram {} of {} bytes was expected, and {} of {} bytes came",
-            self.next,
-            self.size,
-            if payload.len() < 8 { u64::MAX } else { number_of(payload) },
-            payload.len()
-        ))
+        refuse(self.next, self.size, payload)
+    }
+}
+
+fn refuse(next: u64, size: usize, payload: &[u8]) -> ! {
+    fail(&format!(
+        "datagram {next} of {size} bytes was expected, and {} of {} bytes came",
+        number_of(payload),
+        payload.len()
+    ))
+}
+
+/// Counts the datagrams of a program that ends while they come.
+pub(crate) struct ExitTally {
+    next: u64,
+    size: usize,
+    /// Says `Done` at this count, once.
+    until: u64,
+    shared: &'static Shared,
+}
+
+impl ExitTally {
+    pub(crate) fn new(size: usize, until: u64, shared: &'static Shared) -> Self {
+        Self { next: 0, size, until, shared }
+    }
+
+    /// Takes a datagram. Each one counts, whether it comes before or after the exit was decided.
+    pub(crate) fn take(&mut self, payload: &[u8]) -> Flow {
+        if payload.len() != self.size || number_of(payload) != self.next {
+            refuse(self.next, self.size, payload);
+        }
+        self.next += 1;
+        self.shared.received[0].0.store(self.next, Ordering::Release);
+        if self.next != self.until {
+            return Flow::More;
+        }
+        // What was sent before this moment is in the socket's queue, or was received.
+        let sent = self.shared.sent.0.load(Ordering::Acquire);
+        self.shared.sent_at_exit.0.store(sent, Ordering::Release);
+        Flow::Done
     }
 }
 

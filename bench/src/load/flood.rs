@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::getppid;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::sender::{BATCH, Destination, Sender};
@@ -57,20 +59,7 @@ impl Flood {
         shared: &Shared,
         mut control: UnixStream,
     ) -> io::Result<()> {
-        let (socket, destinations) = match target {
-            Target::Udp(addresses) => {
-                (udp_sender()?, addresses.into_iter().map(|to| Some(raw(to))).collect())
-            }
-            Target::Unix(socket) => (socket, vec![None]),
-        };
-        let mut stream = Stream {
-            sender: Sender::new(socket, self.size),
-            sent: vec![0; destinations.len()],
-            destinations,
-            shared,
-            next: 0,
-            total: 0,
-        };
+        let mut stream = self.stream(target, shared)?;
         let mut marks = self.marks.iter();
         if let Some(&warm) = marks.next() {
             // The warm-up comes as the rest will, so that what adapts to it is warm as well.
@@ -88,6 +77,57 @@ impl Flood {
             }
         }
         Ok(())
+    }
+}
+
+impl Flood {
+    fn stream<'a>(&self, target: Target, shared: &'a Shared) -> io::Result<Stream<'a>> {
+        let (socket, destinations) = match target {
+            Target::Udp(addresses) => {
+                (udp_sender()?, addresses.into_iter().map(|to| Some(raw(to))).collect())
+            }
+            Target::Unix(socket) => (socket, vec![None]),
+        };
+        Ok(Stream {
+            sender: Sender::new(socket, self.size),
+            sent: vec![0; destinations.len()],
+            destinations,
+            shared,
+            next: 0,
+            total: 0,
+        })
+    }
+
+    /// Floods without an end, until the receiver closes its end of `control`. When `terminate`
+    /// datagrams have been sent, sends SIGTERM to the receiver and says what had been sent.
+    pub(crate) fn run_until_closed(
+        &self,
+        target: Target,
+        shared: &Shared,
+        mut control: &UnixStream,
+        terminate: Option<u64>,
+    ) -> io::Result<()> {
+        control.set_nonblocking(true)?;
+        let mut stream = self.stream(target, shared)?;
+        let mut signalled = false;
+        loop {
+            if stream.push_train(u64::MAX, self.window) > 0 {
+                let pushed = stream.sender.len();
+                stream.sender.send_train()?;
+                stream.publish(pushed);
+            } else {
+                match control.read(&mut [0]) {
+                    Ok(0) => return Ok(()),
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                    _ => hint::spin_loop(),
+                }
+            }
+            if terminate.is_some_and(|count| stream.total >= count) && !signalled {
+                signalled = true;
+                shared.sent_at_exit.0.store(stream.total, Ordering::Release);
+                kill(getppid(), Signal::SIGTERM)?;
+            }
+        }
     }
 }
 

@@ -1,15 +1,21 @@
 //! The workloads: what is measured. Each is a row of [`all`], and a [`Kind`] with its sizes.
 
+mod drain;
 mod echo;
+mod exit;
+mod micro;
 mod sink;
 
 use std::io;
 
-use crate::contestants::Contestant;
+use crate::contestants::{Contestant, ExitBy};
 use crate::load::flood::Way;
 use crate::metric::Metric;
-pub(crate) use echo::EchoPlan;
-pub(crate) use sink::{Family, SinkPlan};
+use drain::DrainPlan;
+use echo::EchoPlan;
+use exit::ExitPlan;
+use micro::{MicroPlan, What};
+use sink::{Family, SinkPlan};
 
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
@@ -27,6 +33,9 @@ pub(crate) struct Workload {
 pub(crate) enum Kind {
     Sink(SinkPlan),
     Echo(EchoPlan),
+    Drain(DrainPlan),
+    Exit(ExitPlan),
+    Micro(MicroPlan),
 }
 
 impl Workload {
@@ -35,6 +44,9 @@ impl Workload {
         match &self.kind {
             Kind::Sink(plan) => plan.work(contestant).is_some(),
             Kind::Echo(plan) => plan.work(contestant).is_some(),
+            Kind::Drain(_) => contestant.drain.is_some(),
+            Kind::Exit(_) => contestant.exit.is_some(),
+            Kind::Micro(plan) => plan.is_offered_by(contestant),
         }
     }
 
@@ -44,16 +56,13 @@ impl Workload {
         contestant: &Contestant,
         scale: f64,
     ) -> Option<io::Result<Vec<Metric>>> {
-        match &self.kind {
-            Kind::Sink(plan) => {
-                let work = plan.work(contestant)?;
-                Some(plan.measure(contestant, work, scale))
-            }
-            Kind::Echo(plan) => {
-                let work = plan.work(contestant)?;
-                Some(plan.measure(contestant, work, scale))
-            }
-        }
+        Some(match &self.kind {
+            Kind::Sink(plan) => plan.measure(contestant, plan.work(contestant)?, scale),
+            Kind::Echo(plan) => plan.measure(contestant, plan.work(contestant)?, scale),
+            Kind::Drain(plan) => plan.measure(contestant, contestant.drain?, scale),
+            Kind::Exit(plan) => plan.measure(contestant, contestant.exit?),
+            Kind::Micro(plan) => plan.measure(contestant, scale)?,
+        })
     }
 }
 
@@ -69,6 +78,16 @@ fn sink(name: &'static str, about: &'static str, plan: SinkPlan) -> Workload {
 fn echo(name: &'static str, about: &'static str, plan: EchoPlan) -> Workload {
     let (metric, kind) = ("cpu_per_echo", Kind::Echo(plan));
     Workload { name, about, group: "echo", metric, limits: ECHO_LIMITS, kind }
+}
+
+fn micro(name: &'static str, about: &'static str, plan: MicroPlan) -> Workload {
+    let (metric, kind) = ("cpu_per_operation", Kind::Micro(plan));
+    Workload { name, about, group: "runtime", metric, limits: &[], kind }
+}
+
+fn exit(name: &'static str, about: &'static str, by: ExitBy) -> Workload {
+    let kind = Kind::Exit(ExitPlan { by, before: 40_000, window: 4_096 });
+    Workload { name, about, group: "exit", metric: "lost", limits: &[], kind }
 }
 
 /// All workloads, in the order in which they are run and shown.
@@ -93,6 +112,24 @@ pub(crate) fn all() -> Vec<Workload> {
             "100 sockets in turn, live sender by sendmmsg, 64 bytes",
             SinkPlan { active: 100, window: 128, ..LIVE },
         ),
+        sink(
+            "sink-10000",
+            "10 000 sockets, 10 of them active, live sender by sendmmsg, 64 bytes",
+            SinkPlan { active: 10, idle: 9_990, window: 1_024, ..LIVE },
+        ),
+        sink(
+            "sink-50k",
+            "1 socket, 50 000 datagrams per second, 64 bytes",
+            SinkPlan { way: Way::Send, rate: Some(50_000), per_stage: 20_000, ..LIVE },
+        ),
+        Workload {
+            limits: &["limit-gro"],
+            ..sink(
+                "sink-gro",
+                "1 socket with GRO, live sender by GSO, 64 bytes",
+                SinkPlan { way: Way::Gso, gro: true, per_stage: 524_288, window: 16_384, ..LIVE },
+            )
+        },
         Workload {
             group: "unix",
             ..sink(
@@ -114,6 +151,52 @@ pub(crate) fn all() -> Vec<Workload> {
             "20 000 requests per second of 16 peers, open loop",
             EchoPlan { peers: 16, rate: Some(20_000), requests: 8_000, ..EchoPlan::closed(256) },
         ),
+        Workload {
+            name: "drain",
+            about: "shutdown with 32 768 datagrams queued, all of them delivered",
+            group: "exit",
+            metric: "cpu_per_datagram",
+            limits: &["epoll-mmsg"],
+            kind: Kind::Drain(DrainPlan { backlog: 32_768, times: 3 }),
+        },
+        exit(
+            "exit-loss",
+            "the main future returns while a sender floods: queued, but never delivered",
+            ExitBy::Return,
+        ),
+        exit(
+            "exit-loss-sigterm",
+            "SIGTERM while a sender floods: queued, but never delivered",
+            ExitBy::Signal,
+        ),
+        micro(
+            "spawn",
+            "spawn and join a task that does nothing",
+            MicroPlan { what: What::Spawn, batch: 1_000, batches: 500 },
+        ),
+        micro(
+            "yield",
+            "yield once, a task alone",
+            MicroPlan { what: What::Yield, batch: 10_000, batches: 100 },
+        ),
+        micro(
+            "wake",
+            "a sleeping task is woken by another thread",
+            MicroPlan { what: What::Wake, batch: 1_000, batches: 20 },
+        ),
+        micro(
+            "timers",
+            "arm and cancel a timer of 1 to 60 seconds, a million of them",
+            MicroPlan { what: What::Timers, batch: 100_000, batches: 10 },
+        ),
+        Workload {
+            name: "idle-memory",
+            about: "resident memory of a socket that is listened to and gets nothing",
+            group: "memory",
+            metric: "resident_per_socket",
+            limits: &[],
+            kind: Kind::Sink(SinkPlan { idle: 9_999, per_stage: 1_024, ..LIVE }),
+        },
     ]
 }
 

@@ -1,7 +1,7 @@
 //! Sinks: CPU time of receiving and looking at a datagram.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -123,7 +123,7 @@ impl SinkPlan {
             .map(|(socket, slot)| {
                 let window = if self.pace == Pace::Backlog { u64::MAX } else { self.window };
                 let gate = Arc::clone(&gate);
-                (socket, Tally::new(self.size, &marks, window, &slot.0, gate))
+                (socket, Tally::new(self.size, &marks, window, &slot.0, Some(gate)))
             })
             .collect();
         let idle = sockets::udp_receivers(self.idle)?;
@@ -151,13 +151,7 @@ impl SinkPlan {
         match self.family {
             Family::Udp => {
                 let receivers = sockets::udp_receivers(self.active)?;
-                let mut addresses = Vec::with_capacity(self.active);
-                for socket in &receivers {
-                    match sockets::address(socket)? {
-                        SocketAddr::V4(address) => addresses.push(address),
-                        SocketAddr::V6(_) => return Err(io::Error::other("bound to IPv4")),
-                    }
-                }
+                let addresses = receivers.iter().map(v4).collect::<io::Result<_>>()?;
                 Ok((receivers, Target::Udp(addresses)))
             }
             Family::Unix => {
@@ -185,15 +179,28 @@ impl SinkPlan {
         let per = |value: f64| value / total as f64;
         let cpu_ns = elapsed.cpu.as_nanos() as f64;
         let wall_ns = elapsed.wall.as_nanos() as f64;
-        let resident = measured.resident.saturating_sub(before) as f64 / f64::from(1 << 20);
-        vec![
+        let resident = measured.resident.saturating_sub(before) as f64;
+        let mut metrics = vec![
             Metric::new("cpu_per_datagram", "ns", per(cpu_ns)),
             Metric::new("wall_per_datagram", "ns", per(wall_ns)),
             // Above zero: the receiver waited for the sender.
             Metric::new("idle_share", "1", elapsed.idle_share()),
             Metric::new("disturbed_share", "1", elapsed.disturbed_share()),
             Metric::new("sleeps_per_1000", "1", per(elapsed.sleeps as f64) * 1000.0),
-            Metric::new("resident", "MiB", resident),
-        ]
+            Metric::new("resident", "MiB", resident / f64::from(1 << 20)),
+        ];
+        if self.idle > 0 {
+            let sockets = (self.idle + self.active) as f64;
+            metrics.push(Metric::new("resident_per_socket", "B", resident / sockets));
+        }
+        metrics
+    }
+}
+
+/// The address of a UDP socket that is bound to IPv4.
+pub(super) fn v4(socket: &Socket) -> io::Result<SocketAddrV4> {
+    match sockets::address(socket)? {
+        SocketAddr::V4(address) => Ok(address),
+        SocketAddr::V6(_) => Err(io::Error::other("not bound to IPv4")),
     }
 }

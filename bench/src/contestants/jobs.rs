@@ -1,0 +1,126 @@
+//! What contestants are asked to do: one type per kind of work.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use socket2::Socket;
+
+use crate::harness::backlog::Backlog;
+use crate::harness::fail;
+use crate::harness::stopwatch::Stopwatch;
+use crate::harness::tally::{EchoTally, ExitTally, Tally};
+
+/// Receive, and look at each datagram.
+pub(crate) struct Sink {
+    /// Non-blocking and bound (UDP), or connected (Unix).
+    pub(crate) active: Vec<(Socket, Tally)>,
+    /// Sockets on which nothing comes.
+    pub(crate) idle: Vec<Socket>,
+    /// Bytes of the largest datagram.
+    pub(crate) largest: usize,
+}
+
+/// Answer each request with its own payload.
+pub(crate) struct Echo {
+    pub(crate) socket: Socket,
+    pub(crate) tally: EchoTally,
+    pub(crate) largest: usize,
+}
+
+/// End with a full queue, and lose nothing of it.
+///
+/// Make the runtime and a receiver that waits; then call [`Backlog::fill`], which fills the socket's
+/// queue while the thread blocks, and starts the clock; then do whatever a program must do so that
+/// every datagram reaches the tally and everything is closed, the runtime too; then call
+/// [`Backlog::finish`].
+pub(crate) struct Drain {
+    pub(crate) socket: Socket,
+    pub(crate) tally: Tally,
+    pub(crate) backlog: Rc<Backlog>,
+    pub(crate) largest: usize,
+}
+
+/// End while a sender floods, as programs of this runtime end.
+///
+/// Receive until the tally says `Done`, or (if `by` says so) until SIGTERM comes, waited for by the
+/// means of the runtime; then end the program's main future, drop the runtime, and return. Datagrams
+/// that are received on the way out are shown to the tally as well. No loop until `EAGAIN` by hand:
+/// what is measured is what happens to those who do not know that they need one.
+pub(crate) struct Exit {
+    pub(crate) socket: Socket,
+    pub(crate) tally: ExitTally,
+    pub(crate) by: ExitBy,
+    pub(crate) largest: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ExitBy {
+    /// The main future returns when the tally says `Done`.
+    Return,
+    /// The main future returns when SIGTERM has come.
+    Signal,
+}
+
+/// Something done many times. `for batch in micro.batches()`: do it `batch` times and tell
+/// [`Micro::did`] how often it was done. The first batch is the warm-up; the clock starts after it,
+/// and stops when the iterator ends.
+#[derive(Clone)]
+pub(crate) struct Micro {
+    batch: u64,
+    batches: u64,
+    done: Rc<RefCell<(u64, Stopwatch)>>,
+}
+
+impl Micro {
+    pub(crate) fn new(batch: u64, batches: u64, watch: Stopwatch) -> Self {
+        Self { batch, batches, done: Rc::new(RefCell::new((0, watch))) }
+    }
+
+    pub(crate) fn batches(&self) -> impl Iterator<Item = u64> {
+        let micro = self.clone();
+        (0..=micro.batches + 1).map_while(move |index| {
+            if index == 1 {
+                micro.done.borrow_mut().1.start();
+            }
+            if index <= micro.batches {
+                return Some(micro.batch);
+            }
+            micro.done.borrow_mut().1.stop();
+            None
+        })
+    }
+
+    /// It was done so many times more.
+    pub(crate) fn did(&self, count: u64) {
+        self.done.borrow_mut().0 += count;
+    }
+
+    /// How often it was measured, and the clock.
+    pub(crate) fn into_result(self) -> (u64, crate::harness::stopwatch::Elapsed) {
+        let done = self.done.borrow();
+        let expected = self.batch * (self.batches + 1);
+        if done.0 != expected {
+            fail(&format!("it was done {} times, not {expected}", done.0));
+        }
+        (self.batch * self.batches, done.1.total())
+    }
+}
+
+/// A future that knows no runtime: spawn it as a task, and return when it has ended.
+pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Counts what ran, for tasks that may run on other threads.
+#[derive(Default)]
+pub(crate) struct Ran(AtomicU64);
+
+impl Ran {
+    pub(crate) fn once(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
