@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::outcome::{Outcome, Row};
 
 /// Metrics with a column of their own, if the workload has them, and its heading.
-const COLUMNS: [(&str, &str); 12] = [
+const COLUMNS: [(&str, &str); 14] = [
     ("ratio_to_tokio", "x tokio"),
     ("ratio_to_limit", "x limit"),
     ("throughput", "per second"),
@@ -14,7 +14,9 @@ const COLUMNS: [(&str, &str); 12] = [
     ("p99.9", "p99.9 us"),
     ("resident", "MiB"),
     ("wall_per_datagram", "wall ns"),
-    ("lost", "lost"),
+    ("queued_at_exit", "queued"),
+    ("delivered", "delivered"),
+    ("refused", "refused"),
     ("idle_share", "idle"),
     ("disturbed_share", "disturbed"),
     ("sleeps_per_1000", "sleeps/1000"),

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::ptr;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Most sockets of one measurement that receive anything.
 pub(crate) const MOST_ACTIVE: usize = 128;
@@ -24,8 +24,20 @@ pub(crate) struct Shared {
     pub(crate) sent: Slot,
     /// What had been sent when the program was to end. Written once, by whoever decides it.
     pub(crate) sent_at_exit: Slot,
+    /// What had been received then.
+    pub(crate) received_at_exit: Slot,
     /// Datagrams received, one count per socket, published now and then. Written by the receiver.
     pub(crate) received: [Slot; MOST_ACTIVE],
+}
+
+impl Shared {
+    /// The end of the program has been decided: what was sent before this moment is in the socket's
+    /// queue, or was received.
+    pub(crate) fn mark_exit(&self) {
+        let received = self.received[0].0.load(Ordering::Acquire);
+        self.received_at_exit.0.store(received, Ordering::Relaxed);
+        self.sent_at_exit.0.store(self.sent.0.load(Ordering::Acquire), Ordering::Release);
+    }
 }
 
 /// Maps the counters, all zero, for as long as the process lives.

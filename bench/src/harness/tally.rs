@@ -127,9 +127,7 @@ impl ExitTally {
         if self.next != self.until {
             return Flow::More;
         }
-        // What was sent before this moment is in the socket's queue, or was received.
-        let sent = self.shared.sent.0.load(Ordering::Acquire);
-        self.shared.sent_at_exit.0.store(sent, Ordering::Release);
+        self.shared.mark_exit();
         Flow::Done
     }
 }

@@ -124,7 +124,7 @@ impl Flood {
             }
             if terminate.is_some_and(|count| stream.total >= count) && !signalled {
                 signalled = true;
-                shared.sent_at_exit.0.store(stream.total, Ordering::Release);
+                shared.mark_exit();
                 kill(getppid(), Signal::SIGTERM)?;
             }
         }

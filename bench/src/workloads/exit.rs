@@ -64,11 +64,12 @@ impl ExitPlan {
         if sent == 0 {
             fail(&format!("{} ended before it was asked to", contestant.name));
         }
+        let received = shared.received_at_exit.0.load(Ordering::Acquire);
         // What a seal refuses is counted as dropped, and came after the end was decided.
         let dropped = sockets::dropped_by_kernel(&kept)?;
         Ok(vec![
             Metric::new("lost", "datagrams", sent.saturating_sub(delivered) as f64),
-            Metric::new("queued_at_exit", "datagrams", sent as f64 - before as f64),
+            Metric::new("queued_at_exit", "datagrams", sent.saturating_sub(received) as f64),
             Metric::new("delivered", "datagrams", delivered as f64),
             Metric::new("refused", "datagrams", dropped as f64),
         ])
