@@ -7,7 +7,7 @@ use std::io;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use ebbtide_runtime::driver::{Layout, ReceivedMessage};
+use ebbtide_runtime::driver::{Layout, ReceivedMessage, Scratch};
 use socket2::{SockAddr, SockFilter};
 
 use crate::datagram::{MESSAGES_PER_CALL, Message};
@@ -74,21 +74,21 @@ impl Socket {
         }
     }
 
-    /// Takes a datagram without waiting. See [`ReceivedMessage::receive_now`].
-    pub(crate) fn receive_now(
+    /// Takes messages without waiting. See [`Scratch::receive`].
+    pub(crate) fn receive(
         &self,
         layout: Layout,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
         payload: usize,
-    ) -> io::Result<ReceivedMessage> {
+        limit: usize,
+        each: impl FnMut(ReceivedMessage),
+    ) -> io::Result<usize> {
         match self {
-            Self::Kernel(socket) => {
-                ReceivedMessage::receive_now(socket.as_fd(), layout, scratch, payload)
-            }
+            Self::Kernel(socket) => scratch.receive(socket.as_fd(), layout, payload, limit, each),
             #[cfg(feature = "model")]
             Self::Model(model) => {
                 let read = |memory: &mut [u8]| model.receive(memory, layout);
-                ReceivedMessage::receive_by(read, layout, scratch, payload)
+                scratch.receive_by(read, layout, payload, each).map(|()| 1)
             }
         }
     }

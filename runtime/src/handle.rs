@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Pool;
-use crate::driver::{Driver, Wait, Wakes};
+use crate::driver::{Driver, Scratch, Wait, Wakes};
 use crate::ledger::Ledger;
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::task::{self, Inbox, JoinHandle, Tasks};
@@ -37,6 +37,8 @@ struct Shared {
     ledger: Ledger,
     blocking: UnderWay,
     pool: Pool,
+    /// What drains read through.
+    scratch: RefCell<Scratch>,
     limits: Limits,
     phase: Cell<Phase>,
 }
@@ -64,6 +66,7 @@ impl Handle {
             pool: driver.pool().clone(),
             driver: RefCell::new(driver),
             ledger: Ledger::default(),
+            scratch: RefCell::default(),
             blocking: UnderWay::default(),
             limits,
             phase: Cell::new(Phase::Running),
@@ -107,6 +110,10 @@ impl Handle {
 
     pub(crate) fn pool(&self) -> &Pool {
         &self.shared.pool
+    }
+
+    pub(crate) fn scratch(&self) -> RefMut<'_, Scratch> {
+        self.shared.scratch.borrow_mut()
     }
 
     pub(crate) fn driver(&self) -> RefMut<'_, Driver> {

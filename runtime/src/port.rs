@@ -2,13 +2,14 @@
 //!
 //! Every call is short, and what it must drop or wake happens after its borrow.
 
+use std::cell::RefMut;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use crate::buffer::Pool;
 use crate::drain::empty_sockets;
-use crate::driver::{MultishotKey, Operation, Pace, Sink, Wait, Wakes};
+use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
 use crate::ledger::{DrainKey, Drainable};
@@ -32,6 +33,11 @@ impl Port {
     /// The buffers that datagrams arrive in.
     pub fn pool(&self) -> &Pool {
         self.handle.pool()
+    }
+
+    /// Memory for reading past the driver.
+    pub fn scratch(&self) -> RefMut<'_, Scratch> {
+        self.handle.scratch()
     }
 
     /// Largest payload that a buffer of the pool takes, in bytes.

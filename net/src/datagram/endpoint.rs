@@ -62,8 +62,6 @@ pub(super) struct Receive {
     pub(super) machine: ReceiveMachine,
     inbox: Inbox<Queued>,
     messages: Messages,
-    /// Where direct reads go; empty until the drain.
-    scratch: Vec<u8>,
     /// What is counted for every datagram, beside what it is counted with. See [`SocketStats`].
     received: u64,
     delivered: u64,
@@ -167,7 +165,6 @@ impl Endpoint {
                 machine: ReceiveMachine::new(),
                 inbox: Inbox::default(),
                 messages: Messages::new(port.pool().clone(), layout),
-                scratch: Vec::new(),
                 received: 0,
                 delivered: 0,
                 truncated: 0,
@@ -477,20 +474,20 @@ impl Endpoint {
         }
     }
 
-    /// Takes one message from the kernel's queue, past the driver, if its receive is not in flight.
-    pub(super) fn read_now(&self, receive: &mut Receive, wakes: &mut Wakes) -> Read {
+    /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
+    /// in flight.
+    pub(super) fn read_now(&self, receive: &mut Receive, limit: usize, wakes: &mut Wakes) -> Read {
         let size = self.port.buffer_size();
-        let read = self.socket.receive_now(self.layout, &mut receive.scratch, size);
-        match read {
-            Ok(mut message) => {
-                match self.segment_size(message.control()) {
-                    Some(bytes) => message.set_segment_size(bytes),
-                    None if self.gro.get() && message.lacks_control() => message.doubt(),
-                    None => {}
-                }
-                receive.received_outside(message, wakes);
-                Read::Datagram
+        let each = |mut message: ReceivedMessage| {
+            match self.segment_size(message.control()) {
+                Some(bytes) => message.set_segment_size(bytes),
+                None if self.gro.get() && message.lacks_control() => message.doubt(),
+                None => {}
             }
+            receive.received_outside(message, wakes);
+        };
+        match self.socket.receive(self.layout, &mut self.port.scratch(), size, limit, each) {
+            Ok(count) => Read::Datagrams(count),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Read::Empty,
                 io::ErrorKind::Interrupted => Read::Interrupted,
@@ -583,19 +580,24 @@ impl Drainable for Endpoint {
         if !receive.machine.is_reading() {
             return ReadProgress::Empty;
         }
-        for _ in 0..limit {
-            let read = self.read_now(receive, wakes);
+        let mut left = limit;
+        while left > 0 {
+            let read = self.read_now(receive, left, wakes);
             if pass == Pass::Early && read == Read::Empty {
                 return ReadProgress::Empty;
             }
-            if receive.machine.read(read) == ReadOn::No || self.is_used_up() {
+            let count = match read {
+                Read::Datagrams(count) => count,
+                Read::Error | Read::Interrupted | Read::Empty => 1,
+            };
+            if receive.machine.read(read) == ReadOn::No || self.is_used_up(count) {
                 receive.machine.give_up();
-                receive.scratch = Vec::new();
                 for waker in receive.inbox.take_wakers() {
                     wakes.wake(waker);
                 }
                 return ReadProgress::Empty;
             }
+            left = left.saturating_sub(count);
         }
         ReadProgress::More
     }
@@ -633,10 +635,11 @@ impl Endpoint {
     }
 
     /// Whether a socket without a seal has been read for long enough.
-    fn is_used_up(&self) -> bool {
+    fn is_used_up(&self, read: usize) -> bool {
         let Seal::Refused { left } = self.seal.get() else { return false };
-        self.seal.set(Seal::Refused { left: left.saturating_sub(1) });
-        left <= 1
+        let left = left.saturating_sub(read as u64);
+        self.seal.set(Seal::Refused { left });
+        left == 0
     }
 }
 

@@ -8,6 +8,7 @@
 use std::io;
 
 use ebbtide_runtime::driver::Wakes;
+use ebbtide_runtime::limits::DRAIN_READ_BATCH;
 
 use super::endpoint::{Endpoint, Family};
 use super::receive::Read;
@@ -20,8 +21,8 @@ const LONGEST_TRAIN: usize = 65_527;
 /// closed for the moment.
 const MOST_TRIES: usize = 64;
 
-/// Messages that are read in one try: more than a receive buffer of the default size holds.
-const MOST_READS: usize = 65_536;
+/// Reads in one try: even of one message each, more than a receive buffer of the default size holds.
+const MOST_READS: usize = 4_096;
 
 /// Whether a new socket is to receive trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,11 +107,11 @@ impl Endpoint {
 
     fn read_to_the_end(&self) -> Read {
         let mut wakes = Wakes::default();
-        let mut last = Read::Datagram;
+        let mut last = Read::Interrupted;
         {
             let mut receive = self.receive.borrow_mut();
             for _ in 0..MOST_READS {
-                last = self.read_now(&mut receive, &mut wakes);
+                last = self.read_now(&mut receive, DRAIN_READ_BATCH, &mut wakes);
                 if last == Read::Empty {
                     break;
                 }

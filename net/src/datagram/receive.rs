@@ -103,7 +103,8 @@ pub(crate) enum Place {
 /// What a direct read said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    Datagram,
+    /// That many came.
+    Datagrams(usize),
     /// A pending socket error, cleared by reporting it.
     Error,
     Interrupted,
@@ -388,7 +389,7 @@ mod tests {
         let mut machine = armed();
         machine.stop(Then::Read);
         machine.reaped();
-        for read in [Read::Datagram, Read::Error, Read::Interrupted, Read::Datagram] {
+        for read in [Read::Datagrams(32), Read::Error, Read::Interrupted, Read::Datagrams(1)] {
             assert_eq!(machine.read(read), ReadOn::Yes, "{read:?}");
         }
         assert_eq!(machine.read(Read::Empty), ReadOn::No);

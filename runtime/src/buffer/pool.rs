@@ -301,7 +301,7 @@ impl fmt::Debug for Buffer {
     }
 }
 
-/// Memory that a message lies in outside the pool, or a share in it.
+/// Memory that one or more messages lie in outside the pool, or a share in it.
 ///
 /// A message that had to leave its buffer takes nothing from the pool while it waits in an inbox.
 /// Once the program holds it, it counts as a buffer: what a program holds is bounded by the pool,
@@ -324,21 +324,21 @@ enum Holder {
 }
 
 impl Buffer {
-    /// A copy of the first `len` bytes outside the pool.
-    pub(crate) fn spill(&self, len: usize) -> Outside {
-        Outside::new(&self[..len], Some(Rc::clone(&self.memory)))
+    /// A place outside the pool for `bytes`, which were in this buffer.
+    pub(crate) fn spill(&self, bytes: Box<[u8]>) -> Outside {
+        Outside::new(bytes, Some(Rc::clone(&self.memory)))
     }
 }
 
 impl Outside {
-    /// What was read past the pool.
-    pub(crate) fn direct(bytes: &[u8]) -> Self {
+    /// A place for what was read past the pool.
+    pub(crate) fn direct(bytes: Box<[u8]>) -> Self {
         Self::new(bytes, None)
     }
 
-    fn new(bytes: &[u8], memory: Option<Rc<Memory>>) -> Self {
+    fn new(bytes: Box<[u8]>, memory: Option<Rc<Memory>>) -> Self {
         let holder = Cell::new(Holder::Inbox);
-        Self { shared: Rc::new(Spilled { bytes: bytes.into(), memory, holder }) }
+        Self { shared: Rc::new(Spilled { bytes, memory, holder }) }
     }
 
     /// Another share in the same message.
@@ -450,7 +450,7 @@ mod tests {
     fn a_spilled_message_counts_as_a_buffer_while_the_program_holds_it() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
         let buffer = held(&pool, 0);
-        let spill = buffer.spill(10);
+        let spill = buffer.spill(buffer[..10].into());
         drop(buffer);
         assert_eq!(pool.free(), 2);
         spill.claim();

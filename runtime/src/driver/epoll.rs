@@ -19,14 +19,11 @@ use std::time::Duration;
 
 use super::backend::{Intake, Wait};
 use super::descriptor::{Interest, epoll, epoll_control};
-use super::message::receive_into;
+use super::direct::{READ_BATCH, receive_into};
 use super::operation::Submission;
 use super::sink::{Sink, Verdict};
 use super::table::{Finality, Id};
-
-/// Datagrams that are read from one socket before the next one has its turn: as many as a ring
-/// delivers in one enter.
-const READ_BATCH: usize = 32;
+use crate::buffer::Buffer;
 
 /// Events that one `epoll_wait` can report.
 const EVENTS: usize = 256;
@@ -49,6 +46,8 @@ pub(crate) struct Epoll {
     /// which is to be collected, will say.
     ended: Vec<(Id, i32)>,
     events: Vec<libc::epoll_event>,
+    /// What is read into; kept for its memory, empty between reads.
+    buffers: Vec<Buffer>,
     waits: u64,
 }
 
@@ -67,6 +66,8 @@ struct Watched {
 struct Receive {
     id: Id,
     sink: Rc<dyn Sink>,
+    /// How many datagrams to read next time: twice what there was last time.
+    wanted: usize,
 }
 
 impl Watched {
@@ -95,6 +96,7 @@ impl Epoll {
             attempts: VecDeque::new(),
             ended: Vec::new(),
             events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS],
+            buffers: Vec::with_capacity(READ_BATCH),
             waits: 0,
         };
         let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
@@ -117,7 +119,7 @@ impl Epoll {
         let number = sink.socket().as_raw_fd();
         self.places.insert(id, number);
         let watched = self.watched.entry(number).or_default();
-        watched.receive = Some(Receive { id, sink });
+        watched.receive = Some(Receive { id, sink, wanted: READ_BATCH });
         if watched.registered & libc::EPOLLIN as u32 == 0 {
             self.register(number);
         }
@@ -248,31 +250,47 @@ impl Epoll {
     fn read(&mut self, number: RawFd, intake: &mut Intake<'_>) {
         let Some(watched) = self.watched.get_mut(&number) else { return };
         watched.is_queued = false;
-        let Some(Receive { id, sink }) = &watched.receive else { return };
-        let (id, sink) = (*id, Rc::clone(sink));
-        for _ in 0..READ_BATCH {
-            let Some(mut buffer) = intake.take_buffer() else {
-                return self.end_receive(number, libc::ENOBUFS, intake);
-            };
-            match receive_into(&mut buffer, sink.socket(), sink.layout()) {
-                Ok(len) => {
+        let Some(receive) = &mut watched.receive else { return };
+        let (id, sink, wanted) = (receive.id, Rc::clone(&receive.sink), receive.wanted);
+        while self.buffers.len() < wanted
+            && let Some(buffer) = intake.take_buffer()
+        {
+            self.buffers.push(buffer);
+        }
+        let room = self.buffers.len();
+        if room == 0 {
+            return self.end_receive(number, libc::ENOBUFS, intake);
+        }
+        let mut lens = [0; READ_BATCH];
+        match receive_into(&mut self.buffers, sink.socket(), sink.layout(), &mut lens) {
+            Ok(count) => {
+                // Twice as many as there were, and one more, which finds out that the queue is
+                // empty without another call.
+                receive.wanted = (2 * count + 1).min(READ_BATCH);
+                let mut verdict = Verdict::Keep;
+                for (buffer, len) in self.buffers.drain(..count).zip(lens) {
                     let len = i32::try_from(len).expect("the builder bounds the size of buffers");
-                    if intake.accept(id, len, Some(buffer.park()), Finality::More) != Verdict::Keep
-                    {
-                        break;
+                    match intake.accept(id, len, Some(buffer.park()), Finality::More) {
+                        Verdict::Keep => {}
+                        other => verdict = other,
                     }
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return,
-                    io::ErrorKind::Interrupted => {}
-                    _ => {
-                        let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                        return self.end_receive(number, errno, intake);
-                    }
-                },
+                // An error that came between them has brought an edge of its own.
+                if count == room || verdict != Verdict::Keep {
+                    self.queue(number);
+                }
             }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => {}
+                io::ErrorKind::Interrupted => self.queue(number),
+                _ => {
+                    let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                    self.end_receive(number, errno, intake);
+                }
+            },
         }
-        self.queue(number);
+        // To the pool, which counts what is free.
+        self.buffers.clear();
     }
 
     /// The receive of a socket ends for a reason of its own.

@@ -9,15 +9,13 @@
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::fmt;
-use std::io;
 use std::mem;
 use std::num::NonZeroU32;
-use std::os::fd::{AsRawFd, BorrowedFd};
 
 use crate::buffer::{Buffer, Outside, Parked, Pool};
 
 /// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
-const HEADER_LEN: usize = 16;
+pub(super) const HEADER_LEN: usize = 16;
 
 /// Bytes of a cache line. Buffers start at one.
 const CACHE_LINE: usize = 64;
@@ -42,11 +40,11 @@ impl Layout {
         Self::new(name, control + padding as u16)
     }
 
-    const fn name(self) -> usize {
+    pub(super) const fn name(self) -> usize {
         self.name as usize
     }
 
-    const fn control(self) -> usize {
+    pub(super) const fn control(self) -> usize {
         self.control as usize
     }
 
@@ -72,12 +70,12 @@ impl Layout {
 
 /// What lies in front of a received message (`struct io_uring_recvmsg_out`), as the kernel wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Header {
-    name: u32,
-    control: u32,
+pub(super) struct Header {
+    pub(super) name: u32,
+    pub(super) control: u32,
     /// Payload bytes that the sender sent.
-    original: u32,
-    flags: u32,
+    pub(super) original: u32,
+    pub(super) flags: u32,
 }
 
 impl Header {
@@ -93,11 +91,17 @@ impl Header {
     }
 
     /// Writes what `read` reads, as the kernel would: for direct reads.
-    fn write(&self, bytes: &mut [u8]) {
+    pub(super) fn write(&self, bytes: &mut [u8]) {
         let fields = [self.name, self.control, self.original, self.flags];
         for (chunk, field) in bytes[..HEADER_LEN].chunks_exact_mut(4).zip(fields) {
             chunk.copy_from_slice(&field.to_ne_bytes());
         }
+    }
+
+    /// The sender's address of the message in `bytes`, at most as long as the layout reserves.
+    fn name_in(bytes: &[u8], layout: Layout) -> &[u8] {
+        let len = Self::read(bytes).map_or(0, |header| header.name as usize);
+        &bytes[HEADER_LEN..][..len.min(layout.name())]
     }
 
     /// The control messages of the message in `bytes`, at most as long as the layout reserves.
@@ -254,7 +258,7 @@ impl Arrived {
     #[inline]
     pub fn into_message(self, pool: &Pool, layout: Layout) -> ReceivedMessage {
         let memory = Memory::Pooled(pool.unpark(self.buffer));
-        ReceivedMessage { memory, payload: self.payload, layout }
+        ReceivedMessage { memory, payload: self.payload, layout, start: 0 }
     }
 
     /// Cuts the first datagram of a train off, which shares the buffer. `None`: there is only one.
@@ -262,7 +266,7 @@ impl Arrived {
     pub fn split_off_first(&mut self, pool: &Pool, layout: Layout) -> Option<ReceivedMessage> {
         let payload = self.payload.split_off_first()?;
         let memory = Memory::Pooled(pool.share(&self.buffer));
-        Some(ReceivedMessage { memory, payload, layout })
+        Some(ReceivedMessage { memory, payload, layout, start: 0 })
     }
 }
 
@@ -271,6 +275,8 @@ pub struct ReceivedMessage {
     memory: Memory,
     payload: Payload,
     layout: Layout,
+    /// Where in the memory its header is: 0 in a buffer of the pool.
+    start: u32,
 }
 
 enum Memory {
@@ -297,43 +303,41 @@ impl Memory {
     }
 }
 
+/// A message that was copied behind others, without the bytes that it reserved but did not need.
+pub(super) struct Copied {
+    payload: Payload,
+    layout: Layout,
+    start: u32,
+}
+
+impl Copied {
+    /// Copies the message that lies in the first `len` bytes of `memory`.
+    pub(super) fn copy(chunk: &mut Vec<u8>, memory: &[u8], len: usize, layout: Layout) -> Self {
+        let payload = Payload::find(memory, len, layout)
+            .expect("the memory holds all that the layout reserves");
+        Self::append(chunk, memory, payload, layout)
+    }
+
+    fn append(chunk: &mut Vec<u8>, bytes: &[u8], payload: Payload, layout: Layout) -> Self {
+        let start = chunk.len() as u32;
+        let (name, control) = (Header::name_in(bytes, layout), Header::control_in(bytes, layout));
+        let layout = Layout::new(name.len() as u16, control.len() as u16);
+        let contents = &bytes[payload.start as usize..][..payload.captured as usize];
+        for part in [&bytes[..HEADER_LEN], name, control, contents] {
+            chunk.extend_from_slice(part);
+        }
+        let payload = Payload { start: start + layout.payload_offset() as u32, ..payload };
+        Self { payload, layout, start }
+    }
+
+    /// The message, which lies in what was the chunk.
+    pub(super) fn in_memory(self, memory: Outside) -> ReceivedMessage {
+        let Self { payload, layout, start } = self;
+        ReceivedMessage { memory: Memory::Outside(memory), payload, layout, start }
+    }
+}
+
 impl ReceivedMessage {
-    /// Takes one message from `socket` without waiting, through `scratch` into memory of its own
-    /// length. For the drain, which must not depend on the pool.
-    ///
-    /// # Errors
-    ///
-    /// Those of recvmsg(2): `WouldBlock` proves that the queue is empty; a pending socket error is
-    /// reported once and the datagrams come after it.
-    pub fn receive_now(
-        socket: BorrowedFd<'_>,
-        layout: Layout,
-        scratch: &mut Vec<u8>,
-        payload: usize,
-    ) -> io::Result<Self> {
-        Self::receive_by(|memory| receive_into(memory, socket, layout), layout, scratch, payload)
-    }
-
-    /// [`receive_now`](Self::receive_now) through `read`, which lays the message out in the memory
-    /// that it is given, and gives the length of the whole.
-    ///
-    /// # Errors
-    ///
-    /// Those of `read`.
-    pub fn receive_by(
-        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
-        layout: Layout,
-        scratch: &mut Vec<u8>,
-        payload: usize,
-    ) -> io::Result<Self> {
-        scratch.resize(layout.payload_offset() + payload, 0);
-        let len = read(scratch)?;
-        let bytes = Outside::direct(&scratch[..len]);
-        let payload = Payload::find(&bytes, len, layout)
-            .expect("the scratch memory holds all that the layout reserves");
-        Ok(Self { memory: Memory::Outside(bytes), payload, layout })
-    }
-
     /// It is a train, of datagrams of `bytes` bytes each, except that the last may be shorter.
     pub fn set_segment_size(&mut self, bytes: NonZeroU32) {
         self.payload.segment_size = bytes.get();
@@ -354,15 +358,18 @@ impl ReceivedMessage {
     /// sender and the control messages. `None`: there is only one.
     pub fn split_off_first(&mut self) -> Option<Self> {
         let payload = self.payload.split_off_first()?;
-        Some(Self { memory: self.memory.share(), payload, layout: self.layout })
+        let (layout, start) = (self.layout, self.start);
+        Some(Self { memory: self.memory.share(), payload, layout, start })
     }
 
     /// Moves the message out of the pool into memory of its own length, so that the buffer can
     /// serve others.
     pub fn leave_pool(&mut self) {
         if let Memory::Pooled(buffer) = &self.memory {
-            let end = self.payload.start + self.payload.captured;
-            self.memory = Memory::Outside(buffer.spill(end as usize));
+            let mut bytes = Vec::new();
+            let copy = Copied::append(&mut bytes, buffer, self.payload, self.layout);
+            let memory = buffer.spill(bytes.into());
+            *self = copy.in_memory(memory);
         }
     }
 
@@ -379,19 +386,23 @@ impl ReceivedMessage {
         matches!(self.memory, Memory::Pooled(_))
     }
 
+    /// From its header on.
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        &self.memory.bytes()[self.start as usize..]
+    }
+
     /// The sender's address as the kernel wrote it, at most as long as the layout reserves: the
     /// kernel reports the true length, and the bytes behind it are stale data of an earlier
     /// message.
     pub fn name(&self) -> &[u8] {
-        let bytes = self.memory.bytes();
-        let len = Header::read(bytes).map_or(0, |header| header.name as usize);
-        &bytes[HEADER_LEN..][..len.min(self.layout.name())]
+        Header::name_in(self.bytes(), self.layout)
     }
 
     /// The control messages, clamped as the address is.
     #[inline]
     pub fn control(&self) -> &[u8] {
-        Header::control_in(self.memory.bytes(), self.layout)
+        Header::control_in(self.bytes(), self.layout)
     }
 
     /// The payload, as much of it as fitted.
@@ -426,7 +437,7 @@ impl ReceivedMessage {
 
     /// Whether control messages found no room.
     pub fn lacks_control(&self) -> bool {
-        Header::lacks_control_in(self.memory.bytes())
+        Header::lacks_control_in(self.bytes())
     }
 
     /// What it lacks may have told that it is a train: from now on it counts as truncated.
@@ -442,40 +453,6 @@ impl fmt::Debug for ReceivedMessage {
             .field("pooled", &self.is_pooled())
             .finish_non_exhaustive()
     }
-}
-
-/// Takes one message from `socket` without waiting, and lays it out in `memory` as a multishot
-/// receive would. Gives the length of the whole, header included: what a completion says.
-pub(crate) fn receive_into(
-    memory: &mut [u8],
-    socket: BorrowedFd<'_>,
-    layout: Layout,
-) -> io::Result<usize> {
-    let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name());
-    let (control, payload) = rest.split_at_mut(layout.control());
-    let mut vector = libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: payload.len() };
-    let mut request = layout.template();
-    request.msg_name = name.as_mut_ptr().cast();
-    request.msg_control = control.as_mut_ptr().cast();
-    request.msg_iov = &raw mut vector;
-    request.msg_iovlen = 1;
-    // MSG_TRUNC: the result is the true length even where the memory is too small for it.
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: the pointers name parts of `memory` with their lengths, and `vector`; all live until
-    // the call returns.
-    let result = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut request, flags) };
-    let Ok(original) = usize::try_from(result) else {
-        return Err(io::Error::last_os_error());
-    };
-    let captured = original.min(payload.len());
-    let header = Header {
-        name: request.msg_namelen,
-        control: request.msg_controllen as u32,
-        original: original as u32,
-        flags: request.msg_flags as u32,
-    };
-    header.write(memory);
-    Ok(layout.payload_offset() + captured)
 }
 
 #[cfg(test)]

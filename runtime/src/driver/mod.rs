@@ -17,6 +17,7 @@
 
 mod backend;
 pub(crate) mod descriptor;
+mod direct;
 mod epoll;
 mod message;
 #[cfg(feature = "model")]
@@ -41,6 +42,7 @@ use std::time::Duration;
 use self::backend::{Backend, Intake};
 pub(crate) use self::backend::{Entered, Wait};
 pub use self::descriptor::{Interest, poll_now, watch_writable};
+pub use self::direct::Scratch;
 pub use self::message::{Arrived, Filled, Layout, ReceivedMessage};
 pub use self::multishots::MultishotKey;
 use self::multishots::{Membership, Multishots, Phase};

@@ -1,0 +1,181 @@
+//! Direct reads: recvmmsg(2), which lays messages out as a multishot receive would. For the driver
+//! without a ring, and for the drain, which must not depend on the pool.
+
+// UNSAFETY: recvmmsg takes structures of raw pointers.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::fmt;
+use std::io;
+use std::iter;
+use std::mem;
+use std::ops::DerefMut;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use super::message::{Copied, HEADER_LEN, Header, Layout, ReceivedMessage};
+use crate::buffer::Outside;
+
+/// Messages that one call reads at most: as many as a ring delivers in one enter.
+pub(crate) const READ_BATCH: usize = 32;
+
+/// Bytes of messages that share a block of memory, which stays as long as a receiver keeps any of
+/// them.
+const CHUNK: usize = 16 * 1024;
+
+/// Takes messages from `socket` without waiting, one into each of `memories`, of which it fills
+/// [`READ_BATCH`] at most. Gives how many came, at least one, and notes the length of each in
+/// `lens`, header included: what a completion says. Fewer than there was room for means that the
+/// queue was empty, or that an error comes next.
+///
+/// # Errors
+///
+/// Those of recvmsg(2) for the first message: `WouldBlock` proves that the queue is empty.
+pub(super) fn receive_into<M: DerefMut<Target = [u8]>>(
+    memories: &mut [M],
+    socket: BorrowedFd<'_>,
+    layout: Layout,
+    lens: &mut [usize; READ_BATCH],
+) -> io::Result<usize> {
+    let mut headers = [const { mem::MaybeUninit::<libc::mmsghdr>::uninit() }; READ_BATCH];
+    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; READ_BATCH];
+    let count = memories.len().min(READ_BATCH);
+    for ((header, vector), memory) in headers.iter_mut().zip(&mut vectors).zip(&mut *memories) {
+        let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name());
+        let (control, payload) = rest.split_at_mut(layout.control());
+        vector.iov_base = payload.as_mut_ptr().cast();
+        vector.iov_len = payload.len();
+        let mut request = layout.template();
+        request.msg_name = name.as_mut_ptr().cast();
+        request.msg_control = control.as_mut_ptr().cast();
+        request.msg_iov = vector;
+        request.msg_iovlen = 1;
+        header.write(libc::mmsghdr { msg_hdr: request, msg_len: 0 });
+    }
+    // MSG_TRUNC: the result is the true length even where the memory is too small for it.
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    // SAFETY: the first `count` headers were written; their pointers name parts of `memories` with
+    // their lengths, and `vectors`, all of which live until the call returns.
+    let received = unsafe {
+        libc::recvmmsg(
+            socket.as_raw_fd(),
+            headers.as_mut_ptr().cast(),
+            count as u32,
+            flags,
+            ptr::null_mut(),
+        )
+    };
+    let Ok(received) = usize::try_from(received) else {
+        return Err(io::Error::last_os_error());
+    };
+    for (index, memory) in memories.iter_mut().enumerate().take(received) {
+        // SAFETY: it was written above, and `received` is at most `count`.
+        let result = unsafe { headers[index].assume_init_ref() };
+        let original = result.msg_len as usize;
+        let header = Header {
+            name: result.msg_hdr.msg_namelen,
+            control: result.msg_hdr.msg_controllen as u32,
+            original: result.msg_len,
+            flags: result.msg_hdr.msg_flags as u32,
+        };
+        header.write(memory);
+        lens[index] = layout.payload_offset() + original.min(vectors[index].iov_len);
+    }
+    Ok(received)
+}
+
+/// Memory through which a drain reads, of all sockets of a runtime.
+#[derive(Default)]
+pub struct Scratch {
+    /// Empty until it is needed. Zeroed lazily by the kernel, so that only what messages fill is
+    /// ever resident.
+    memory: Vec<u8>,
+    lens: [usize; READ_BATCH],
+}
+
+impl Scratch {
+    /// Takes up to `limit` messages from `socket` without waiting, copied into memory of their
+    /// length, and hands them to `each`. Gives how many there were, at least one; it may be
+    /// fewer although more are queued.
+    ///
+    /// # Errors
+    ///
+    /// Those of recvmsg(2): `WouldBlock` proves that the queue is empty; a pending socket error is
+    /// reported once and the datagrams come after it.
+    pub fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        layout: Layout,
+        payload: usize,
+        limit: usize,
+        each: impl FnMut(ReceivedMessage),
+    ) -> io::Result<usize> {
+        let stride = self.prepare(layout, payload);
+        let mut memories: Vec<&mut [u8]> =
+            self.memory.chunks_exact_mut(stride).take(limit.min(READ_BATCH)).collect();
+        for memory in &mut memories {
+            let whole = mem::take(memory);
+            *memory = &mut whole[..layout.payload_offset() + payload];
+        }
+        let received = receive_into(&mut memories, socket, layout, &mut self.lens)?;
+        let messages = memories.iter().map(|memory| &**memory).zip(self.lens).take(received);
+        copy_out(messages, layout, each);
+        Ok(received)
+    }
+
+    /// The same by `read`, which lays one message out in the memory that it is given, and gives the
+    /// length of the whole. For the model of the kernel.
+    ///
+    /// # Errors
+    ///
+    /// Those of `read`.
+    pub fn receive_by(
+        &mut self,
+        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+        layout: Layout,
+        payload: usize,
+        each: impl FnMut(ReceivedMessage),
+    ) -> io::Result<()> {
+        self.prepare(layout, payload);
+        let memory = &mut self.memory[..layout.payload_offset() + payload];
+        let len = read(memory)?;
+        copy_out(iter::once((&*memory, len)), layout, each);
+        Ok(())
+    }
+
+    /// Makes sure that there is enough memory; gives how far the parts for each message are apart.
+    fn prepare(&mut self, layout: Layout, payload: usize) -> usize {
+        // An odd number of cache lines, so that small messages do not share cache sets.
+        let stride = ((layout.payload_offset() + payload).div_ceil(64) | 1) * 64;
+        if self.memory.len() < stride * READ_BATCH {
+            self.memory = vec![0; stride * READ_BATCH];
+        }
+        stride
+    }
+}
+
+/// Copies messages, each as long as it says, to where they may stay: several share one block of
+/// memory, until it is [`CHUNK`] bytes long.
+fn copy_out<'a>(
+    messages: impl Iterator<Item = (&'a [u8], usize)>,
+    layout: Layout,
+    mut each: impl FnMut(ReceivedMessage),
+) {
+    let mut hand_over = |bytes: Vec<u8>, copies: &mut Vec<Copied>| {
+        let memory = Outside::direct(bytes.into());
+        copies.drain(..).for_each(|copy| each(copy.in_memory(memory.share())));
+    };
+    let (mut chunk, mut copies) = (Vec::new(), Vec::with_capacity(READ_BATCH));
+    for (memory, len) in messages {
+        copies.push(Copied::copy(&mut chunk, memory, len, layout));
+        if chunk.len() >= CHUNK {
+            hand_over(mem::take(&mut chunk), &mut copies);
+        }
+    }
+    hand_over(chunk, &mut copies);
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch").field("len", &self.memory.len()).finish()
+    }
+}
