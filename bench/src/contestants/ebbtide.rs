@@ -7,18 +7,19 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use ebbtide::net::{UdpSocket, UnixDatagram};
+use ebbtide::net::{Transmit, UdpSocket, UnixDatagram};
 use ebbtide::{Driver, JoinHandle, Runtime};
 use socket2::Socket;
 
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Ran, Sink, Task};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Gro, Micro, Ran, Sink, Task};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const EBBTIDE: Contestant = Contestant {
     sink: Some(|sink| run_sink(Driver::IoUring, sink)),
+    sink_gro: Some(|sink| run_sink(Driver::IoUring, sink)),
     unix_sink: Some(|sink| run_unix_sink(Driver::IoUring, sink)),
     echo: Some(|echo| run_echo(Driver::IoUring, echo)),
-    echo_coalesced: Some(|echo| run_echo(Driver::IoUring, echo)),
+    echo_coalesced: Some(|echo| run_echo_batched(Driver::IoUring, echo)),
     drain: Some(|drain| run_drain(Driver::IoUring, drain)),
     exit: Some(|exit| run_exit(Driver::IoUring, exit)),
     spawn: Some(|micro| run_spawn(Driver::IoUring, &micro)),
@@ -30,9 +31,10 @@ pub(super) const EBBTIDE: Contestant = Contestant {
 
 pub(super) const EBBTIDE_EPOLL: Contestant = Contestant {
     sink: Some(|sink| run_sink(Driver::Epoll, sink)),
+    sink_gro: Some(|sink| run_sink(Driver::Epoll, sink)),
     unix_sink: Some(|sink| run_unix_sink(Driver::Epoll, sink)),
     echo: Some(|echo| run_echo(Driver::Epoll, echo)),
-    echo_coalesced: Some(|echo| run_echo(Driver::Epoll, echo)),
+    echo_coalesced: Some(|echo| run_echo_batched(Driver::Epoll, echo)),
     drain: Some(|drain| run_drain(Driver::Epoll, drain)),
     exit: Some(|exit| run_exit(Driver::Epoll, exit)),
     spawn: Some(|micro| run_spawn(Driver::Epoll, &micro)),
@@ -46,20 +48,22 @@ fn runtime(driver: Driver) -> io::Result<Runtime> {
     Runtime::builder().driver(driver).build()
 }
 
-/// The socket in the form that every runtime can take over.
-fn std_udp(socket: Socket) -> std::net::UdpSocket {
-    OwnedFd::from(socket).into()
+/// Takes the socket over. GRO is on by default where a socket is bound, and stays as it is where one
+/// is taken over: so here it is switched on for the default.
+fn udp(socket: Socket, gro: Gro) -> io::Result<UdpSocket> {
+    let options = UdpSocket::options().gro(gro != Gro::Off);
+    options.from_std(OwnedFd::from(socket).into())
 }
 
 fn run_sink(driver: Driver, sink: Sink) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         for socket in sink.idle {
-            let socket = UdpSocket::from_std(std_udp(socket))?;
+            let socket = udp(socket, sink.gro)?;
             drop(ebbtide::spawn(async move { while let Ok(Some(_)) = socket.recv().await {} }));
         }
         let mut receivers = Vec::with_capacity(sink.active.len());
         for (socket, tally) in sink.active {
-            let socket = UdpSocket::from_std(std_udp(socket))?;
+            let socket = udp(socket, sink.gro)?;
             receivers.push(ebbtide::spawn(receive(socket, tally)));
         }
         join(receivers).await
@@ -103,7 +107,7 @@ async fn join(receivers: Vec<JoinHandle<io::Result<()>>>) -> io::Result<()> {
 fn run_echo(driver: Driver, echo: Echo) -> io::Result<()> {
     let Echo { socket, mut tally, .. } = echo;
     runtime(driver)?.block_on(async {
-        let socket = UdpSocket::from_std(std_udp(socket))?;
+        let socket = udp(socket, Gro::AsDefault)?;
         let server = ebbtide::spawn(async move {
             while let Some(request) = socket.recv().await? {
                 let flow = tally.take(&request);
@@ -119,12 +123,37 @@ fn run_echo(driver: Driver, echo: Echo) -> io::Result<()> {
     })
 }
 
+/// A batch at a time: what has come is answered with one `send_batch`.
+fn run_echo_batched(driver: Driver, echo: Echo) -> io::Result<()> {
+    let Echo { socket, mut tally, .. } = echo;
+    runtime(driver)?.block_on(async {
+        let socket = udp(socket, Gro::AsDefault)?;
+        let server = ebbtide::spawn(async move {
+            let mut requests = Vec::new();
+            let mut flow = Flow::More;
+            while flow == Flow::More && socket.recv_batch(&mut requests, 64).await? > 0 {
+                for request in &requests {
+                    flow = tally.take(request);
+                }
+                let answers: Vec<Transmit<'_>> =
+                    requests.iter().map(|request| Transmit::to(request, request.peer())).collect();
+                socket.send_batch(&answers).await?;
+                drop(answers);
+                requests.clear();
+            }
+            tally.finish();
+            Ok(())
+        });
+        join(vec![server]).await
+    })
+}
+
 /// The runtime's own way: it drains when it is shut down.
 fn run_drain(driver: Driver, drain: Drain) -> io::Result<()> {
     let Drain { socket, tally, backlog, .. } = drain;
     let runtime = runtime(driver)?;
     let receiver = runtime.block_on(async {
-        let socket = UdpSocket::from_std(std_udp(socket))?;
+        let socket = udp(socket, Gro::AsDefault)?;
         let receiver = ebbtide::spawn(receive(socket, tally));
         // Until the receiver waits.
         ebbtide::time::sleep(Duration::from_millis(1)).await;
@@ -145,7 +174,7 @@ fn run_exit(driver: Driver, exit: Exit) -> io::Result<()> {
     let runtime = runtime(driver)?;
     runtime.block_on(async {
         let terminate = ebbtide::signal::terminate();
-        let socket = UdpSocket::from_std(std_udp(socket))?;
+        let socket = udp(socket, Gro::AsDefault)?;
         let enough = Rc::new(Enough::default());
         let told = Rc::clone(&enough);
         drop(ebbtide::spawn(async move {

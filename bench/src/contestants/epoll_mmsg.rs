@@ -217,11 +217,12 @@ impl Batch {
     }
 }
 
-/// Makes `header` one that is sent in segments of `stride` bytes.
-fn write_segment_size(header: &mut libc::msghdr, stride: usize) {
+/// Makes `header` one that is sent in segments of `stride` bytes. It names control data of at least
+/// 24 aligned bytes.
+pub(super) fn write_segment_size(header: &mut libc::msghdr, stride: usize) {
     // SAFETY: computes a length.
     header.msg_controllen = unsafe { libc::CMSG_SPACE(2) } as usize;
-    // SAFETY: `header` names CONTROL bytes of aligned memory, more than one message takes.
+    // SAFETY: `header` names aligned memory with room for one message.
     let message = unsafe { libc::CMSG_FIRSTHDR(header) };
     // SAFETY: the same; not null, because there is room.
     let message = unsafe { &mut *message };

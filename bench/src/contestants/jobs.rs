@@ -12,12 +12,24 @@ use crate::harness::fail;
 use crate::harness::stopwatch::Stopwatch;
 use crate::harness::tally::{EchoTally, ExitTally, Tally};
 
+/// Whether the kernel may hand datagrams over as trains.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Gro {
+    /// As a socket is that a user of the contestant makes.
+    AsDefault,
+    /// The contestant switches it off if it is on by default.
+    Off,
+    /// The contestant switches it on.
+    On,
+}
+
 /// Receive, and look at each datagram.
 pub(crate) struct Sink {
     /// Non-blocking and bound (UDP), or connected (Unix).
     pub(crate) active: Vec<(Socket, Tally)>,
     /// Sockets on which nothing comes.
     pub(crate) idle: Vec<Socket>,
+    pub(crate) gro: Gro,
     /// Bytes of the largest datagram.
     pub(crate) largest: usize,
 }

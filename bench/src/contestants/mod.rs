@@ -36,7 +36,7 @@ mod ring;
 use std::io;
 
 use crate::harness::stopwatch::Clock;
-pub(crate) use jobs::{Drain, Echo, Exit, ExitBy, Micro, Ran, Sink, Task};
+pub(crate) use jobs::{Drain, Echo, Exit, ExitBy, Gro, Micro, Ran, Sink, Task};
 
 pub(crate) type Work<T> = Option<fn(T) -> io::Result<()>>;
 
@@ -47,7 +47,7 @@ pub(crate) struct Contestant {
     /// Whose CPU time counts.
     pub(crate) clock: Clock,
     pub(crate) sink: Work<Sink>,
-    /// The same with `UDP_GRO` on the sockets, which the contestant sets.
+    /// The same with [`Gro::On`].
     pub(crate) sink_gro: Work<Sink>,
     pub(crate) unix_sink: Work<Sink>,
     pub(crate) echo: Work<Echo>,

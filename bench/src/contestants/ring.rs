@@ -7,12 +7,13 @@
 use std::io;
 use std::mem;
 use std::os::fd::AsRawFd;
+use std::ptr;
 
 use io_uring::types::{Fd, RecvMsgOut};
-use io_uring::{cqueue, opcode};
+use io_uring::{cqueue, opcode, squeue};
 use socket2::Socket;
 
-use super::epoll_mmsg::{Offload, set_gro, stride_of};
+use super::epoll_mmsg::{Offload, set_gro, stride_of, write_segment_size};
 use super::{Contestant, Echo, Sink};
 use crate::harness::fail;
 use crate::harness::tally::Flow;
@@ -29,7 +30,9 @@ pub(super) const LIMIT: Contestant = Contestant {
 pub(super) const LIMIT_GRO: Contestant = Contestant {
     sink: Some(|sink| run_sink(sink, Offload::Gro)),
     sink_gro: Some(|sink| run_sink(sink, Offload::Gro)),
-    ..Contestant::new("limit-gro", "by hand: limit with GRO")
+    echo: Some(|echo| run_echo(echo, Offload::Gro)),
+    echo_coalesced: Some(|echo| run_echo(echo, Offload::Gro)),
+    ..Contestant::new("limit-gro", "by hand: limit with GRO, and GSO for answers to trains")
 };
 
 /// Bytes for the address of the sender.
@@ -164,12 +167,17 @@ const RECEIVE: u64 = u64::MAX;
 
 fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
     let Echo { socket, mut tally, largest } = echo;
-    let mut ring = RawRing::new(shape(1, largest, offload))?;
+    let shape = shape(1, largest, offload);
+    let mut ring = RawRing::new(shape)?;
     let template = template(offload);
+    if offload == Offload::Gro {
+        set_gro(&socket)?;
+    }
     arm(&mut ring, &socket, &template, RECEIVE)?;
     let mut last = Flow::More;
-    // Buffers with a request to answer, and the length of it.
-    let mut answers = Vec::with_capacity(256);
+    // Buffers with a request to answer: the length of it, and of its segments if it is a train.
+    let mut requests = Vec::with_capacity(usize::from(shape.buffers));
+    let mut answers = Answers::new(&socket, usize::from(shape.buffers));
     let mut sending = 0_usize;
     while last == Flow::More || sending > 0 {
         // For a request beside the sends, which complete at once: else each batch of answers would
@@ -187,23 +195,22 @@ fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
                 continue;
             }
             if let Some((buffer, message)) = parse(pool, &completion, &template) {
-                last = tally.take(message.payload_data());
-                answers.push((buffer, message.payload_data().len()));
+                let payload = message.payload_data();
+                let train = if offload == Offload::Gro { stride(&message) } else { None };
+                for request in payload.chunks(train.unwrap_or(payload.len()).max(1)) {
+                    last = tally.take(request);
+                }
+                requests.push((buffer, payload.len(), train));
             }
             armed &= cqueue::more(completion.flags());
         }
         pool.publish();
-        for (buffer, length) in answers.drain(..) {
-            let start = ring.pool.address(buffer);
-            let name = start.wrapping_add(HEADER);
+        for (buffer, length, train) in requests.drain(..) {
+            let name = ring.pool.address(buffer).wrapping_add(HEADER);
             let payload = name.wrapping_add(NAME + template.msg_controllen);
-            let entry = opcode::Send::new(Fd(socket.as_raw_fd()), payload, length as u32)
-                .dest_addr(name.cast())
-                .dest_addr_len(NAME as libc::socklen_t)
-                .build()
-                .user_data(u64::from(buffer));
+            let entry = answers.entry(buffer, name, payload, length, train);
             // SAFETY: address and payload lie in a buffer that is given back only when the send has
-            // completed.
+            // completed, and the header of a train in `answers`, at the place of that buffer.
             unsafe { ring.push(&entry) }?;
             sending += 1;
         }
@@ -213,4 +220,47 @@ fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
     }
     tally.finish();
     Ok(())
+}
+
+/// What the sends of answers name, for each buffer that may be sent from.
+struct Answers {
+    socket: Fd,
+    trains: Vec<(libc::msghdr, libc::iovec, [u64; CONTROL / 8])>,
+}
+
+impl Answers {
+    fn new(socket: &Socket, buffers: usize) -> Self {
+        // SAFETY: all-zero bytes are a valid msghdr.
+        let header = unsafe { mem::zeroed() };
+        let vector = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let trains = vec![(header, vector, [0; CONTROL / 8]); buffers];
+        Self { socket: Fd(socket.as_raw_fd()), trains }
+    }
+
+    /// The send of a buffer's payload to where it came from, a train as a train.
+    fn entry(
+        &mut self,
+        buffer: u16,
+        name: *mut u8,
+        payload: *mut u8,
+        length: usize,
+        train: Option<usize>,
+    ) -> squeue::Entry {
+        let Some(stride) = train else {
+            return opcode::Send::new(self.socket, payload, length as u32)
+                .dest_addr(name.cast())
+                .dest_addr_len(NAME as libc::socklen_t)
+                .build()
+                .user_data(u64::from(buffer));
+        };
+        let (header, vector, control) = &mut self.trains[usize::from(buffer)];
+        *vector = libc::iovec { iov_base: payload.cast(), iov_len: length };
+        header.msg_name = name.cast();
+        header.msg_namelen = NAME as libc::socklen_t;
+        header.msg_iov = vector;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        write_segment_size(header, stride);
+        opcode::SendMsg::new(self.socket, header).build().user_data(u64::from(buffer))
+    }
 }

@@ -33,7 +33,7 @@ const WARM: u64 = 2_048;
 impl EchoPlan {
     /// A closed loop of so many peers with one request each.
     pub(crate) const fn closed(outstanding: usize) -> Self {
-        let requests = if outstanding == 1 { 16_384 } else { 49_152 };
+        let requests = if outstanding == 1 { 8_192 } else { 49_152 };
         Self { peers: outstanding, outstanding, requests, rate: None, coalesced: false }
     }
 

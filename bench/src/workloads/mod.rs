@@ -8,7 +8,7 @@ mod sink;
 
 use std::io;
 
-use crate::contestants::{Contestant, ExitBy};
+use crate::contestants::{Contestant, ExitBy, Gro};
 use crate::load::flood::Way;
 use crate::metric::Metric;
 use drain::DrainPlan;
@@ -104,8 +104,8 @@ pub(crate) fn all() -> Vec<Workload> {
         sink("sink-live-sendmmsg", "1 socket, live sender by sendmmsg, 64 bytes", LIVE),
         sink(
             "sink-live-gso",
-            "1 socket, live sender by GSO, 64 bytes",
-            SinkPlan { way: Way::Gso, per_stage: 262_144, ..LIVE },
+            "1 socket, live sender by GSO, GRO off, 64 bytes",
+            SinkPlan { way: Way::Gso, gro: Gro::Off, per_stage: 262_144, ..LIVE },
         ),
         sink(
             "sink-100",
@@ -127,7 +127,13 @@ pub(crate) fn all() -> Vec<Workload> {
             ..sink(
                 "sink-gro",
                 "1 socket with GRO, live sender by GSO, 64 bytes",
-                SinkPlan { way: Way::Gso, gro: true, per_stage: 524_288, window: 16_384, ..LIVE },
+                SinkPlan {
+                    way: Way::Gso,
+                    gro: Gro::On,
+                    per_stage: 524_288,
+                    window: 16_384,
+                    ..LIVE
+                },
             )
         },
         Workload {
@@ -141,11 +147,14 @@ pub(crate) fn all() -> Vec<Workload> {
         echo("echo-1", "1 request outstanding", EchoPlan { peers: 1, ..EchoPlan::closed(1) }),
         echo("echo-16", "16 outstanding, each of a peer of its own", EchoPlan::closed(16)),
         echo("echo-64", "64 outstanding, each of a peer of its own", EchoPlan::closed(64)),
-        echo(
-            "echo-64-coalesced",
-            "64 outstanding of one peer, which sends by GSO",
-            EchoPlan { peers: 1, coalesced: true, ..EchoPlan::closed(64) },
-        ),
+        Workload {
+            limits: &["limit", "limit-gro", "epoll-mmsg", "epoll-mmsg-gro"],
+            ..echo(
+                "echo-64-coalesced",
+                "64 outstanding of one peer, which sends by GSO",
+                EchoPlan { peers: 1, coalesced: true, ..EchoPlan::closed(64) },
+            )
+        },
         echo(
             "echo-rate-20k",
             "20 000 requests per second of 16 peers, open loop",
@@ -182,7 +191,7 @@ pub(crate) fn all() -> Vec<Workload> {
         micro(
             "wake",
             "a sleeping task is woken by another thread",
-            MicroPlan { what: What::Wake, batch: 1_000, batches: 20 },
+            MicroPlan { what: What::Wake, batch: 1_000, batches: 10 },
         ),
         micro(
             "timers",

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::contestants::{Contestant, Sink, Work};
+use crate::contestants::{Contestant, Gro, Sink, Work};
 use crate::harness::cpu::{GENERATOR_CPU, RECEIVER_CPU};
 use crate::harness::gate::{Gate, Measured, Pace};
 use crate::harness::memory::resident_bytes;
@@ -42,8 +42,7 @@ pub(crate) struct SinkPlan {
     pub(crate) rate: Option<u64>,
     /// Most datagrams that wait in one socket while the sender is live.
     pub(crate) window: u64,
-    /// Whether contestants turn GRO on.
-    pub(crate) gro: bool,
+    pub(crate) gro: Gro,
 }
 
 /// The queue of one socket is filled beforehand, again and again.
@@ -65,7 +64,7 @@ pub(crate) const BACKLOG: SinkPlan = SinkPlan {
     stages: 192,
     rate: None,
     window: 8_192,
-    gro: false,
+    gro: Gro::AsDefault,
 };
 
 /// A deep queue, filled by the other CPU.
@@ -86,7 +85,7 @@ impl SinkPlan {
     pub(crate) fn work(&self, contestant: &Contestant) -> Work<Sink> {
         match self.family {
             Family::Unix => contestant.unix_sink,
-            Family::Udp if self.gro => contestant.sink_gro,
+            Family::Udp if self.gro == Gro::On => contestant.sink_gro,
             Family::Udp => contestant.sink,
         }
     }
@@ -128,7 +127,7 @@ impl SinkPlan {
             .collect();
         let idle = sockets::udp_receivers(self.idle)?;
         let before = resident_bytes();
-        work(Sink { active, idle, largest: 2048 })?;
+        work(Sink { active, idle, gro: self.gro, largest: 2048 })?;
         generator.join();
 
         self.check_drops(&kept)?;
