@@ -17,7 +17,7 @@ const USAGE: &str = "\
 Usage: ebbtide-bench COMMAND
 
   compare [WORKLOAD ..] [OPTION ..]        all contestants, round by round; --help tells the options
-  list                                     the workloads and the contestants
+  list [--json]                            the workloads and the contestants
   measure WORKLOAD CONTESTANT [SCALE]      one measurement in a fresh process, as JSON on stdout
   without-io-uring PROGRAM [ARGUMENT ..]   run a program with io_uring refused, as in a container
                                            with the default seccomp profile";
@@ -34,6 +34,10 @@ fn main() -> ExitCode {
         ["compare", ref rest @ ..] => compare::run(rest),
         ["list"] => {
             list();
+            ExitCode::SUCCESS
+        }
+        ["list", "--json"] => {
+            println!("{}", workloads::to_json());
             ExitCode::SUCCESS
         }
         ["measure", workload, contestant, ref rest @ ..] => {

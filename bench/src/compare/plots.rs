@@ -97,8 +97,8 @@ fn panel(outcome: &Outcome<'_>) -> Group {
     let rows = bars(outcome);
     let most = rows.iter().map(|row| row.median).fold(f64::MIN_POSITIVE, f64::max);
     let scale = (PANEL_WIDTH - NAMES - NUMBERS) / most;
-    let unit = rows.first().map_or("", |row| row.unit.as_str());
-    let about = format!("{}; {}, {unit}", workload.about, workload.metric.replace('_', " "));
+    let metric = workload.metric.replace('_', " ");
+    let about = format!("{}; {metric}, {}", workload.about, workload.unit);
     let mut panel = Group::new()
         .add(Text::new(workload.name).set("class", "title").set("x", 0).set("y", 14))
         .add(Text::new(about).set("class", "about").set("x", 0).set("y", 31));

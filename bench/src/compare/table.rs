@@ -30,7 +30,7 @@ pub(super) fn of(outcome: &Outcome<'_>) -> String {
         .collect();
     let mut lines = vec![vec![
         "contestant".to_owned(),
-        format!("{} {}", workload.metric, unit(outcome)),
+        format!("{} {}", workload.metric, workload.unit),
         "min .. max".to_owned(),
     ]];
     lines[0].extend(columns.iter().map(|(_, heading)| (*heading).to_owned()));
@@ -64,11 +64,6 @@ pub(super) fn of(outcome: &Outcome<'_>) -> String {
         text.push('\n');
     }
     text
-}
-
-fn unit<'a>(outcome: &'a Outcome<'_>) -> &'a str {
-    let row = outcome.rows.iter().find(|row| row.metric == outcome.workload.metric);
-    row.map_or("", |row| row.unit.as_str())
 }
 
 fn cell(row: &Row) -> String {

@@ -47,18 +47,17 @@ const HEADER: usize = 16;
 /// Few buffers for one socket: the same memory is used again while it is in the cache, and an enter
 /// brings 33 datagrams of a socket at most. Measured, 64 bytes: 183 ns with 64 buffers, 200 with
 /// 1024; 1200 bytes: 295 and 380. More sockets need more, or they starve: 100 sockets, 1015 ns with
-/// 64 buffers, 810 with 256. (COOP_TASKRUN instead of DEFER_TASKRUN, buffers of a power of two, and
+/// 64 buffers, 775 with 1024. (COOP_TASKRUN instead of DEFER_TASKRUN, buffers of a power of two, and
 /// waiting for more completions at once were all slower or the same.)
 fn shape(sockets: usize, largest: usize, offload: Offload) -> Shape {
     let (buffers, payload) = match offload {
-        Offload::None if sockets == 1 => (64, largest),
-        Offload::None => (256, largest),
+        Offload::None => ((8 * sockets).next_power_of_two().clamp(64, 1024) as u16, largest),
         Offload::Gro => (64, 65_536),
     };
     let size = HEADER + NAME + CONTROL + payload;
     // An odd number of cache lines.
     let stride = (size.div_ceil(64) | 1) * 64;
-    Shape { submissions: 256, completions: 1024, buffers, size, stride }
+    Shape { submissions: 256, completions: 4096, buffers, size, stride }
 }
 
 /// The form of every message: how much the kernel may write in front of the payload.

@@ -20,6 +20,7 @@ pub(crate) fn pin(cpu: usize) {
 }
 
 /// Lets the calling thread, and what it spawns, run on both: for contestants with threads.
+#[cfg_attr(not(feature = "peers"), expect(dead_code, reason = "only peers have threads"))]
 pub(crate) fn unpin() {
     let mut set = CpuSet::new();
     let unpinned = set

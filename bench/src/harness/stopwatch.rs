@@ -15,6 +15,7 @@ pub(crate) enum Clock {
     Thread,
     /// The whole process: for contestants with threads of their own. The load generator is another
     /// process.
+    #[cfg_attr(not(feature = "peers"), expect(dead_code, reason = "only peers have threads"))]
     Process,
 }
 

@@ -8,7 +8,7 @@ mod sink;
 
 use std::io;
 
-use crate::contestants::{Contestant, ExitBy, Gro};
+use crate::contestants::{self, Contestant, ExitBy, Gro};
 use crate::load::flood::Way;
 use crate::metric::Metric;
 use drain::DrainPlan;
@@ -25,6 +25,7 @@ pub(crate) struct Workload {
     pub(crate) group: &'static str,
     /// The metric that the ratios and the plot are of. Lower is better.
     pub(crate) metric: &'static str,
+    pub(crate) unit: &'static str,
     /// The loops by hand that are the limit: the best of them in each round.
     pub(crate) limits: &'static [&'static str],
     pub(crate) kind: Kind,
@@ -72,22 +73,23 @@ const ECHO_LIMITS: &[&str] = &["limit", "epoll-mmsg"];
 
 fn sink(name: &'static str, about: &'static str, plan: SinkPlan) -> Workload {
     let (metric, kind) = ("cpu_per_datagram", Kind::Sink(plan));
-    Workload { name, about, group: "sink", metric, limits: LIMIT, kind }
+    Workload { name, about, group: "sink", metric, unit: "ns", limits: LIMIT, kind }
 }
 
 fn echo(name: &'static str, about: &'static str, plan: EchoPlan) -> Workload {
     let (metric, kind) = ("cpu_per_echo", Kind::Echo(plan));
-    Workload { name, about, group: "echo", metric, limits: ECHO_LIMITS, kind }
+    Workload { name, about, group: "echo", metric, unit: "ns", limits: ECHO_LIMITS, kind }
 }
 
 fn micro(name: &'static str, about: &'static str, plan: MicroPlan) -> Workload {
     let (metric, kind) = ("cpu_per_operation", Kind::Micro(plan));
-    Workload { name, about, group: "runtime", metric, limits: &[], kind }
+    Workload { name, about, group: "runtime", metric, unit: "ns", limits: &[], kind }
 }
 
 fn exit(name: &'static str, about: &'static str, by: ExitBy) -> Workload {
     let kind = Kind::Exit(ExitPlan { by, before: 40_000, window: 4_096 });
-    Workload { name, about, group: "exit", metric: "lost", limits: &[], kind }
+    let (metric, unit) = ("lost", "datagrams");
+    Workload { name, about, group: "exit", metric, unit, limits: &[], kind }
 }
 
 /// All workloads, in the order in which they are run and shown.
@@ -165,6 +167,7 @@ pub(crate) fn all() -> Vec<Workload> {
             about: "shutdown with 32 768 datagrams queued, all of them delivered",
             group: "exit",
             metric: "cpu_per_datagram",
+            unit: "ns",
             limits: &["epoll-mmsg"],
             kind: Kind::Drain(DrainPlan { backlog: 32_768, times: 3 }),
         },
@@ -203,6 +206,7 @@ pub(crate) fn all() -> Vec<Workload> {
             about: "resident memory of a socket that is listened to and gets nothing",
             group: "memory",
             metric: "resident_per_socket",
+            unit: "B",
             limits: &[],
             kind: Kind::Sink(SinkPlan { idle: 9_999, per_stage: 1_024, ..LIVE }),
         },
@@ -212,4 +216,21 @@ pub(crate) fn all() -> Vec<Workload> {
 /// The workload of that name.
 pub(crate) fn find(name: &str) -> Option<Workload> {
     all().into_iter().find(|workload| workload.name == name)
+}
+
+/// The workloads, with the contestants of this build that offer them, for other programs.
+pub(crate) fn to_json() -> serde_json::Value {
+    let contestants = contestants::all();
+    let workload = |workload: &Workload| {
+        let offers = contestants.iter().filter(|contestant| workload.is_offered_by(contestant));
+        let names: Vec<&str> = offers.map(|contestant| contestant.name).collect();
+        serde_json::json!({
+            "workload": workload.name,
+            "about": workload.about,
+            "metric": workload.metric,
+            "unit": workload.unit,
+            "contestants": names,
+        })
+    };
+    all().iter().map(workload).collect()
 }
