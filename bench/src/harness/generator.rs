@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::process;
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
@@ -39,7 +40,9 @@ pub(crate) fn start(
             match load(theirs) {
                 Ok(()) => process::exit(0),
                 Err(error) => {
-                    eprintln!("load generator: {error}");
+                    eprintln!("void measurement: load generator: {error}");
+                    // The receiver may wait for ever for what does not come any more.
+                    let _ = kill(parent, Signal::SIGKILL);
                     process::exit(1)
                 }
             }
