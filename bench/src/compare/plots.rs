@@ -98,10 +98,13 @@ fn panel(outcome: &Outcome<'_>) -> Group {
     let most = rows.iter().map(|row| row.median).fold(f64::MIN_POSITIVE, f64::max);
     let scale = (PANEL_WIDTH - NAMES - NUMBERS) / most;
     let metric = workload.metric.replace('_', " ");
-    let about = format!("{}; {metric}, {}", workload.about, workload.unit);
+    let shown = format!("{metric}, {}", workload.unit);
+    let shown = Text::new(shown).set("class", "about").set("x", PANEL_WIDTH).set("y", 14);
+    let about = Text::new(workload.about).set("class", "about").set("x", 0).set("y", 31);
     let mut panel = Group::new()
         .add(Text::new(workload.name).set("class", "title").set("x", 0).set("y", 14))
-        .add(Text::new(about).set("class", "about").set("x", 0).set("y", 31));
+        .add(shown.set("text-anchor", "end"))
+        .add(about);
     for (index, row) in rows.iter().enumerate() {
         let end = (PANEL_WIDTH - NUMBERS).min(NAMES + row.max * scale);
         panel = panel.add(bar(row, TITLE + index as f64 * BAR, scale, end));

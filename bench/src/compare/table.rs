@@ -77,6 +77,7 @@ fn cell(row: &Row) -> String {
 /// Three figures at least, and no more digits behind the point than they need.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
+        0.0 => "0".to_owned(),
         large if large >= 100.0 => format!("{value:.0}"),
         medium if medium >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),

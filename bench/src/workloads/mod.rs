@@ -173,12 +173,12 @@ pub(crate) fn all() -> Vec<Workload> {
         },
         exit(
             "exit-loss",
-            "the main future returns while a sender floods: queued, but never delivered",
+            "the program returns while a sender floods: queued, never delivered",
             ExitBy::Return,
         ),
         exit(
             "exit-loss-sigterm",
-            "SIGTERM while a sender floods: queued, but never delivered",
+            "SIGTERM comes while a sender floods: queued, never delivered",
             ExitBy::Signal,
         ),
         micro(
@@ -203,7 +203,7 @@ pub(crate) fn all() -> Vec<Workload> {
         ),
         Workload {
             name: "idle-memory",
-            about: "resident memory of a socket that is listened to and gets nothing",
+            about: "memory of a socket that is listened to and gets nothing",
             group: "memory",
             metric: "resident_per_socket",
             unit: "B",
@@ -233,4 +233,29 @@ pub(crate) fn to_json() -> serde_json::Value {
         })
     };
     all().iter().map(workload).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_descriptions_fit_into_a_panel() {
+        let all = all();
+        for workload in &all {
+            let same = all.iter().filter(|other| other.name == workload.name);
+            assert_eq!(same.count(), 1, "{}", workload.name);
+            assert!(workload.about.len() <= 70, "{}", workload.about);
+        }
+    }
+
+    #[test]
+    fn every_workload_is_offered_by_its_limits_and_by_ebbtide() {
+        for workload in all() {
+            for name in workload.limits.iter().chain(&["ebbtide", "ebbtide-epoll"]) {
+                let contestant = contestants::find(name).unwrap();
+                assert!(workload.is_offered_by(contestant), "{} by {name}", workload.name);
+            }
+        }
+    }
 }
