@@ -25,7 +25,19 @@
 //! teaches. No contestant gets a special case for a workload.
 
 #[cfg(feature = "peers")]
+mod compio;
+#[cfg(feature = "peers")]
+mod glommio;
+#[cfg(feature = "peers")]
+mod monoio;
+#[cfg(feature = "peers")]
+mod quinn_udp;
+#[cfg(feature = "peers")]
+mod smol;
+#[cfg(feature = "peers")]
 mod tokio;
+#[cfg(feature = "peers")]
+mod tokio_uring;
 
 mod ebbtide;
 mod epoll;
@@ -101,6 +113,20 @@ pub(crate) fn all() -> Vec<&'static Contestant> {
         &tokio::CURRENT_THREAD,
         #[cfg(feature = "peers")]
         &tokio::MULTI_THREAD,
+        #[cfg(feature = "peers")]
+        &quinn_udp::QUINN_UDP,
+        #[cfg(feature = "peers")]
+        &smol::SMOL,
+        #[cfg(feature = "peers")]
+        &compio::COMPIO,
+        #[cfg(feature = "peers")]
+        &compio::COMPIO_MULTI,
+        #[cfg(feature = "peers")]
+        &monoio::MONOIO,
+        #[cfg(feature = "peers")]
+        &tokio_uring::TOKIO_URING,
+        #[cfg(feature = "peers")]
+        &glommio::GLOMMIO,
     ]
 }
 
