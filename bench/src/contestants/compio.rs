@@ -2,35 +2,56 @@
 //!
 //! One-shot: a task per socket, which gives its one buffer away with each receive and gets it back.
 //! Multishot: the stream of `recv_from_multi`, whose items lie in buffers of compio's pool and go
-//! back to it when they are dropped. compio has no Unix datagram sockets.
+//! back to it when they are dropped. There is no drain of it: a cancel that meets a multishot with a
+//! full queue in front of it fails, compio does not look at that, and the stream ends neither then
+//! nor when the queue is empty. compio has no Unix datagram sockets.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use compio::BufResult;
 use compio::driver::ProactorBuilder;
 use compio::driver::op::RecvFromMultiResult;
 use compio::net::UdpSocket;
-use compio::runtime::{JoinHandle, Runtime};
+use compio::runtime::{JoinHandle, Runtime, spawn, time};
+use compio::signal::unix::signal;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, join};
+use smol::future::yield_now;
 use socket2::Socket;
+use tokio::sync::oneshot;
 
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Sink, Task, drain_by_hand};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const COMPIO: Contestant = Contestant {
     sink: Some(run_sink),
+    // It knows no GRO: this is what its users get from a sender in trains.
+    sink_gro: Some(run_sink),
     echo: Some(run_echo),
     echo_coalesced: Some(run_echo),
+    drain: Some(run_drain),
+    exit: Some(run_exit),
+    spawn: Some(|micro| run_spawn(&micro)),
+    yields: Some(|micro| run_yields(&micro)),
+    timers: Some(|micro| run_timers(&micro)),
+    run_task: Some(run_task),
     ..Contestant::new("compio", "compio on io_uring, one-shot receives")
 };
 
 pub(super) const COMPIO_MULTI: Contestant = Contestant {
     sink: Some(run_multi_sink),
+    sink_gro: Some(run_multi_sink),
     echo: Some(run_multi_echo),
     echo_coalesced: Some(run_multi_echo),
+    exit: Some(run_multi_exit),
     ..Contestant::new("compio-multi", "compio on io_uring, multishot receives")
 };
 
@@ -71,7 +92,7 @@ fn run_sink(sink: Sink) -> io::Result<()> {
     runtime(largest)?.block_on(async {
         for socket in sink.idle {
             let socket = udp(socket)?;
-            let idle = compio::runtime::spawn(async move {
+            let idle = spawn(async move {
                 let mut received = socket.recv_from(Vec::with_capacity(largest)).await;
                 while received.0.is_ok() {
                     received = socket.recv_from(received.1).await;
@@ -81,7 +102,7 @@ fn run_sink(sink: Sink) -> io::Result<()> {
         }
         let mut receivers = Vec::with_capacity(sink.active.len());
         for (socket, tally) in sink.active {
-            receivers.push(compio::runtime::spawn(receive(udp(socket)?, tally, largest)));
+            receivers.push(spawn(receive(udp(socket)?, tally, largest)));
         }
         join_receivers(receivers).await
     })
@@ -104,7 +125,7 @@ fn run_echo(echo: Echo) -> io::Result<()> {
     let Echo { socket, mut tally, largest } = echo;
     runtime(largest)?.block_on(async {
         let socket = udp(socket)?;
-        let server = compio::runtime::spawn(async move {
+        let server = spawn(async move {
             let mut spare = Vec::with_capacity(largest);
             let mut received = socket.recv_from(Vec::with_capacity(largest)).await;
             loop {
@@ -135,22 +156,22 @@ fn run_multi_sink(sink: Sink) -> io::Result<()> {
     runtime(sink.largest)?.block_on(async {
         for socket in sink.idle {
             let socket = udp(socket)?;
-            let idle = compio::runtime::spawn(async move {
-                let mut datagrams = std::pin::pin!(socket.recv_from_multi());
+            let idle = spawn(async move {
+                let mut datagrams = pin!(socket.recv_from_multi());
                 while datagrams.next().await.is_some_and(|datagram| datagram.is_ok()) {}
             });
             idle.detach();
         }
         let mut receivers = Vec::with_capacity(sink.active.len());
         for (socket, tally) in sink.active {
-            receivers.push(compio::runtime::spawn(receive_multi(udp(socket)?, tally)));
+            receivers.push(spawn(receive_multi(udp(socket)?, tally)));
         }
         join_receivers(receivers).await
     })
 }
 
 async fn receive_multi(socket: UdpSocket, mut tally: Tally) -> io::Result<()> {
-    let mut datagrams = std::pin::pin!(socket.recv_from_multi());
+    let mut datagrams = pin!(socket.recv_from_multi());
     while let Some(datagram) = datagrams.next().await {
         match datagram {
             Ok(datagram) => {
@@ -170,8 +191,8 @@ fn run_multi_echo(echo: Echo) -> io::Result<()> {
     let Echo { socket, mut tally, largest } = echo;
     runtime(largest)?.block_on(async {
         let socket = udp(socket)?;
-        let server = compio::runtime::spawn(async move {
-            let mut requests = std::pin::pin!(socket.recv_from_multi().ready_chunks(BATCH));
+        let server = spawn(async move {
+            let mut requests = pin!(socket.recv_from_multi().ready_chunks(BATCH));
             let mut buffers: Vec<Vec<u8>> = Vec::with_capacity(BATCH);
             while let Some(batch) = requests.next().await {
                 let mut last = Flow::More;
@@ -202,5 +223,155 @@ fn run_multi_echo(echo: Echo) -> io::Result<()> {
             Err(io::Error::other("the stream has ended"))
         });
         join_receivers(vec![server]).await
+    })
+}
+
+/// It has no way of its own to empty a socket: the receive in flight takes one datagram more (on an
+/// empty queue it would have to be woken by a datagram of one's own), the rest is read by hand.
+fn run_drain(drain: Drain) -> io::Result<()> {
+    let Drain { socket, mut tally, backlog, largest } = drain;
+    let rest = drain_by_hand::second(&socket)?;
+    runtime(largest)?.block_on(async {
+        let socket = udp(socket)?;
+        let stop = Rc::new(Cell::new(false));
+        let stopping = Rc::clone(&stop);
+        let receiver = spawn(async move {
+            let mut buffer = Vec::with_capacity(largest);
+            loop {
+                let BufResult(received, filled) = socket.recv_from(buffer).await;
+                let (length, _peer) = received?;
+                let _ = tally.take(&filled[..length]);
+                if stopping.get() {
+                    return io::Result::Ok(tally);
+                }
+                buffer = filled;
+            }
+        });
+        yield_now().await;
+        stop.set(true);
+        backlog.fill();
+        let mut tally = receiver.await.map_err(|_panic| io::Error::other("a task panicked"))??;
+        drain_by_hand::read_to_the_end(&rest, &mut tally, largest)
+    })?;
+    drop(rest);
+    backlog.finish();
+    Ok(())
+}
+
+fn run_exit(exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, largest } = exit;
+    runtime(largest)?.block_on(async {
+        let socket = udp(socket)?;
+        let (tell, enough) = oneshot::channel();
+        let mut tell = Some(tell);
+        spawn(async move {
+            let mut buffer = Vec::with_capacity(largest);
+            loop {
+                let BufResult(received, filled) = socket.recv_from(buffer).await;
+                let Ok((length, _peer)) = received else { return };
+                if tally.take(&filled[..length]) == Flow::Done
+                    && let Some(tell) = tell.take()
+                {
+                    // The main future waits for it, or for the signal instead.
+                    let _ = tell.send(());
+                }
+                buffer = filled;
+            }
+        })
+        .detach();
+        match by {
+            ExitBy::Return => enough.await.map_err(io::Error::other),
+            ExitBy::Signal => signal(libc::SIGTERM).await,
+        }
+    })
+}
+
+fn run_multi_exit(exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, largest } = exit;
+    runtime(largest)?.block_on(async {
+        let socket = udp(socket)?;
+        let (tell, enough) = oneshot::channel();
+        let mut tell = Some(tell);
+        spawn(async move {
+            let mut datagrams = pin!(socket.recv_from_multi());
+            while let Some(datagram) = datagrams.next().await {
+                let datagram = match datagram {
+                    Ok(datagram) => datagram,
+                    Err(error) if is_starved(&error) => continue,
+                    Err(_) => return,
+                };
+                if tally.take(datagram.data()) == Flow::Done
+                    && let Some(tell) = tell.take()
+                {
+                    // The main future waits for it, or for the signal instead.
+                    let _ = tell.send(());
+                }
+            }
+        })
+        .detach();
+        match by {
+            ExitBy::Return => enough.await.map_err(io::Error::other),
+            ExitBy::Signal => signal(libc::SIGTERM).await,
+        }
+    })
+}
+
+fn run_spawn(micro: &Micro) -> io::Result<()> {
+    runtime(0)?.block_on(async {
+        let mut handles = Vec::new();
+        for batch in micro.batches() {
+            handles.extend((0..batch).map(|_| spawn(async { 1 })));
+            let mut done = 0;
+            for handle in handles.drain(..) {
+                done += handle.await.map_err(|_panic| io::Error::other("a task panicked"))?;
+            }
+            micro.did(done);
+        }
+        Ok(())
+    })
+}
+
+fn run_yields(micro: &Micro) -> io::Result<()> {
+    runtime(0)?.block_on(async {
+        for batch in micro.batches() {
+            let task = spawn(async move {
+                let mut ran = 0;
+                for _ in 0..batch {
+                    yield_now().await;
+                    ran += 1;
+                }
+                ran
+            });
+            micro.did(task.await.map_err(|_panic| io::Error::other("a task panicked"))?);
+        }
+        Ok(())
+    })
+}
+
+fn run_timers(micro: &Micro) -> io::Result<()> {
+    runtime(0)?.block_on(async {
+        let mut sleeps = Vec::new();
+        for batch in micro.batches() {
+            sleeps.extend(
+                (0..batch).map(|index| {
+                    Box::pin(time::sleep(Duration::from_millis(1_000 + index % 59_000)))
+                }),
+            );
+            let pending = poll_fn(|cx| {
+                let pending =
+                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
+                Poll::Ready(pending.sum::<u64>())
+            });
+            micro.did(pending.await);
+            sleeps.clear();
+        }
+        Ok(())
+    })
+}
+
+fn run_task(task: Task) -> io::Result<()> {
+    runtime(0)?.block_on(async {
+        spawn(task).await.map_err(|_panic| io::Error::other("a task panicked"))?;
+        Ok(())
     })
 }

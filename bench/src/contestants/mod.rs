@@ -27,6 +27,8 @@
 #[cfg(feature = "peers")]
 mod compio;
 #[cfg(feature = "peers")]
+mod drain_by_hand;
+#[cfg(feature = "peers")]
 mod glommio;
 #[cfg(feature = "peers")]
 mod monoio;

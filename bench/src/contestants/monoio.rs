@@ -4,35 +4,66 @@
 //! interface has no other form. `DEFER_TASKRUN` is asked of its builder, and costs less here than
 //! what it asks for by itself.
 //!
-//! Several receives in flight on one socket were tried (2, 4, 8, 16, 32). Sixteen save a seventh of
-//! the time with a queue that is full beforehand, and cost a third more with 100 sockets and several
-//! times as much with one request at a time, because every datagram wakes all that wait.
+//! Several receives in flight on one socket were tried (2, 4, 8, 16, 32). Sixteen saved a seventh of
+//! the time with a queue that is full beforehand, and cost 40 percent more with 100 sockets; four
+//! cost a third more with a live sender, because every datagram wakes all that wait.
+//!
+//! It is built without its feature `sync`, which alone lets other threads wake a task, and costs each
+//! datagram 5 to 10 percent: so it takes no part in `wake`.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::join;
 use io_uring_06::IoUring;
+use monoio::io::AsyncReadRent;
 use monoio::net::udp::UdpSocket;
 use monoio::net::unix::UnixDatagram;
+use monoio::net::unix::UnixStream;
+use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
+use signal_hook::consts::SIGTERM;
+use smol::future::yield_now;
 use socket2::Socket;
+use tokio::sync::oneshot;
 
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Sink, drain_by_hand};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const MONOIO: Contestant = Contestant {
     sink: Some(run_sink),
+    // It knows no GRO: this is what its users get from a sender in trains.
+    sink_gro: Some(run_sink),
     unix_sink: Some(run_unix_sink),
     echo: Some(run_echo),
     echo_coalesced: Some(run_echo),
+    drain: Some(run_drain),
+    exit: Some(run_exit),
+    spawn: Some(|micro| run_spawn(&micro)),
+    yields: Some(|micro| run_yields(&micro)),
+    timers: Some(|micro| run_timers(&micro)),
     ..Contestant::new("monoio", "monoio on io_uring, one-shot receives")
 };
 
-fn runtime() -> io::Result<Runtime<IoUringDriver>> {
+fn builder() -> RuntimeBuilder<IoUringDriver> {
     let mut ring = IoUring::builder();
     ring.setup_single_issuer().setup_defer_taskrun();
-    RuntimeBuilder::<IoUringDriver>::new().uring_builder(ring).build()
+    RuntimeBuilder::<IoUringDriver>::new().uring_builder(ring)
+}
+
+fn runtime() -> io::Result<Runtime<IoUringDriver>> {
+    builder().build()
+}
+
+/// Timers are extra, and cost each turn a look.
+fn runtime_with_timers() -> io::Result<Runtime<TimeDriver<IoUringDriver>>> {
+    builder().enable_timer().build()
 }
 
 fn udp(socket: Socket) -> io::Result<UdpSocket> {
@@ -125,5 +156,124 @@ fn run_echo(echo: Echo) -> io::Result<()> {
             }
         });
         server.await
+    })
+}
+
+/// It has no way of its own to empty a socket: the receive in flight takes one datagram more (on an
+/// empty queue it would have to be woken by a datagram of one's own), the rest is read by hand.
+fn run_drain(drain: Drain) -> io::Result<()> {
+    let Drain { socket, mut tally, backlog, largest } = drain;
+    let rest = drain_by_hand::second(&socket)?;
+    runtime()?.block_on(async {
+        let socket = udp(socket)?;
+        let stop = Rc::new(Cell::new(false));
+        let stopping = Rc::clone(&stop);
+        let receiver = monoio::spawn(async move {
+            let mut buffer = Vec::with_capacity(largest);
+            loop {
+                let (received, filled) = socket.recv_from(buffer).await;
+                let (length, _peer) = received?;
+                let _ = tally.take(&filled[..length]);
+                if stopping.get() {
+                    return io::Result::Ok(tally);
+                }
+                buffer = filled;
+            }
+        });
+        yield_now().await;
+        stop.set(true);
+        backlog.fill();
+        let mut tally = receiver.await?;
+        drain_by_hand::read_to_the_end(&rest, &mut tally, largest)
+    })?;
+    drop(rest);
+    backlog.finish();
+    Ok(())
+}
+
+/// monoio waits for SIGINT alone by itself: a pipe into which the handler writes is what is left.
+async fn terminate(pipe: net::UnixStream) -> io::Result<()> {
+    let mut pipe = UnixStream::from_std(pipe)?;
+    pipe.read(vec![0; 1]).await.0?;
+    Ok(())
+}
+
+fn run_exit(exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, largest } = exit;
+    runtime()?.block_on(async {
+        let (pipe, handler) = net::UnixStream::pair()?;
+        signal_hook::low_level::pipe::register(SIGTERM, handler)?;
+        let socket = udp(socket)?;
+        let (tell, enough) = oneshot::channel();
+        let mut tell = Some(tell);
+        drop(monoio::spawn(async move {
+            let mut buffer = Vec::with_capacity(largest);
+            loop {
+                let (received, filled) = socket.recv_from(buffer).await;
+                let Ok((length, _peer)) = received else { return };
+                if tally.take(&filled[..length]) == Flow::Done
+                    && let Some(tell) = tell.take()
+                {
+                    // The main future waits for it, or for the signal instead.
+                    let _ = tell.send(());
+                }
+                buffer = filled;
+            }
+        }));
+        match by {
+            ExitBy::Return => enough.await.map_err(io::Error::other),
+            ExitBy::Signal => terminate(pipe).await,
+        }
+    })
+}
+
+fn run_spawn(micro: &Micro) -> io::Result<()> {
+    runtime()?.block_on(async {
+        let mut handles = Vec::new();
+        for batch in micro.batches() {
+            handles.extend((0..batch).map(|_| monoio::spawn(async { 1 })));
+            let mut done = 0;
+            for handle in handles.drain(..) {
+                done += handle.await;
+            }
+            micro.did(done);
+        }
+        Ok(())
+    })
+}
+
+fn run_yields(micro: &Micro) -> io::Result<()> {
+    runtime()?.block_on(async {
+        for batch in micro.batches() {
+            let task = monoio::spawn(async move {
+                let mut ran = 0;
+                for _ in 0..batch {
+                    yield_now().await;
+                    ran += 1;
+                }
+                ran
+            });
+            micro.did(task.await);
+        }
+        Ok(())
+    })
+}
+
+fn run_timers(micro: &Micro) -> io::Result<()> {
+    runtime_with_timers()?.block_on(async {
+        let mut sleeps = Vec::new();
+        for batch in micro.batches() {
+            sleeps.extend((0..batch).map(|index| {
+                Box::pin(monoio::time::sleep(Duration::from_millis(1_000 + index % 59_000)))
+            }));
+            let pending = poll_fn(|cx| {
+                let pending =
+                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
+                Poll::Ready(pending.sum::<u64>())
+            });
+            micro.did(pending.await);
+            sleeps.clear();
+        }
+        Ok(())
     })
 }

@@ -14,9 +14,11 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const QUINN_UDP: Contestant = Contestant {
@@ -24,6 +26,8 @@ pub(super) const QUINN_UDP: Contestant = Contestant {
     sink_gro: Some(run_sink),
     echo: Some(run_echo),
     echo_coalesced: Some(run_echo),
+    drain: Some(run_drain),
+    exit: Some(run_exit),
     ..Contestant::new("quinn-udp", "quinn-udp on tokio, with GRO and GSO")
 };
 
@@ -173,5 +177,62 @@ fn run_echo(echo: Echo) -> io::Result<()> {
             }
         });
         join(vec![server]).await
+    })
+}
+
+/// The loop until `EAGAIN` that its users have to write.
+fn run_drain(drain: Drain) -> io::Result<()> {
+    let Drain { socket, mut tally, backlog, .. } = drain;
+    let runtime = runtime()?;
+    let endpoint = runtime.block_on(async { Endpoint::new(socket) })?;
+    let mut batch = Batch::new();
+    backlog.fill();
+    runtime.block_on(async {
+        // tokio has to notice that it is readable: else it would say that it blocks.
+        endpoint.socket.readable().await?;
+        loop {
+            match endpoint.try_receive(&mut batch) {
+                Ok(count) => {
+                    for (meta, train) in batch.messages(count) {
+                        let _ = tally.take_train(train, meta.stride);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    })?;
+    drop((endpoint, runtime));
+    backlog.finish();
+    Ok(())
+}
+
+fn run_exit(exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, .. } = exit;
+    runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let endpoint = Endpoint::new(socket)?;
+        let (tell, enough) = oneshot::channel();
+        let mut tell = Some(tell);
+        drop(tokio::spawn(async move {
+            let mut batch = Batch::new();
+            while endpoint.socket.readable().await.is_ok() {
+                let Ok(count) = endpoint.try_receive(&mut batch) else { continue };
+                for (meta, train) in batch.messages(count) {
+                    for datagram in train.chunks(meta.stride.max(1)) {
+                        if tally.take(datagram) == Flow::Done
+                            && let Some(tell) = tell.take()
+                        {
+                            // The main future waits for it, or for the signal instead.
+                            let _ = tell.send(());
+                        }
+                    }
+                }
+            }
+        }));
+        match by {
+            ExitBy::Return => enough.await.map_err(io::Error::other),
+            ExitBy::Signal => terminate.recv().await.ok_or_else(|| io::Error::other("no signal")),
+        }
     })
 }

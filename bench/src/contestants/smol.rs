@@ -4,24 +4,40 @@
 //! after `EAGAIN`. smol starts a thread that waits for readiness when no `block_on` does, whose time
 //! counts as well.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
 
-use smol::{Async, LocalExecutor};
+use async_signal::{Signal, Signals};
+use smol::future::yield_now;
+use smol::stream::StreamExt;
+use smol::{Async, LocalExecutor, Timer};
 use socket2::Socket;
+use tokio::sync::oneshot;
 
-use super::{Contestant, Echo, Sink};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Sink, Task, drain_by_hand};
 use crate::harness::stopwatch::Clock;
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const SMOL: Contestant = Contestant {
     clock: Clock::Process,
     sink: Some(run_sink),
+    // It knows no GRO: this is what its users get from a sender in trains.
+    sink_gro: Some(run_sink),
     unix_sink: Some(run_unix_sink),
     echo: Some(run_echo),
     echo_coalesced: Some(run_echo),
+    drain: Some(run_drain),
+    exit: Some(run_exit),
+    spawn: Some(|micro| run_spawn(&micro)),
+    yields: Some(|micro| run_yields(&micro)),
+    timers: Some(|micro| run_timers(&micro)),
+    run_task: Some(run_task),
     ..Contestant::new("smol", "smol, a LocalExecutor under block_on")
 };
 
@@ -104,5 +120,109 @@ fn run_echo(echo: Echo) -> io::Result<()> {
             }
         });
         server.await
+    }))
+}
+
+/// It has no way of its own: `get_ref` and the loop until `EAGAIN` that its users have to write.
+fn run_drain(drain: Drain) -> io::Result<()> {
+    let Drain { socket, mut tally, backlog, largest } = drain;
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        let socket = udp(socket)?;
+        backlog.fill();
+        drain_by_hand::read_to_the_end(socket.get_ref(), &mut tally, largest)
+    }))?;
+    drop(executor);
+    backlog.finish();
+    Ok(())
+}
+
+fn run_exit(exit: Exit) -> io::Result<()> {
+    let Exit { socket, mut tally, by, largest } = exit;
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        let mut terminate = Signals::new([Signal::Term])?;
+        let socket = udp(socket)?;
+        let (tell, enough) = oneshot::channel();
+        let mut tell = Some(tell);
+        executor
+            .spawn(async move {
+                let mut buffer = vec![0; largest];
+                while let Ok((length, _peer)) = socket.recv_from(&mut buffer).await {
+                    if tally.take(&buffer[..length]) == Flow::Done
+                        && let Some(tell) = tell.take()
+                    {
+                        // The main future waits for it, or for the signal instead.
+                        let _ = tell.send(());
+                    }
+                }
+            })
+            .detach();
+        match by {
+            ExitBy::Return => enough.await.map_err(io::Error::other),
+            ExitBy::Signal => terminate.next().await.transpose().map(drop),
+        }
+    }))
+}
+
+fn run_spawn(micro: &Micro) -> io::Result<()> {
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        let mut handles = Vec::new();
+        for batch in micro.batches() {
+            handles.extend((0..batch).map(|_| executor.spawn(async { 1 })));
+            let mut done = 0;
+            for handle in handles.drain(..) {
+                done += handle.await;
+            }
+            micro.did(done);
+        }
+        Ok(())
+    }))
+}
+
+fn run_yields(micro: &Micro) -> io::Result<()> {
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        for batch in micro.batches() {
+            let task = executor.spawn(async move {
+                let mut ran = 0;
+                for _ in 0..batch {
+                    yield_now().await;
+                    ran += 1;
+                }
+                ran
+            });
+            micro.did(task.await);
+        }
+        Ok(())
+    }))
+}
+
+fn run_timers(micro: &Micro) -> io::Result<()> {
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        let mut sleeps = Vec::new();
+        for batch in micro.batches() {
+            sleeps.extend(
+                (0..batch).map(|index| Timer::after(Duration::from_millis(1_000 + index % 59_000))),
+            );
+            let pending = poll_fn(|cx| {
+                let pending =
+                    sleeps.iter_mut().map(|sleep| u64::from(Pin::new(sleep).poll(cx).is_pending()));
+                Poll::Ready(pending.sum::<u64>())
+            });
+            micro.did(pending.await);
+            sleeps.clear();
+        }
+        Ok(())
+    }))
+}
+
+fn run_task(task: Task) -> io::Result<()> {
+    let executor = LocalExecutor::new();
+    smol::block_on(executor.run(async {
+        executor.spawn(task).await;
+        Ok(())
     }))
 }
