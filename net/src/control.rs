@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
+use crate::address::INTERNET_NAME_LEN;
+
 /// `struct cmsghdr`: a length, a level and a type.
 const HEADER_LEN: usize = size_of::<usize>() + 2 * size_of::<i32>();
 
@@ -59,6 +61,9 @@ impl Wanted {
         + space(size_of::<libc::timespec>())
         + space(size_of::<u32>());
 }
+
+// The room that a buffer keeps in front of a payload is 256 bytes, the kernel's own header 16.
+const _: () = assert!(16 + INTERNET_NAME_LEN + Wanted::SPACE_FOR_ALL <= 256);
 
 /// What came with a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -329,11 +334,5 @@ mod tests {
         let expected =
             Message { level: libc::SOL_UDP, kind: libc::UDP_SEGMENT, data: &1400u16.to_ne_bytes() };
         assert_eq!(first, expected);
-    }
-
-    #[test]
-    fn all_that_is_wanted_fits_in_front_of_a_payload() {
-        // The room that a buffer keeps is 256 bytes, the kernel's own header 16.
-        assert!(16 + crate::address::INTERNET_NAME_LEN + Wanted::SPACE_FOR_ALL <= 256);
     }
 }
