@@ -1,5 +1,6 @@
 //! A UDP echo server: sends every datagram back to where it came from, until SIGTERM or SIGINT;
-//! then it answers what is queued still.
+//! then it answers what is queued still. It takes what has come and answers it in one call, which
+//! costs less than a call for each.
 //!
 //! ```text
 //! cargo run --release --example echo -- 127.0.0.1:7777
@@ -7,7 +8,7 @@
 
 use std::io;
 
-use ebbtide::net::UdpSocket;
+use ebbtide::net::{Transmit, UdpSocket};
 
 fn main() -> io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7777".to_owned());
@@ -16,11 +17,13 @@ fn main() -> io::Result<()> {
         let socket = UdpSocket::bind(address)?;
         println!("echoing on {}", socket.local_addr()?);
         let echo = ebbtide::spawn(async move {
-            while let Some(datagram) = socket.recv().await? {
-                let peer = datagram.peer();
-                if let Err(error) = socket.send_to(&datagram, peer).await {
-                    eprintln!("no answer to {peer}: {error}");
-                }
+            let mut requests = Vec::new();
+            while socket.recv_batch(&mut requests, 64).await? > 0 {
+                let answers: Vec<_> =
+                    requests.iter().map(|request| Transmit::to(request, request.peer())).collect();
+                answer(&socket, &answers).await;
+                drop(answers);
+                requests.clear();
             }
             io::Result::Ok(())
         });
@@ -28,4 +31,18 @@ fn main() -> io::Result<()> {
         println!("{}", ebbtide::drain().await);
         echo.await?
     })
+}
+
+/// Sends all, but for those that cannot be sent.
+async fn answer(socket: &UdpSocket, mut answers: &[Transmit<'_>]) {
+    while !answers.is_empty() {
+        let dealt_with = match socket.send_batch(answers).await {
+            Ok(sent) => sent,
+            Err(error) => {
+                eprintln!("an answer was not sent: {error}");
+                1
+            }
+        };
+        answers = &answers[dealt_with..];
+    }
 }

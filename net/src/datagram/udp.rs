@@ -194,8 +194,8 @@ impl UdpSocket {
     /// route or the kernel cannot cut them, they leave one by one, in the same order. Waits while
     /// the send buffer is full.
     ///
-    /// Gives how many of `transmits` were sent whole, which is all of them unless one failed. The
-    /// error of one that is not the first comes with the next call.
+    /// Gives how many of `transmits` were sent whole, which is all of them unless one failed. Its
+    /// error comes with the next call, which sends nothing: after an error, go on behind the first.
     ///
     /// # Errors
     ///
