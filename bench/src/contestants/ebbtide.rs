@@ -16,10 +16,10 @@ use crate::harness::tally::{Flow, Tally};
 
 pub(super) const EBBTIDE: Contestant = Contestant {
     sink: Some(|sink| run_sink(Driver::IoUring, sink)),
-    sink_gro: Some(|sink| run_sink(Driver::IoUring, sink)),
+    sink_gro: Some(|sink| run_sink_of_trains(Driver::IoUring, sink)),
     unix_sink: Some(|sink| run_unix_sink(Driver::IoUring, sink)),
     echo: Some(|echo| run_echo(Driver::IoUring, echo)),
-    echo_coalesced: Some(|echo| run_echo_batched(Driver::IoUring, echo)),
+    echo_coalesced: Some(|echo| run_echo(Driver::IoUring, echo)),
     drain: Some(|drain| run_drain(Driver::IoUring, drain)),
     exit: Some(|exit| run_exit(Driver::IoUring, exit)),
     spawn: Some(|micro| run_spawn(Driver::IoUring, &micro)),
@@ -31,10 +31,10 @@ pub(super) const EBBTIDE: Contestant = Contestant {
 
 pub(super) const EBBTIDE_EPOLL: Contestant = Contestant {
     sink: Some(|sink| run_sink(Driver::Epoll, sink)),
-    sink_gro: Some(|sink| run_sink(Driver::Epoll, sink)),
+    sink_gro: Some(|sink| run_sink_of_trains(Driver::Epoll, sink)),
     unix_sink: Some(|sink| run_unix_sink(Driver::Epoll, sink)),
     echo: Some(|echo| run_echo(Driver::Epoll, echo)),
-    echo_coalesced: Some(|echo| run_echo_batched(Driver::Epoll, echo)),
+    echo_coalesced: Some(|echo| run_echo(Driver::Epoll, echo)),
     drain: Some(|drain| run_drain(Driver::Epoll, drain)),
     exit: Some(|exit| run_exit(Driver::Epoll, exit)),
     spawn: Some(|micro| run_spawn(Driver::Epoll, &micro)),
@@ -79,6 +79,25 @@ async fn receive(socket: UdpSocket, mut tally: Tally) -> io::Result<()> {
     Ok(())
 }
 
+/// A train at a time, as the peers with GRO do.
+fn run_sink_of_trains(driver: Driver, sink: Sink) -> io::Result<()> {
+    runtime(driver)?.block_on(async {
+        let mut receivers = Vec::with_capacity(sink.active.len());
+        for (socket, mut tally) in sink.active {
+            let socket = udp(socket, sink.gro)?;
+            receivers.push(ebbtide::spawn(async move {
+                while let Some(train) = socket.recv_train().await? {
+                    if tally.take_train(&train, train.stride()) == Flow::Done {
+                        break;
+                    }
+                }
+                Ok(())
+            }));
+        }
+        join(receivers).await
+    })
+}
+
 fn run_unix_sink(driver: Driver, sink: Sink) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         let mut receivers = Vec::with_capacity(sink.active.len());
@@ -104,27 +123,8 @@ async fn join(receivers: Vec<JoinHandle<io::Result<()>>>) -> io::Result<()> {
     Ok(())
 }
 
+/// As the example `echo`: what has come is answered with one `send_batch`.
 fn run_echo(driver: Driver, echo: Echo) -> io::Result<()> {
-    let Echo { socket, mut tally, .. } = echo;
-    runtime(driver)?.block_on(async {
-        let socket = udp(socket, Gro::AsDefault)?;
-        let server = ebbtide::spawn(async move {
-            while let Some(request) = socket.recv().await? {
-                let flow = tally.take(&request);
-                socket.send_to(&request, request.peer()).await?;
-                if flow == Flow::Done {
-                    break;
-                }
-            }
-            tally.finish();
-            Ok(())
-        });
-        join(vec![server]).await
-    })
-}
-
-/// A batch at a time: what has come is answered with one `send_batch`.
-fn run_echo_batched(driver: Driver, echo: Echo) -> io::Result<()> {
     let Echo { socket, mut tally, .. } = echo;
     runtime(driver)?.block_on(async {
         let socket = udp(socket, Gro::AsDefault)?;
