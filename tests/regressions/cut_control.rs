@@ -1,0 +1,80 @@
+//! Control messages that find no room.
+//!
+//! Cause: the kernel cuts control messages off (`MSG_CTRUNC`) where a socket reserves no room for
+//! them. A datagram was taken for truncated then, although its payload was whole: any peer of a
+//! Unix socket could bring that about, by sending a descriptor along. And where an option was set
+//! through the descriptor of a UDP socket, as `as_fd` invites to, what it brings took the room of
+//! the length of a train's datagrams, which were handed out as one.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+
+use ebbtide::net::{UdpSocket, UnixAddr};
+
+use crate::control_message::{send_with, send_with_descriptors, set_option, switch_on};
+use crate::support::{Shape, Transport};
+
+/// Fails when control messages that were cut off count as a cut payload.
+#[test]
+fn a_datagram_with_a_descriptor_is_not_truncated() {
+    for shape in Shape::ALL {
+        shape.runtime().block_on(async {
+            let (sender, socket) = UnixAddr::pair();
+            let socket = UnixAddr::open(socket);
+            let file = File::open("/dev/null").unwrap();
+            send_with_descriptors(&sender, b"whole", &[file.as_raw_fd()]);
+            let datagram = socket.recv().await.unwrap().expect("not drained");
+            assert_eq!((&datagram[..], datagram.is_truncated()), (&b"whole"[..], false));
+            assert_eq!(socket.stats().truncated, 0);
+        });
+    }
+}
+
+/// A train of ten datagrams of ten bytes.
+fn send_train(to: SocketAddr) {
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    sender.connect(to).unwrap();
+    let segment = (libc::SOL_UDP, libc::UDP_SEGMENT);
+    send_with(&sender.into(), &[7; 100], segment, &10u16.to_ne_bytes()).unwrap();
+}
+
+/// Fails when a socket reserves room for the length of a train's datagrams only.
+#[test]
+fn options_that_are_set_through_the_descriptor_do_not_join_a_train() {
+    for shape in Shape::ALL {
+        shape.runtime().block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            switch_on(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
+            send_train(socket.local_addr().unwrap());
+            for _ in 0..10 {
+                let datagram = socket.recv().await.unwrap().expect("not drained");
+                assert_eq!((&datagram[..], datagram.is_truncated()), (&[7; 10][..], false));
+            }
+        });
+    }
+}
+
+/// With more options than there is room for, a train cannot be told from a long datagram. Fails
+/// when that is not said.
+#[test]
+fn a_train_whose_length_was_cut_off_counts_as_truncated() {
+    const SO_RCVMARK: i32 = 75;
+    const SO_RCVPRIORITY: i32 = 82;
+    for shape in Shape::ALL {
+        shape.runtime().block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            switch_on(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS);
+            let software = libc::SOF_TIMESTAMPING_SOFTWARE | libc::SOF_TIMESTAMPING_RX_SOFTWARE;
+            set_option(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, software as i32).unwrap();
+            for option in [SO_RCVMARK, SO_RCVPRIORITY] {
+                if let Err(error) = set_option(&socket, libc::SOL_SOCKET, option, 1) {
+                    return println!("skipped: option {option}: {error}");
+                }
+            }
+            send_train(socket.local_addr().unwrap());
+            let datagram = socket.recv().await.unwrap().expect("not drained");
+            assert_eq!((datagram.len(), datagram.is_truncated()), (100, true));
+        });
+    }
+}
