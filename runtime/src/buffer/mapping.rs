@@ -10,31 +10,48 @@
 use std::io;
 use std::ptr::NonNull;
 
+/// Bytes on either side of a mapping that nobody may touch, so that a write past its end is an
+/// error, by the kernel (`EFAULT`) as by us. In debug builds only: it takes two more mappings, of
+/// which a process has 65 530. A page, wherever pages are not larger than 64 KiB.
+const GUARD: usize = if cfg!(all(debug_assertions, not(miri))) { 65_536 } else { 0 };
+
 /// Zeroed, page-aligned memory; unmapped on drop.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
+const ACCESS: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
 impl Mapping {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let access = if GUARD > 0 { libc::PROT_NONE } else { ACCESS };
         // SAFETY: an anonymous private mapping at an address of the kernel's choice; it touches no
         // memory that exists.
-        let start = unsafe {
+        let whole = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
+                len + 2 * GUARD,
+                access,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             )
         };
-        if start == libc::MAP_FAILED {
+        if whole == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let start = NonNull::new(start.cast()).expect("mmap never maps page zero");
+        // SAFETY: inside of the mapping just made.
+        let start = unsafe { whole.cast::<u8>().add(GUARD) };
+        let start = NonNull::new(start).expect("mmap never maps page zero");
         let mapping = Self { start, len };
+        if GUARD > 0 {
+            // SAFETY: the range is what lies between the guards of the mapping just made.
+            let result = unsafe { libc::mprotect(start.as_ptr().cast(), len, ACCESS) };
+            if result != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
         // Miri has no madvise, and no fork either.
         if !cfg!(miri) {
             // SAFETY: the range is the mapping just made.
@@ -57,16 +74,46 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        // SAFETY: the guard in front belongs to the same mapping.
+        let whole = unsafe { self.start.as_ptr().sub(GUARD) };
         // SAFETY: the range was mapped by `new` and is unmapped once. Whoever lent it to the kernel
         // has taken it back by now (see `Pool`).
-        let result = unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        let result = unsafe { libc::munmap(whole.cast(), self.len + 2 * GUARD) };
         debug_assert_eq!(result, 0, "munmap of a mapping of our own cannot fail");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use super::*;
+
+    /// Fails without guards, unless the neighbours of the mapping happen to be closed to us. The
+    /// kernel is asked to read: it fails where the program would die.
+    #[test]
+    #[cfg_attr(any(miri, not(debug_assertions)), ignore = "there are guards in debug builds only")]
+    fn what_lies_before_and_after_the_memory_cannot_be_touched() {
+        let len = 3 * 65_536;
+        let mapping = Mapping::new(len).unwrap();
+        let (_reader, writer) = io::pipe().unwrap();
+        let touch = |at: *const u8| {
+            // SAFETY: takes a byte from where the kernel may refuse to read it.
+            let written = unsafe { libc::write(writer.as_raw_fd(), at.cast(), 1) };
+            if written == 1 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error()) }
+        };
+        let start = mapping.start().as_ptr().cast_const();
+        for (at, expected) in [
+            (start.wrapping_sub(GUARD), Err(Some(libc::EFAULT))),
+            (start.wrapping_sub(1), Err(Some(libc::EFAULT))),
+            (start, Ok(())),
+            (start.wrapping_add(len - 1), Ok(())),
+            (start.wrapping_add(len), Err(Some(libc::EFAULT))),
+            (start.wrapping_add(len + GUARD - 1), Err(Some(libc::EFAULT))),
+        ] {
+            assert_eq!(touch(at), expected);
+        }
+    }
 
     /// Fails when a forked child gets the memory: its flags then lack "dc", do not copy.
     #[test]
