@@ -19,8 +19,8 @@ use ebbtide::task::yield_now;
 use ebbtide::time::sleep;
 use ebbtide::{Drain, DrainOutcome, DrainReport, Runtime, drain, drain_with};
 use futures_util::FutureExt;
-use socket2::{Domain, Socket, Type};
-use support::{Ledger, Random, Shape, duplicate, left_in_queue, numbered, unique_name};
+use socket2::Socket;
+use support::{Ledger, Random, Shape, Transport, duplicate, left_in_queue, numbered, unique_name};
 
 on_every_shape!(
     a_drained_socket_hands_out_its_backlog_and_then_none_while_others_go_on,
@@ -615,48 +615,4 @@ fn assert_complete(report: &DrainReport) {
     assert_balanced(report);
     assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Complete, 0), "{report}");
     assert_eq!((report.unsealed, report.completions_lost, report.unfinished), (0, 0, 0));
-}
-
-/// What differs between Unix and UDP.
-trait Transport: Address + 'static {
-    /// Whether the kernel drops what there is no room for.
-    const MAY_DROP: bool;
-
-    /// A sender and a receiver, with room for 1 000 small datagrams where the system allows it.
-    fn pair() -> (Socket, Socket);
-
-    fn open(socket: Socket) -> DatagramSocket<Self>;
-}
-
-const ROOM: usize = 2 << 20;
-
-impl Transport for UnixAddr {
-    const MAY_DROP: bool = false;
-
-    fn pair() -> (Socket, Socket) {
-        // What a pair has queued is bounded by the send buffer alone, not by max_dgram_qlen.
-        let (sender, receiver) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
-        sender.set_send_buffer_size(ROOM).unwrap();
-        (sender, receiver)
-    }
-
-    fn open(socket: Socket) -> DatagramSocket<Self> {
-        DatagramSocket::<Self>::from_std(socket.into()).unwrap()
-    }
-}
-
-impl Transport for SocketAddr {
-    const MAY_DROP: bool = true;
-
-    fn pair() -> (Socket, Socket) {
-        let bind = || Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
-        let (sender, receiver) = (bind(), bind());
-        sender.connect(&receiver.local_addr().unwrap()).unwrap();
-        receiver.set_recv_buffer_size(ROOM).unwrap();
-        (sender, receiver)
-    }
-
-    fn open(socket: Socket) -> DatagramSocket<Self> {
-        DatagramSocket::<Self>::from_std(socket.into()).unwrap()
-    }
 }

@@ -7,10 +7,12 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
-use ebbtide::{Builder, Driver, Runtime};
-use socket2::Socket;
+use ebbtide::net::{Address, DatagramSocket, UnixAddr};
+use ebbtide::{Builder, Driver, RunningDriver, Runtime};
+use socket2::{Domain, Socket, Type};
 
 /// A driver and the sizes of its queues. Every conformance test runs on every shape.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +49,8 @@ impl Shape {
 
     pub const EPOLL: Self = Self { name: "epoll", driver: Driver::Epoll, ..Self::DEFAULT };
 
+    pub const ALL: [Self; 4] = [Self::DEFAULT, Self::TWO_ENTRIES, Self::TINY, Self::EPOLL];
+
     pub fn builder(self) -> Builder {
         let mut builder = Runtime::builder().driver(self.driver);
         if let Some(entries) = self.submission_entries {
@@ -63,6 +67,11 @@ impl Shape {
 
     pub fn runtime(self) -> Runtime {
         self.builder().build().unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// Whether it comes out as a ring here.
+    pub fn has_ring(self) -> bool {
+        matches!(self.runtime().driver(), RunningDriver::IoUring { .. })
     }
 }
 
@@ -178,4 +187,48 @@ pub fn unique_name(what: &str) -> ebbtide::net::UnixAddr {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let name = format!("ebbtide-test-{what}-{}-{count}", std::process::id());
     ebbtide::net::UnixAddr::from_abstract_name(name).expect("the name is short")
+}
+
+/// What differs between Unix and UDP.
+pub trait Transport: Address + 'static {
+    /// Whether the kernel drops what there is no room for.
+    const MAY_DROP: bool;
+
+    /// A sender and a receiver, with room for 1 000 small datagrams where the system allows it.
+    fn pair() -> (Socket, Socket);
+
+    fn open(socket: Socket) -> DatagramSocket<Self>;
+}
+
+const ROOM: usize = 2 << 20;
+
+impl Transport for UnixAddr {
+    const MAY_DROP: bool = false;
+
+    fn pair() -> (Socket, Socket) {
+        // What a pair has queued is bounded by the send buffer alone, not by max_dgram_qlen.
+        let (sender, receiver) = Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap();
+        sender.set_send_buffer_size(ROOM).unwrap();
+        (sender, receiver)
+    }
+
+    fn open(socket: Socket) -> DatagramSocket<Self> {
+        DatagramSocket::<Self>::from_std(socket.into()).unwrap()
+    }
+}
+
+impl Transport for SocketAddr {
+    const MAY_DROP: bool = true;
+
+    fn pair() -> (Socket, Socket) {
+        let bind = || Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        let (sender, receiver) = (bind(), bind());
+        sender.connect(&receiver.local_addr().unwrap()).unwrap();
+        receiver.set_recv_buffer_size(ROOM).unwrap();
+        (sender, receiver)
+    }
+
+    fn open(socket: Socket) -> DatagramSocket<Self> {
+        DatagramSocket::<Self>::from_std(socket.into()).unwrap()
+    }
 }

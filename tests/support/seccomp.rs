@@ -63,6 +63,30 @@ pub fn refuse(
         give(libc::SECCOMP_RET_ERRNO | (errno as u32 & libc::SECCOMP_RET_DATA)),
         give(libc::SECCOMP_RET_ALLOW),
     ];
+    install(&program)
+}
+
+/// Has each call of `syscall` raise SIGSYS instead, on this thread and on what it starts from now
+/// on, unless the upper half of its argument of this index is `pass`. The kernel looks at the lower
+/// half only where that argument is an `int`, and at nothing where there is none: which is how the
+/// handler makes the call after all.
+pub fn trap(syscall: libc::c_long, argument: usize, pass: u32) -> io::Result<()> {
+    install(&[
+        load(offset_of!(seccomp_data, arch)),
+        skip_unless_equal(ARCHITECTURE, 5),
+        load(offset_of!(seccomp_data, nr)),
+        skip_unless_equal(syscall as u32, 3),
+        load(offset_of!(seccomp_data, args) + 8 * argument + UPPER_HALF),
+        skip_if_equal(pass, 1),
+        give(libc::SECCOMP_RET_TRAP),
+        give(libc::SECCOMP_RET_ALLOW),
+    ])
+}
+
+/// Where the upper half of a number of 64 bits lies.
+const UPPER_HALF: usize = if cfg!(target_endian = "little") { 4 } else { 0 };
+
+fn install(program: &[sock_filter]) -> io::Result<()> {
     let filter =
         libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
     // SAFETY: takes plain numbers. Without it only a privileged thread may install a filter.
@@ -84,6 +108,11 @@ fn load(offset: usize) -> sock_filter {
 /// Skips some instructions unless what was loaded is equal to `value`.
 fn skip_unless_equal(value: u32, skip: u8) -> sock_filter {
     instruction(BPF_JMP | BPF_JEQ | BPF_K, value, 0, skip)
+}
+
+/// Skips some instructions if what was loaded is equal to `value`.
+fn skip_if_equal(value: u32, skip: u8) -> sock_filter {
+    instruction(BPF_JMP | BPF_JEQ | BPF_K, value, skip, 0)
 }
 
 /// Skips some instructions if what was loaded is less than `value`.

@@ -1,0 +1,195 @@
+//! `RLIMIT_NOFILE` and `RLIMIT_MEMLOCK` at their edges.
+
+// UNSAFETY: limits and users have no safe form.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io;
+use std::iter;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::thread;
+
+use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
+use ebbtide::task::yield_now;
+use ebbtide::{Drain, DrainOutcome, Driver, RunningDriver, Runtime};
+use futures_util::FutureExt;
+
+use crate::child::in_a_child;
+use crate::faults::Watchdog;
+use crate::program;
+use crate::support::{Shape, Transport};
+
+fn limit(resource: libc::__rlimit_resource_t, most: u64) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: points to a limit of ours.
+    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
+    limit.rlim_cur = most.min(limit.rlim_max);
+    // SAFETY: points to a limit of ours.
+    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
+}
+
+/// A socket that was opened while there were descriptors, with datagrams in its queue.
+fn backlog<T: Transport>(received: &Rc<Cell<u64>>) -> socket2::Socket {
+    async fn receive<A: Address>(socket: DatagramSocket<A>, received: Rc<Cell<u64>>) {
+        while let Some(datagram) = socket.recv().await.unwrap() {
+            received.set(received.get() + datagram.len() as u64);
+        }
+    }
+    let (sender, socket) = T::pair();
+    ebbtide::spawn(receive(T::open(socket), Rc::clone(received)));
+    sender
+}
+
+/// Opening fails with an error that says so; what is open goes on, waits, and is drained.
+#[test]
+fn a_runtime_without_descriptors_says_so_and_loses_nothing() {
+    in_a_child("limits::a_runtime_without_descriptors_says_so_and_loses_nothing", || {
+        let _watchdog = Watchdog::new("no descriptor is left");
+        limit(libc::RLIMIT_NOFILE, 100);
+        for shape in Shape::ALL {
+            for room in 0..6 {
+                with_room_for(shape, room);
+            }
+        }
+    });
+}
+
+fn with_room_for(shape: Shape, room: usize) {
+    let run = format!("{}, room for {room}", shape.name);
+    let runtime = shape.runtime();
+    let received = Rc::default();
+    let (senders, waiting, peer) = runtime.block_on(async {
+        let senders = [backlog::<UnixAddr>(&received), backlog::<SocketAddr>(&received)];
+        let (waiting, peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        let waiting = UnixDatagram::from_std(waiting).unwrap();
+        while waiting.try_send(&[0; 2_000]).is_ok() {}
+        (senders, waiting, peer)
+    });
+    let mut full: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    full.truncate(full.len() - room);
+
+    let mut opened = Vec::new();
+    runtime.block_on(async {
+        for _ in 0..20 {
+            senders.iter().for_each(|sender| assert_eq!(sender.send(&[1]).unwrap(), 1));
+            match UdpSocket::bind("127.0.0.1:0") {
+                Ok(socket) => opened.push(socket),
+                Err(error) => {
+                    assert!(error.to_string().contains("Too many open files"), "{run}: {error}");
+                }
+            }
+            yield_now().await;
+        }
+        assert_eq!(opened.len(), room, "{run}");
+        // On a ring, waiting for room takes a descriptor.
+        match waiting.send(b"waits").now_or_never() {
+            None => {}
+            Some(result) => assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EMFILE)),
+        }
+    });
+    senders.iter().for_each(|sender| assert_eq!(sender.send(&[1]).unwrap(), 1));
+    let report = runtime.shutdown(Drain::default().quiesce(true));
+    assert_eq!(received.get(), 42, "{run}: {report}");
+    assert_eq!(report.outcome, DrainOutcome::Complete, "{run}: {report}");
+    drop((full, peer));
+}
+
+const NOBODY: libc::uid_t = 65_534;
+
+/// Runs `f` on a thread that belongs to another user, without privileges: who is held to limits of
+/// his own. `None` where this takes a right that we do not have.
+fn as_another_user<T: Send>(f: impl FnOnce() -> T + Send) -> Option<T> {
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            // The call itself, and not that of libc, which would change all threads.
+            // SAFETY: takes numbers.
+            let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+            if result != 0 {
+                println!("skipped: another user: {}", io::Error::last_os_error());
+                return None;
+            }
+            Some(f())
+        });
+        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// With `bytes` of locked memory: how many entries the ring got, or the error; `None`, epoll.
+fn with_locked_memory(bytes: u64, choice: Driver) -> io::Result<Option<u32>> {
+    limit(libc::RLIMIT_MEMLOCK, bytes);
+    let runtime = Runtime::builder().driver(choice).build()?;
+    let entries = match runtime.driver() {
+        RunningDriver::IoUring { completion_entries, .. } => Some(completion_entries),
+        _ => None,
+    };
+    program::run_on::<SocketAddr>(runtime, bytes).check(&[], &format!("{bytes} bytes locked"));
+    Ok(entries)
+}
+
+fn check_locked_memory(sizes: &[u64]) {
+    let _watchdog = Watchdog::new("locked memory");
+    as_another_user(|| {
+        for bytes in sizes {
+            let auto = with_locked_memory(*bytes, Driver::Auto).expect("epoll does without");
+            println!("note: {bytes} bytes of locked memory: completion queue {auto:?}");
+            let ring = with_locked_memory(*bytes, Driver::IoUring);
+            match (auto, ring) {
+                (Some(_), Ok(Some(_))) => {}
+                (None, Err(error)) => {
+                    assert!(error.to_string().contains("ulimit -l"), "{bytes}: {error}");
+                }
+                (auto, ring) => panic!("{bytes}: {auto:?}, but then {ring:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn another_user_with_little_locked_memory_gets_what_fits() {
+    in_a_child("limits::another_user_with_little_locked_memory_gets_what_fits", || {
+        check_locked_memory(&[0, 1 << 20, 8 << 20]);
+    });
+}
+
+#[test]
+#[ignore = "the long form: a ring that does not fit is tried for a second"]
+fn another_user_with_any_amount_of_locked_memory_gets_what_fits() {
+    in_a_child("limits::another_user_with_any_amount_of_locked_memory_gets_what_fits", || {
+        let sizes = [0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256];
+        check_locked_memory(&sizes.map(|pages| pages * 4_096));
+    });
+}
+
+/// Rings until no more fit: the next is smaller, or epoll; all of them work, also together.
+#[test]
+#[ignore = "the long form: a ring that does not fit is tried for a second"]
+fn rings_that_use_locked_memory_up_leave_the_next_ones_working() {
+    in_a_child("limits::rings_that_use_locked_memory_up_leave_the_next_ones_working", || {
+        let _watchdog = Watchdog::new("locked memory is used up");
+        as_another_user(|| {
+            limit(libc::RLIMIT_MEMLOCK, 1 << 20);
+            let mut runtimes = Vec::new();
+            for _ in 0..64 {
+                runtimes.push(Runtime::new().unwrap());
+                if runtimes
+                    .last()
+                    .is_some_and(|last| !matches!(last.driver(), RunningDriver::IoUring { .. }))
+                {
+                    break;
+                }
+            }
+            println!(
+                "note: {} rings fit, then: {}",
+                runtimes.len() - 1,
+                runtimes.last().unwrap().driver()
+            );
+            for (seed, runtime) in (0..).zip(runtimes) {
+                program::run_on::<SocketAddr>(runtime, seed).check(&[], "locked memory is used up");
+            }
+            // It has come back with them.
+            assert!(matches!(Runtime::new().unwrap().driver(), RunningDriver::IoUring { .. }));
+        });
+    });
+}

@@ -1,0 +1,118 @@
+//! A start that fails half-way: at each call that it makes, in turn. The error is clear, or another
+//! driver does; a start that comes out works, and one that does not leaves nothing behind.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use ebbtide::net::UnixAddr;
+use ebbtide::{Driver, RunningDriver, Runtime};
+
+use crate::child::in_a_child;
+use crate::faults::{Fault, Manner, Tally, Watchdog, with_fault};
+use crate::program;
+use crate::seccomp::with_refused_if;
+
+const ERRNOS: [i32; 9] = [
+    libc::EPERM,
+    libc::EINVAL,
+    libc::ENOMEM,
+    libc::EAGAIN,
+    libc::EINTR,
+    libc::EBUSY,
+    libc::EMFILE,
+    libc::EFAULT,
+    libc::EEXIST,
+];
+
+/// Starts a runtime of `choice` while the `k`-th call of `syscall` fails. What comes out runs the
+/// program.
+fn start(choice: Driver, syscall: libc::c_long, k: u64, errno: i32) -> (Option<bool>, Tally) {
+    let fault = Fault::once(syscall, k, Manner::Refuse(errno));
+    with_fault(fault, || match Runtime::builder().driver(choice).buffers(64).build() {
+        Ok(runtime) => {
+            let on_ring = matches!(runtime.driver(), RunningDriver::IoUring { .. });
+            let run = format!("{choice:?}, call {k} of {syscall} fails with {errno}");
+            program::run_on::<UnixAddr>(runtime, k).check(&[errno], &run);
+            Some(on_ring)
+        }
+        Err(error) => {
+            assert!(error.to_string().contains("cannot start the "), "what was wrong? {error}");
+            None
+        }
+    })
+}
+
+fn descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn a_start_that_fails_anywhere_is_told_or_does_without() {
+    in_a_child("start::a_start_that_fails_anywhere_is_told_or_does_without", || {
+        let _watchdog = Watchdog::new("a start fails");
+        // The watchdog's thread and the handler are there from now on.
+        start(Driver::Auto, libc::SYS_io_uring_setup, 0, 0);
+        let before = descriptors();
+        for syscall in [
+            libc::SYS_io_uring_setup,
+            libc::SYS_io_uring_register,
+            libc::SYS_eventfd2,
+            libc::SYS_epoll_create1,
+            libc::SYS_epoll_ctl,
+        ] {
+            for errno in ERRNOS {
+                for k in 1..=2 {
+                    let (auto, _) = start(Driver::Auto, syscall, k, errno);
+                    let must_start = !matches!(syscall, libc::SYS_eventfd2);
+                    let has_ring = Runtime::builder().driver(Driver::IoUring).build().is_ok();
+                    if must_start && has_ring {
+                        assert!(auto.is_some(), "call {k} of {syscall}, errno {errno}");
+                    }
+                    start(Driver::Epoll, syscall, k, errno);
+                }
+            }
+        }
+        assert_eq!(descriptors(), before, "descriptors are left behind");
+    });
+}
+
+/// What a ring shares with the program is a mapping of its descriptor.
+#[test]
+fn a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does() {
+    in_a_child("start::a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does", || {
+        let _watchdog = Watchdog::new("a ring cannot be mapped");
+        let before = descriptors();
+        let descriptor = 0..=i32::MAX as u32;
+        let on_ring = with_refused_if(libc::SYS_mmap, 4, descriptor, libc::EACCES, || {
+            let runtime = Runtime::builder().driver(Driver::Auto).build().unwrap();
+            let on_ring = matches!(runtime.driver(), RunningDriver::IoUring { .. });
+            program::run_on::<SocketAddr>(runtime, 1).check(&[], "the ring cannot be mapped");
+            on_ring
+        });
+        assert!(!on_ring, "mapping it was not refused");
+        assert_eq!(descriptors(), before, "descriptors are left behind");
+    });
+}
+
+/// The first failure is passing: nothing is given up for it.
+#[test]
+fn a_start_that_lacks_memory_for_a_moment_gets_its_ring() {
+    if Runtime::builder().driver(Driver::IoUring).build().is_err() {
+        return println!("skipped: there is no ring here");
+    }
+    let _watchdog = Watchdog::new("a start lacks memory");
+    for syscall in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register] {
+        let (on_ring, tally) = start(Driver::IoUring, syscall, 1, libc::ENOMEM);
+        assert_eq!((on_ring, tally.failures), (Some(true), 1));
+        let fault = Fault::burst(syscall, 1, 20, Manner::Refuse(libc::ENOMEM));
+        let (completion_entries, tally) = with_fault(fault, || {
+            let runtime = Runtime::builder().driver(Driver::IoUring).build().unwrap();
+            let RunningDriver::IoUring { completion_entries, .. } = runtime.driver() else {
+                panic!("it was asked for a ring");
+            };
+            program::run_on::<SocketAddr>(runtime, 1).check(&[], "memory was short");
+            completion_entries
+        });
+        assert_eq!((completion_entries, tally.failures), (1024, 20), "it was made smaller");
+    }
+}
