@@ -21,7 +21,7 @@ on_every_shape!(
 );
 
 /// The steps of the short form.
-const SAMPLE: [u64; 6] = [1, 2, 5, 17, 67, 200];
+const SAMPLE: [u64; 5] = [1, 2, 7, 40, 200];
 /// Those of the long form.
 const ALL: std::ops::RangeInclusive<u64> = 1..=200;
 
@@ -90,7 +90,7 @@ fn visits_that_fail_again_and_again_lose_nothing(shape: Shape) {
 
 fn visits_that_fail_in_a_row_lose_nothing(shape: Shape) {
     let _watchdog = Watchdog::new("visits fail in a row");
-    strike_all(shape, [1, 34, 130].into_iter(), in_a_row);
+    strike_all(shape, [1, 130].into_iter(), in_a_row);
 }
 
 #[test]

@@ -12,26 +12,12 @@ use socket2::Socket;
 
 /// Sets a flag.
 pub fn switch_on(socket: &impl AsFd, level: i32, option: i32) {
-    set_option(socket, level, option, 1).unwrap_or_else(|error| panic!("{option}: {error}"));
-}
-
-/// Sets an option that takes an int.
-///
-/// # Errors
-///
-/// Those of setsockopt(2).
-pub fn set_option(
-    socket: &impl AsFd,
-    level: i32,
-    option: i32,
-    value: libc::c_int,
-) -> io::Result<()> {
-    let len = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: the pointer names `value` and its length.
-    let result = unsafe {
-        libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const value).cast(), len)
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let on: libc::c_int = 1;
+    let len = size_of_val(&on) as libc::socklen_t;
+    let number = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointer names `on` and its length.
+    let result = unsafe { libc::setsockopt(number, level, option, (&raw const on).cast(), len) };
+    assert_eq!(result, 0, "option {option}: {}", io::Error::last_os_error());
 }
 
 /// Sends `payload` with a control message of this level and type.
