@@ -59,6 +59,10 @@ pub(crate) const REFUSED_PAUSE_MS: u64 = 1;
 /// ring is halved: memory of rings that were just closed is given back asynchronously.
 pub(crate) const START_RETRY_MS: u64 = 1_000;
 
+/// How long each smaller ring is then tried: so long that the memory of the one before, which had
+/// got as far as being registered, has come back (36 ms were seen).
+pub(crate) const SMALLER_RETRY_MS: u64 = 200;
+
 /// How long the end of a runtime waits for the last completions before it gives their memory up
 /// (leaks it) and says so in the report: rather a leak than memory that the kernel still writes.
 pub(crate) const REAP_LIMIT_MS: u64 = 5_000;

@@ -128,12 +128,17 @@ fn with_locked_memory(bytes: u64, choice: Driver) -> io::Result<Option<u32>> {
     Ok(entries)
 }
 
+/// With more memory it is never a smaller ring. Fails when a smaller ring is given up while the
+/// memory of the larger one that failed has not come back.
 fn check_locked_memory(sizes: &[u64]) {
     let _watchdog = Watchdog::new("locked memory");
     as_another_user(|| {
+        let mut most = None;
         for bytes in sizes {
             let auto = with_locked_memory(*bytes, Driver::Auto).expect("epoll does without");
             println!("note: {bytes} bytes of locked memory: completion queue {auto:?}");
+            assert!(auto >= most, "{bytes} bytes: {auto:?}, and with less it was {most:?}");
+            most = auto;
             let ring = with_locked_memory(*bytes, Driver::IoUring);
             match (auto, ring) {
                 (Some(_), Ok(Some(_))) => {}

@@ -24,7 +24,7 @@ use super::model::ModelQueues;
 use super::queues::Queues;
 use super::ring::{BUFFER_GROUP, Ring};
 use crate::buffer::{FilledBy, Pool};
-use crate::limits::{Limits, START_RETRY_MS};
+use crate::limits::{Limits, SMALLER_RETRY_MS, START_RETRY_MS};
 
 /// How the kernel runs the work that completes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +215,8 @@ fn open(limits: &Limits, pool: &Pool) -> Result<(IoUring, TaskRun), StartError> 
         }
         submission_entries /= 2;
         completion_entries = (completion_entries / 2).max(submission_entries);
-        deadline = Instant::now();
+        // That of the ring that has just failed comes back no sooner.
+        deadline = Instant::now() + Duration::from_millis(SMALLER_RETRY_MS);
     }
 }
 
