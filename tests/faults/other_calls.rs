@@ -47,7 +47,7 @@ fn strike_all(shape: Shape, syscall: libc::c_long, errno: i32, errors: &[i32]) -
 /// Fails when `EINTR` ends the reading of a drain, or is told to a receiver.
 fn receives_that_are_interrupted_lose_nothing(shape: Shape) {
     let _watchdog = Watchdog::new("receives are interrupted");
-    let (struck, _) = strike_all(shape, libc::SYS_recvmsg, EINTR, &[]);
+    let (struck, _) = strike_all(shape, libc::SYS_recvmmsg, EINTR, &[]);
     assert!(struck > 0);
 }
 
@@ -55,7 +55,7 @@ fn receives_that_are_interrupted_lose_nothing(shape: Shape) {
 fn receives_that_fail_are_told_once_each_and_lose_nothing(shape: Shape) {
     let _watchdog = Watchdog::new("receives fail");
     for errno in [ENOMEM, ENOBUFS] {
-        let (struck, _) = strike_all(shape, libc::SYS_recvmsg, errno, &[errno]);
+        let (struck, _) = strike_all(shape, libc::SYS_recvmmsg, errno, &[errno]);
         assert!(struck > 0);
     }
 }
