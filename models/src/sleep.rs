@@ -1,0 +1,156 @@
+//! The owner sleeps only when nothing is left, and whoever comes then wakes it: no wake is lost. A
+//! lost one leaves the owner asleep for ever, which loom reports as a deadlock.
+
+use std::sync::Arc;
+use std::task::Wake;
+
+use loom::thread;
+
+use crate::sync::Eventfd;
+use crate::task::{Inbox, Permission, Root};
+use crate::under_way::{Hold, UnderWay};
+
+/// The thread of the runtime.
+struct Owner<T> {
+    inbox: Arc<Inbox<T>>,
+    root: Arc<Root<T>>,
+    eventfd: Arc<Eventfd>,
+    taken: Vec<T>,
+    /// How often the root was polled.
+    polls: usize,
+    /// How often it said that it sleeps.
+    sleeps: u64,
+    /// What it has read from the eventfd.
+    writes: u64,
+}
+
+impl<T: Send + 'static> Owner<T> {
+    fn new() -> Self {
+        let eventfd = Arc::new(Eventfd::default());
+        let inbox = Arc::new(Inbox::new(Arc::clone(&eventfd)));
+        let root = Arc::new(Root::new(Arc::clone(&inbox)));
+        Self { inbox, root, eventfd, taken: Vec::new(), polls: 0, sleeps: 0, writes: 0 }
+    }
+
+    /// `Runtime::run_until`, until `is_done` after a poll of the root or a look at the tasks.
+    fn run_until(&mut self, mut is_done: impl FnMut(&mut Self) -> bool) {
+        loop {
+            while let Some(item) = self.inbox.pop() {
+                self.taken.push(item);
+            }
+            if self.root.take_wake() {
+                self.polls += 1;
+            }
+            if is_done(self) {
+                return;
+            }
+            self.submit_and_wait();
+        }
+    }
+
+    /// `Runtime::submit_and_wait`.
+    fn submit_and_wait(&mut self) {
+        if self.root.is_woken() {
+            return;
+        }
+        self.sleeps += 1;
+        if self.root.fall_asleep() == Permission::Sleep {
+            self.writes += self.eventfd.wait();
+        }
+        self.inbox.awake();
+    }
+}
+
+/// Two threads hand over two tasks and one, in their order. The owner gets all of them, each
+/// thread's in order, and the eventfd is written at most once per sleep.
+pub fn every_task_that_is_handed_over_is_taken() {
+    let mut owner = Owner::new();
+    let threads: Vec<_> = [&[10, 11][..], &[20]]
+        .into_iter()
+        .map(|items| {
+            let inbox = Arc::clone(&owner.inbox);
+            thread::spawn(move || items.iter().for_each(|&item| inbox.push(item)))
+        })
+        .collect();
+    owner.run_until(|owner| owner.taken.len() == 3);
+    for thread in threads {
+        thread.join().expect("it does not panic");
+    }
+    let of = |tens| owner.taken.iter().copied().filter(move |item| item / 10 == tens);
+    assert_eq!(of(1).collect::<Vec<u32>>(), [10, 11]);
+    assert_eq!(of(2).collect::<Vec<u32>>(), [20]);
+    let writes = owner.writes + owner.eventfd.take();
+    assert!(writes <= owner.sleeps, "{writes} writes for {} sleeps", owner.sleeps);
+}
+
+/// Two threads set a flag each and wake the root. It is polled after the last flag was set, and
+/// once at the start.
+pub fn every_wake_of_the_root_leads_to_a_poll() {
+    let mut owner = Owner::<()>::new();
+    let flags = Arc::new([
+        loom::sync::atomic::AtomicBool::new(false),
+        loom::sync::atomic::AtomicBool::new(false),
+    ]);
+    for index in 0..flags.len() {
+        let (root, flags) = (Arc::clone(&owner.root), Arc::clone(&flags));
+        thread::spawn(move || {
+            // What a waker stands for is written before, in whatever order its owner likes.
+            flags[index].store(true, loom::sync::atomic::Ordering::Relaxed);
+            root.wake_by_ref();
+        });
+    }
+    let mut polls = 0;
+    let mut all_set = false;
+    owner.run_until(|owner| {
+        if owner.polls > polls {
+            polls = owner.polls;
+            all_set = flags.iter().all(|flag| flag.load(loom::sync::atomic::Ordering::Relaxed));
+        }
+        all_set
+    });
+    assert!(owner.polls <= 3, "polled {} times", owner.polls);
+}
+
+/// One thread hands a task over, another wakes the root: both share the one "asleep".
+pub fn a_task_and_the_root_wake_the_same_sleep() {
+    let mut owner = Owner::new();
+    // The poll that every root gets at the start.
+    assert!(owner.root.take_wake());
+    let inbox = Arc::clone(&owner.inbox);
+    thread::spawn(move || inbox.push(1));
+    let root = Arc::clone(&owner.root);
+    thread::spawn(move || root.wake_by_ref());
+    owner.run_until(|owner| owner.taken == [1] && owner.polls == 1);
+    let writes = owner.writes + owner.eventfd.take();
+    assert!(writes <= owner.sleeps, "{writes} writes for {} sleeps", owner.sleeps);
+}
+
+/// A blocking call ends on its thread, which hands its task over; the owner takes the result and
+/// lets go; the drain, which looks at the count before each sleep, ends then and not before.
+///
+/// As in `spawn_blocking`: the call's own hold ends with the call, and its task has one as well.
+pub fn the_drain_ends_after_the_last_blocking_call_was_taken() {
+    let mut owner = Owner::new();
+    let under_way = UnderWay::default();
+    let mut until_taken = Vec::new();
+    let mut calls = Vec::new();
+    for call in 0..2 {
+        let until_ended = Arc::new(under_way.hold());
+        until_taken.push(Some(Arc::clone(&until_ended)));
+        let inbox = Arc::clone(&owner.inbox);
+        calls.push(thread::spawn(move || {
+            drop::<Arc<Hold>>(until_ended);
+            inbox.push(call);
+        }));
+    }
+    owner.run_until(|owner| {
+        for &call in &owner.taken {
+            until_taken[call] = None;
+        }
+        under_way.count() == 0
+    });
+    assert_eq!(owner.taken.len(), 2, "the drain ended before a result was taken");
+    for call in calls {
+        call.join().expect("it does not panic");
+    }
+}
