@@ -6,6 +6,9 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 /// An IPv4 address (`struct sockaddr_in`).
 pub(crate) const IPV4_NAME_LEN: usize = 16;
 
@@ -26,7 +29,8 @@ mod sealed {
 /// [`std::os::unix::net::SocketAddr`].
 pub trait Address: sealed::Sealed + Sized {
     /// Reads a raw socket address; an absent or unknown one becomes the unspecified address
-    /// (`0.0.0.0:0`, or the unnamed Unix address).
+    /// (`0.0.0.0:0`, or the unnamed Unix address). So does a path of 108 bytes, which the kernel
+    /// allows and the address of std has no room for.
     fn from_raw(name: &[u8]) -> Self;
 }
 

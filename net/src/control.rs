@@ -7,6 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::address::INTERNET_NAME_LEN;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 /// `struct cmsghdr`: a length, a level and a type.
 const HEADER_LEN: usize = size_of::<usize>() + 2 * size_of::<i32>();
 

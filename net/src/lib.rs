@@ -28,3 +28,16 @@ pub use ebbtide_runtime::SocketStats;
 pub fn doc_run<F: Future<Output = std::io::Result<()>>>(example: F) {
     ebbtide_runtime::run(example).expect("the example succeeds");
 }
+
+/// For `fuzz/`: what must hold for every address, and for all control messages.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub fn address(input: &[u8]) {
+        crate::address::properties::hold(input);
+    }
+
+    pub fn control(input: &[u8]) {
+        crate::control::properties::hold(input);
+    }
+}

@@ -14,6 +14,9 @@ use std::num::NonZeroU32;
 
 use crate::buffer::{Buffer, Outside, Parked, Pool};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
+
 /// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
 pub(super) const HEADER_LEN: usize = 16;
 

@@ -423,3 +423,10 @@ pub(crate) struct DriverCounts {
     pub(crate) completions_lost: u64,
     pub(crate) in_flight: usize,
 }
+
+/// For `fuzz/`: what must hold for every message.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_message(input: &[u8]) {
+    message::properties::hold(input);
+}

@@ -1,0 +1,5 @@
+//! Socket addresses: `net/src/address.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ebbtide_net::fuzzing::address(input));

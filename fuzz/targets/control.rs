@@ -1,0 +1,5 @@
+//! Control messages: `net/src/control.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ebbtide_net::fuzzing::control(input));
