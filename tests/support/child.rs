@@ -42,7 +42,8 @@ pub fn in_a_prepared_child(
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     let passed = output.status.success() && said.contains("1 passed");
     assert!(passed, "{}: {said}", output.status);
-    let is_for_us = |line: &&str| line.starts_with("skipped") || line.starts_with("note: ");
+    let prefixes = ["skipped", "note: ", "measured"];
+    let is_for_us = |line: &&str| prefixes.iter().any(|prefix| line.starts_with(prefix));
     said.lines().filter(is_for_us).for_each(|line| println!("{line}"));
     Ok(())
 }
