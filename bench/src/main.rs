@@ -8,6 +8,7 @@ mod load;
 mod measure;
 mod metric;
 mod raw_ring;
+mod soak;
 mod without_io_uring;
 mod workloads;
 
@@ -19,6 +20,7 @@ Usage: ebbtide-bench COMMAND
   compare [WORKLOAD ..] [OPTION ..]        all contestants, round by round; --help tells the options
   list [--json]                            the workloads and the contestants
   measure WORKLOAD CONTESTANT [SCALE]      one measurement in a fresh process, as JSON on stdout
+  soak [--minutes N] [--seed S]            everything at once, for a long time; must balance
   without-io-uring PROGRAM [ARGUMENT ..]   run a program with io_uring refused, as in a container
                                            with the default seccomp profile";
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
             let scale = rest.first().and_then(|scale| scale.parse().ok()).unwrap_or(1.0);
             measure::run(workload, contestant, scale)
         }
+        ["soak", ref rest @ ..] => soak::run(rest),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)
