@@ -12,13 +12,13 @@
 //! when the warm-up is over and start it.
 //!
 //! - [`Sink`]: receive from each of `active`, show **every** datagram to the tally of its socket
-//!   ([`Tally::take`]) until that says [`Flow::Done`], and return when all have said so. `idle`
+//!   (`Tally::take`) until that says `Flow::Done`, and return when all have said so. `idle`
 //!   sockets receive nothing, but must be listened to as the others are. The address of the sender
 //!   must be received, as a server needs it. A tally may block the thread in the middle of a `take`,
 //!   while nothing is queued on any socket. Buffers of `largest` bytes suffice.
-//! - [`Echo`]: [`EchoTally::take`] each request, answer it to where it came from. After
+//! - [`Echo`]: `EchoTally::take` each request, answer it to where it came from. After
 //!   `Flow::Done`, answer that one as well, make sure that the answers are with the kernel, and call
-//!   [`EchoTally::finish`].
+//!   `EchoTally::finish`.
 //! - [`Drain`], [`Exit`], [`Micro`] and [`Task`] are told by their own documentation.
 //!
 //! Write what a user would write, and the fastest form of that which the contestant's documentation
