@@ -217,6 +217,10 @@ fn a_socket_with_the_number_of_one_that_failed_is_heard(shape: Shape) {
         let socket = connected_to(&peer);
         some_turns().await; // It has been found empty.
         peer.send(b"heard").unwrap();
+        for _ in 0..100 {
+            some_turns().await;
+        }
+        assert_eq!(socket.stats().received, 1, "it is deaf");
         assert_eq!(socket.recv().await.unwrap().unwrap()[..], *b"heard");
     });
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use ebbtide::net::{UdpSocket, UnixDatagram};
 use ebbtide::task::yield_now;
 use ebbtide::time::sleep;
-use ebbtide::{Drain, DrainOutcome, JoinHandle, Runtime, spawn};
+use ebbtide::{Drain, DrainOutcome, JoinHandle, RunningDriver, Runtime, spawn};
 use futures_util::FutureExt;
 use support::{Ledger, numbered};
 
@@ -606,6 +606,24 @@ mod runtimes {
             });
         }
         before.assert_nothing_leaked();
+    }
+
+    /// Pools have a test of their own, in `mapping.rs`. Fails when a ring's memory is given to
+    /// forked children.
+    #[test]
+    fn rings_are_kept_from_forked_children() {
+        let _alone = Before::new();
+        let runtime = small_runtime();
+        let mappings = fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = mappings.lines();
+        let mut rings = 0;
+        while lines.any(|line| line.ends_with("[io_uring]")) {
+            let flags = lines.find_map(|line| line.strip_prefix("VmFlags:")).unwrap();
+            assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
+            rings += 1;
+        }
+        let has_ring = matches!(runtime.driver(), RunningDriver::IoUring { .. });
+        assert_eq!(rings > 0, has_ring, "{rings} mappings");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 // UNSAFETY: setsockopt takes a raw pointer.
 #![expect(unsafe_code, reason = "argued above")]
 
+#[path = "support/seccomp.rs"]
+mod seccomp;
 #[macro_use]
 mod support;
 
@@ -12,6 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use ebbtide::net::{EcnCodepoint, Transmit, UdpSocket};
@@ -20,6 +23,7 @@ use ebbtide::time::timeout;
 use ebbtide::{Drain, Runtime};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
+use seccomp::with_refused_if;
 use support::{Ledger, Random, Shape, duplicate, left_in_queue, numbered};
 
 on_every_shape!(
@@ -30,6 +34,8 @@ on_every_shape!(
     shutdown_counts_datagrams_and_not_trains,
     an_unread_socket_of_trains_stops_no_other,
     gro_goes_off_without_losing_or_joining_a_datagram,
+    gro_goes_off_while_trains_arrive,
+    a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated,
     a_socket_given_back_has_no_trains,
     a_batch_arrives_once_and_in_order,
     a_batch_waits_for_room,
@@ -215,6 +221,74 @@ fn gro_goes_off_without_losing_or_joining_a_datagram(shape: Shape) {
     });
 }
 
+/// Fails when a train that comes between the last read and the moment that GRO goes off is read as
+/// one datagram.
+fn gro_goes_off_while_trains_arrive(shape: Shape) {
+    const LEN: usize = 50;
+    const TRAINS: usize = 5_000;
+    run(&shape.runtime(), async {
+        let (receiver, _) = pair();
+        let peer = receiver.local_addr().unwrap();
+        let sending = thread::spawn(move || {
+            Runtime::new().unwrap().block_on(async {
+                let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+                sender.connect(peer).unwrap();
+                let train = train(0, 20, LEN, LEN);
+                for _ in 0..TRAINS {
+                    sender.send_gso(&train, LEN).await.unwrap();
+                }
+            });
+        });
+        let mut on = true;
+        while !sending.is_finished() {
+            on = !on;
+            receiver.set_gro(on).unwrap();
+            while let Ok(datagram) = receiver.try_recv() {
+                assert_eq!(datagram.expect("not drained").len(), LEN);
+            }
+        }
+        sending.join().unwrap();
+        assert!(receiver.stats().delivered > 0);
+    });
+}
+
+/// The kernel is asked, past Ebbtide, for more than there is room for, so that the length of a
+/// train might be what is missing. Fails when such a message is taken for a single datagram, by the
+/// receive or by the direct reads of the drain.
+fn a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated(shape: Shape) {
+    let runtime = shape.builder().buffers(1).build().unwrap();
+    run(&runtime, async {
+        let receiver = UdpSocket::bind("[::1]:0").unwrap();
+        let sender = UdpSocket::bind("[::1]:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        assert!(receiver.gro());
+        set_option(&receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
+        set_option(&receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TIMESTAMP_BY_SOFTWARE);
+        for option in [
+            libc::IPV6_RECVPKTINFO,
+            libc::IPV6_2292PKTINFO,
+            libc::IPV6_RECVHOPLIMIT,
+            libc::IPV6_2292HOPLIMIT,
+            libc::IPV6_RECVTCLASS,
+            libc::IPV6_RECVORIGDSTADDR,
+        ] {
+            set_option(&receiver, libc::IPPROTO_IPV6, option, 1);
+        }
+        sender.send(b"by the receive").await.unwrap();
+        let kept = receiver.recv().await.unwrap().expect("not drained");
+        assert!(kept.is_truncated(), "{kept:?}");
+        // It has the only buffer: what comes now stays in the kernel's queue.
+        sender.send(b"by the drain").await.unwrap();
+        receiver.drain().unwrap();
+        let read = receiver.recv().await.unwrap().expect("it was queued");
+        assert!(read.is_truncated(), "{read:?}");
+        assert_eq!(receiver.stats().truncated, 2);
+    });
+}
+
+/// `SOF_TIMESTAMPING_RX_SOFTWARE` and `SOF_TIMESTAMPING_SOFTWARE` of linux/net_tstamp.h.
+const TIMESTAMP_BY_SOFTWARE: libc::c_int = 1 << 3 | 1 << 4;
+
 /// Fails when `into_std` leaves GRO on, or turns it off over queued trains.
 fn a_socket_given_back_has_no_trains(shape: Shape) {
     run(&shape.runtime(), async {
@@ -293,6 +367,34 @@ fn a_batch_waits_for_room(shape: Shape) {
     });
 }
 
+/// The kernel has no room for the last ones. Fails when what was sent before is sent again.
+#[test]
+fn a_batch_that_found_no_room_does_not_begin_anew() {
+    // Each is longer than the one before, hence a message of its own; 64 leave in one call.
+    const TRANSMITS: u64 = 70;
+    const LEFT: u32 = 6;
+    const MESSAGES: usize = 2;
+    with_refused_if(libc::SYS_sendmmsg, MESSAGES, LEFT..=LEFT, libc::EAGAIN, || {
+        run(&Runtime::new().unwrap(), async {
+            let (receiver, sender) = pair();
+            let payloads: Vec<_> =
+                (0..TRANSMITS).map(|number| numbered(0, number, 12 + number as usize)).collect();
+            let transmits: Vec<_> = payloads.iter().map(|payload| Transmit::new(payload)).collect();
+            let mut sending = sender.send_batch(&transmits);
+            for _turn in 0..10 {
+                assert!((&mut sending).now_or_never().is_none(), "there is no room");
+                yield_now().await;
+            }
+            drop(sending);
+            let mut ledger = Ledger::default();
+            receive(&receiver, &mut ledger, TRANSMITS - u64::from(LEFT)).await;
+            assert_eq!(ledger.holes, 0);
+            assert_eq!(left_in_queue(&duplicate(&receiver)), 0);
+            assert!(receiver.try_recv().is_err(), "something came twice");
+        });
+    });
+}
+
 /// Longer than the route takes in one packet: the kernel refuses to cut such (`EINVAL`), and sends
 /// them in fragments. Fails when the refusal is handed to the sender.
 fn datagrams_too_long_to_be_cut_leave_one_by_one(shape: Shape) {
@@ -310,6 +412,26 @@ fn datagrams_too_long_to_be_cut_leave_one_by_one(shape: Shape) {
             receive(&receiver, &mut ledger, 2 * index as u64 + 2).await;
         }
         assert_eq!(ledger.holes, 0);
+    });
+}
+
+/// As a device says that cannot (`EIO`): here, to any call with a single message. Fails when the
+/// refusal is handed to the sender, or when the kernel is asked again.
+#[test]
+fn what_the_kernel_refuses_to_cut_leaves_one_by_one() {
+    const MESSAGES: usize = 2;
+    with_refused_if(libc::SYS_sendmmsg, MESSAGES, 1..=1, libc::EIO, || {
+        run(&Runtime::new().unwrap(), async {
+            let (receiver, sender) = pair();
+            let payloads: Vec<_> = (0..9).map(|number| numbered(0, number, 100)).collect();
+            let transmits: Vec<_> = payloads.iter().map(|payload| Transmit::new(payload)).collect();
+            let mut ledger = Ledger::default();
+            for transmits in transmits.chunks(3) {
+                assert_eq!(sender.send_batch(transmits).await.unwrap(), 3);
+            }
+            receive(&receiver, &mut ledger, 9).await;
+            assert_eq!(ledger.holes, 0);
+        });
     });
 }
 
@@ -385,6 +507,43 @@ fn a_coalesced_send_that_is_dropped_does_not_take_place(shape: Shape) {
             assert_eq!(numbers, expected);
         }
         assert!(receiver.try_recv().is_err());
+    });
+}
+
+/// The kernel has no room for the last ones, which whoever of them leads sends later. Fails when
+/// that one, which did not lead before, is not told.
+#[test]
+fn coalesced_sends_that_find_no_room_leave_later() {
+    // Each is longer than the one before, hence a message of its own; 64 leave in one call.
+    const SENDS: usize = 70;
+    const LEFT: u32 = 6;
+    const MESSAGES: usize = 2;
+    with_refused_if(libc::SYS_sendmmsg, MESSAGES, LEFT..=LEFT, libc::EAGAIN, || {
+        run(&Runtime::new().unwrap(), async {
+            let (receiver, sender) = pair();
+            sender.set_coalescing(true);
+            let sender = Rc::new(sender);
+            let send = |number: usize| {
+                let sender = Rc::clone(&sender);
+                let payload = numbered(0, number as u64, 12 + number);
+                ebbtide::spawn(async move { sender.send(&payload).await.unwrap() })
+            };
+            let mut sends: Vec<_> = (0..SENDS).map(send).collect();
+            for _turn in 0..10 {
+                yield_now().await;
+            }
+            let waiting = sends.iter().filter(|send| !send.is_finished()).count();
+            assert_eq!(waiting, LEFT as usize);
+            // One more, with which there is room.
+            sends.push(send(SENDS));
+            for _turn in 0..1_000 {
+                yield_now().await;
+            }
+            assert!(sends.iter().all(|send| send.is_finished()), "nobody leads");
+            let mut ledger = Ledger::default();
+            receive(&receiver, &mut ledger, SENDS as u64 + 1).await;
+            assert_eq!(ledger.holes, 0);
+        });
     });
 }
 
@@ -540,16 +699,19 @@ fn a_socket_taken_over_keeps_its_gro() {
 
 /// What a library that is not Ebbtide does.
 fn set_gro(socket: &impl AsRawFd) {
-    let on: libc::c_int = 1;
-    // SAFETY: the pointer names `on` and its length.
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, 1);
+}
+
+fn set_option(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value: libc::c_int) {
+    // SAFETY: the pointer names `value` and its length.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_UDP,
-            libc::UDP_GRO,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
-    assert_eq!(result, 0);
+    assert_eq!(result, 0, "option {option}: {}", io::Error::last_os_error());
 }

@@ -238,6 +238,33 @@ fn a_buffer_that_comes_back_makes_no_other_socket_fail_again(shape: Shape) {
     });
 }
 
+/// The kernel is given a few of the buffers at first. Fails when it runs out of them time and
+/// again, each time at the cost of a receive that fails, while there are others.
+#[test]
+fn a_pool_that_ran_out_gives_the_kernel_more() {
+    const ROUNDS: u64 = 20;
+    const EACH: u64 = 30;
+    let runtime = with_pool(Shape::DEFAULT, 512);
+    run(&runtime, async {
+        let mut sockets: Vec<_> = (0..10).map(|_| Hoarder::new(unix())).collect();
+        let mut starved = Vec::new();
+        for round in 1..=ROUNDS {
+            for socket in &mut sockets {
+                send_numbered(&socket.sender, &mut socket.sent, round * EACH);
+                assert_eq!(socket.sent, round * EACH);
+            }
+            for socket in &mut sockets {
+                while socket.ledger.received < socket.sent {
+                    let datagram = receive(&socket.socket).await;
+                    socket.ledger.enter(&datagram);
+                }
+            }
+            starved.push(sockets.iter().map(|it| it.socket.stats().starved).sum::<u64>());
+        }
+        assert_eq!(starved[ROUNDS as usize - 1], starved[ROUNDS as usize / 2], "{starved:?}");
+    });
+}
+
 /// Fails when the drain reads into the pool only.
 fn the_drain_delivers_although_the_pool_is_empty(shape: Shape) {
     fn scenario<A: Address>(shape: Shape, pair: fn() -> Pair<A>) {

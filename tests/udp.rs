@@ -11,6 +11,7 @@ use std::time::Duration;
 use ebbtide::net::{SocketStats, UdpSocket};
 use ebbtide::task::yield_now;
 use ebbtide::time::timeout;
+use futures_util::FutureExt;
 use futures_util::{StreamExt, TryStreamExt};
 use support::{Ledger, Random, Shape, numbered, parse};
 
@@ -23,6 +24,7 @@ on_every_shape!(
     try_recv_looks_into_the_kernel,
     incoming_ends_when_the_socket_is_drained,
     a_round_trip_through_std_loses_and_doubles_nothing,
+    an_address_is_free_although_a_dropped_wait_is_in_flight,
     a_drained_socket_that_is_given_back_receives_again,
     options_are_those_of_the_kernel,
     a_multicast_group_is_joined_and_left,
@@ -233,6 +235,19 @@ fn a_round_trip_through_std_loses_and_doubles_nothing(shape: Shape) {
             }
         }
         assert_eq!((ledger.received, ledger.holes), (sent, 0));
+    });
+}
+
+/// Fails when the descriptor, which the wait keeps open to its end, keeps the address as well.
+fn an_address_is_free_although_a_dropped_wait_is_in_flight(shape: Shape) {
+    run(shape, async {
+        let socket = socket();
+        let address = address(&socket);
+        // Nothing of its own is in flight any more that the kernel had to be entered for.
+        socket.drain().unwrap();
+        assert!(socket.writable().now_or_never().is_none(), "it is only asked for");
+        drop(socket);
+        UdpSocket::bind(address).expect("the address is free");
     });
 }
 

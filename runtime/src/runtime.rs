@@ -370,3 +370,31 @@ where
 {
     Handle::current().spawn(future)
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use super::*;
+    use crate::driver::{DriverChoice, Interest, Readiness};
+    use crate::task::yield_now;
+
+    /// What only waits does not hold up the exit. Fails when the kernel still has it afterwards.
+    #[test]
+    fn a_runtime_that_has_ended_has_nothing_in_flight() {
+        for choice in [DriverChoice::Auto, DriverChoice::Epoll] {
+            let runtime = Runtime::builder().driver(choice).build().unwrap();
+            let handle = runtime.handle().clone();
+            let (socket, _peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
+            runtime.block_on(async {
+                let waiting = Handle::current().submit(Readiness::new(socket, Interest::Readable));
+                spawn(waiting);
+                yield_now().await;
+                yield_now().await;
+            });
+            assert_eq!(handle.driver().counts().in_flight, 1, "{choice:?}");
+            let report = runtime.shutdown(Drain::default());
+            assert_eq!((report.tasks_dropped, report.operations_leaked), (1, 0), "{report}");
+            assert_eq!(handle.driver().counts().in_flight, 0, "{choice:?}");
+        }
+    }
+}

@@ -657,3 +657,67 @@ impl fmt::Debug for Endpoint {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use ebbtide_runtime::task::yield_now;
+    use ebbtide_runtime::{Drain, Runtime};
+
+    use super::*;
+    use crate::UnixDatagram;
+
+    /// Fails when what a socket says before its seal, that its queue is empty, is taken for the end.
+    #[test]
+    fn an_empty_queue_before_the_seal_is_not_the_end() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let (sender, receiver) = UnixDatagram::pair().unwrap();
+            let endpoint = receiver.endpoint();
+            let mut wakes = Wakes::default();
+            endpoint.cancel();
+            endpoint.port.reap(endpoint.multishot());
+            assert_eq!(endpoint.read(1, Pass::Early, &mut wakes), ReadProgress::Empty);
+            sender.try_send(b"comes before the seal").unwrap();
+            while endpoint.read(1, Pass::Last, &mut wakes) == ReadProgress::More {}
+            assert_eq!(receiver.try_recv().unwrap().unwrap()[..], *b"comes before the seal");
+            assert!(receiver.try_recv().unwrap().is_none());
+        });
+        runtime.shutdown(Drain::default());
+    }
+
+    /// What waits has no destructor of its own, and a socket that is closed while the kernel still
+    /// has its receive may be handed some more. Fails when the pool loses a buffer for each.
+    #[test]
+    fn what_waits_in_an_inbox_that_is_dropped_goes_back_to_the_pool() {
+        let runtime = Runtime::new().unwrap();
+        let before = runtime.metrics().free_buffers;
+        runtime.block_on(async {
+            let (sender, receiver) = UnixDatagram::pair().unwrap();
+            for _ in 0..10 {
+                sender.try_send(b"waits").unwrap();
+            }
+            for _ in 0..1_000 {
+                if receiver.stats().received == 10 {
+                    break;
+                }
+                yield_now().await;
+            }
+            assert_eq!(runtime.metrics().free_buffers, before - 10);
+            let endpoint = receiver.endpoint();
+            endpoint.halt();
+            let pool = endpoint.port.pool().clone();
+            let empty = Receive {
+                machine: ReceiveMachine::new(),
+                inbox: Inbox::default(),
+                messages: Messages::new(pool, endpoint.layout),
+                received: 0,
+                delivered: 0,
+                truncated: 0,
+            };
+            drop(endpoint.receive.replace(empty));
+            assert_eq!(runtime.metrics().free_buffers, before);
+        });
+        runtime.shutdown(Drain::default());
+    }
+}

@@ -135,3 +135,34 @@ impl Endpoint {
         Ok(is_empty)
     }
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use ebbtide_runtime::{Drain, Runtime};
+
+    use super::*;
+    use crate::UdpSocket;
+
+    /// As when a train comes between the last read and the moment that GRO goes off. Fails when it
+    /// is left to be read as one datagram.
+    #[test]
+    fn gro_stays_on_over_a_queue_that_is_not_empty() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let endpoint = socket.endpoint();
+            assert!(endpoint.gro.get(), "the default buffers hold a train");
+            endpoint.halt();
+            let address = socket.local_addr().unwrap();
+            socket.try_send_to(b"late", address).unwrap();
+            assert!(!endpoint.turn_gro_off_if_empty().unwrap(), "it was not empty");
+            assert!(endpoint.gro.get());
+            assert!(flag(endpoint.socket().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
+            assert_eq!(endpoint.read_to_the_end(), Read::Empty);
+            assert!(endpoint.turn_gro_off_if_empty().unwrap());
+            assert!(!flag(endpoint.socket().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
+        });
+        runtime.shutdown(Drain::default());
+    }
+}

@@ -30,6 +30,9 @@ mod ring;
 mod sink;
 mod start;
 mod table;
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests;
 
 use std::fs::File;
 use std::io;

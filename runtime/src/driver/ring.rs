@@ -236,3 +236,183 @@ fn sort(error: io::Error) -> io::Result<Entered> {
         _ => Err(error),
     }
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+impl Ring {
+    /// The descriptor that a forked child would have, which keeps the ring alive. `None` where there
+    /// is none.
+    pub(super) fn as_in_a_child(&self) -> Option<std::os::fd::OwnedFd> {
+        let descriptor = match &self.queues {
+            Queues::Kernel(ring) => ring.as_raw_fd(),
+            #[cfg(feature = "model")]
+            Queues::Model(_) => return None,
+        };
+        // SAFETY: `self`, which owns the descriptor, keeps it open.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
+        Some(descriptor.try_clone_to_owned().expect("a descriptor is left"))
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::super::backend::Backend;
+    use super::super::descriptor::{Interest, eventfd};
+    use super::super::start::{DriverChoice, Started, start};
+    use super::*;
+    use crate::buffer::Pool;
+    use crate::limits::Limits;
+
+    /// A ring with queues of `entries` each, its pool and its eventfd; `None`, and says why, where
+    /// there is no io_uring.
+    fn ring(entries: usize) -> Option<(Ring, Pool, Arc<File>)> {
+        let eventfd = Arc::new(eventfd().unwrap());
+        let limits = Limits {
+            submission_entries: entries,
+            completion_entries: Some(entries),
+            buffers: 8,
+            buffer_size: 512,
+            ..Limits::default()
+        };
+        match start(DriverChoice::IoUring, &limits, Arc::clone(&eventfd)) {
+            Ok(Started { backend: Backend::Ring(ring), pool, .. }) => Some((ring, pool, eventfd)),
+            Ok(_) => panic!("a ring was asked for"),
+            Err(error) => {
+                println!("skipped: {error}");
+                None
+            }
+        }
+    }
+
+    /// Queues polls that are answered at once.
+    fn submit_ready(ring: &mut Ring, eventfd: &File, count: u64) {
+        let submission =
+            Submission::Ready { descriptor: eventfd.as_fd(), interest: Interest::Writable };
+        for number in 0..count {
+            ring.submit(Id::from_user_data(number), &submission);
+        }
+    }
+
+    fn count_collected(ring: &mut Ring) -> u64 {
+        let mut count = 0;
+        ring.collect(|_, _, _, _| count += 1);
+        count
+    }
+
+    /// Fails when a runtime goes to sleep over entries that the submission queue had no room for.
+    #[test]
+    fn what_waited_for_room_is_submitted_before_the_sleep() {
+        const COUNT: u64 = 10;
+        let Some((mut ring, _pool, eventfd)) = ring(2) else { return };
+        submit_ready(&mut ring, &eventfd, COUNT);
+        let mut collected = 0;
+        // One enter submits all; the completion queue gives them in parts.
+        for _ in 0..COUNT {
+            ring.enter(Wait::AtMost(Duration::from_secs(1))).unwrap();
+            assert!(ring.backlog.is_empty(), "it slept, or would have");
+            collected += count_collected(&mut ring);
+            if collected == COUNT {
+                break;
+            }
+        }
+        assert_eq!(collected, COUNT);
+        ring.close();
+    }
+
+    /// A kernel whose completions all wait in its overflow list.
+    #[cfg(feature = "model")]
+    struct Overflown;
+
+    #[cfg(feature = "model")]
+    impl super::super::model::ModelQueues for Overflown {
+        fn register_buffers(&mut self, _: u64, _: u16) {}
+
+        fn unregister_buffers(&self) {}
+
+        fn push(&mut self, _: &squeue::Entry) -> bool {
+            true
+        }
+
+        fn queued(&self) -> usize {
+            0
+        }
+
+        fn enter(&mut self, queued: usize, _: usize, _: Option<Duration>) -> io::Result<usize> {
+            Ok(queued)
+        }
+
+        fn take_completions(&mut self, _: &mut dyn FnMut(u64, i32, u32)) {}
+
+        fn posted(&self) -> usize {
+            0
+        }
+
+        fn has_overflowed(&self) -> bool {
+            true
+        }
+
+        fn has_task_work(&self) -> bool {
+            false
+        }
+    }
+
+    /// Linux empties the list when it is entered to sleep, so that no sleep would last. Fails when
+    /// a runtime passes for quiescent although there is something to collect.
+    #[cfg(feature = "model")]
+    #[test]
+    fn completions_in_the_overflow_list_are_completions() {
+        let eventfd = Arc::new(eventfd().unwrap());
+        let mut ring = Ring::new(Queues::Model(Box::new(Overflown)), eventfd);
+        assert!(ring.has_completions() && ring.has_work());
+    }
+
+    /// A completion queue that is full ends it. Fails when it is not armed again: other threads
+    /// could then wake the runtime no more.
+    #[test]
+    fn the_poll_of_the_eventfd_outlives_a_full_completion_queue() {
+        let Some((mut ring, _pool, eventfd)) = ring(2) else { return };
+        ring.enter(Wait::No).unwrap();
+        submit_ready(&mut ring, &eventfd, 10);
+        ring.enter(Wait::No).unwrap();
+        (&*eventfd).write_all(&1u64.to_ne_bytes()).unwrap();
+        for _ in 0..20 {
+            ring.enter(Wait::No).unwrap();
+            count_collected(&mut ring);
+        }
+        assert!(!ring.has_completions());
+        (&*eventfd).write_all(&1u64.to_ne_bytes()).unwrap();
+        ring.enter(Wait::AtMost(Duration::from_secs(10))).unwrap();
+        assert!(ring.has_completions(), "it is deaf");
+        ring.close();
+    }
+
+    /// `IORING_UNREGISTER_PBUF_RING` of `io_uring_register(2)`.
+    const UNREGISTER_BUFFERS: libc::c_uint = 23;
+
+    /// A forked child keeps the ring alive with its copy of the descriptor. Fails when closing our
+    /// own is all that takes the pool, whose memory is freed next, back from the kernel.
+    #[test]
+    fn the_pool_is_taken_back_although_a_child_may_hold_the_ring() {
+        let Some((ring, pool, _)) = ring(2) else { return };
+        let copy = ring.as_in_a_child().expect("it is a ring of the kernel");
+        ring.close();
+        // `struct io_uring_buf_reg`, of which only the group, 0, is read.
+        let group = [0u64; 5];
+        // SAFETY: the pointer names `group`, which is as long as the structure.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_register,
+                copy.as_raw_fd(),
+                UNREGISTER_BUFFERS,
+                group.as_ptr(),
+                1,
+            )
+        };
+        assert_eq!(result, -1, "the kernel still had the pool");
+        drop(pool);
+    }
+}

@@ -3,8 +3,9 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::task::Wake;
 
-use super::{Inbox, Permission};
+use super::{Inbox, Permission, Root};
 
 fn inbox() -> (Arc<Inbox<u32>>, Arc<File>) {
     let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
@@ -47,4 +48,19 @@ fn what_is_pushed_after_the_end_is_dropped() {
     assert_eq!(Arc::strong_count(&item), 1);
     inbox.push(Arc::clone(&item));
     assert_eq!(Arc::strong_count(&item), 1);
+}
+
+/// Fails when only the inbox is looked into before the sleep: nobody would poll that future again.
+#[test]
+fn a_future_of_block_on_that_was_woken_is_not_slept_over() {
+    let (inbox, eventfd) = inbox();
+    let root = Arc::new(Root::new(Arc::clone(&inbox)));
+    assert_eq!(root.fall_asleep(), Permission::StayAwake, "it has to be polled once");
+    inbox.awake();
+    assert!(root.take_wake());
+    assert_eq!(root.fall_asleep(), Permission::Sleep);
+    Wake::wake_by_ref(&root);
+    assert_eq!(writes(&eventfd), 1);
+    inbox.awake();
+    assert_eq!(root.fall_asleep(), Permission::StayAwake);
 }
