@@ -1,4 +1,4 @@
-//! What threads share is made of these and of nothing else, so that the models of `models/`, which
+//! What threads share is made of these and of nothing else, so that the models of `loom/`, which
 //! compile the same files against a `sync` of their own, can try every interleaving of them.
 
 use std::io::Write;

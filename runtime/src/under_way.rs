@@ -2,7 +2,7 @@
 //!
 //! A call is held by two: by the call itself, on its thread, and by the task that takes its result.
 //! The task lets go last, on the thread of the runtime, where the loop looks at the count before it
-//! sleeps: nobody has to be woken for it. `models/` shows that the end misses no result.
+//! sleeps: nobody has to be woken for it. `loom/` shows that the end misses no result.
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@
 //! * push, then look whether the inbox is closed | close it, then empty it
 //!
 //! One write to the eventfd per sleep, not per wake: the first waker takes the "asleep" away.
-//! `models/` tries all interleavings of this file.
+//! `loom/` tries all interleavings of this file.
 
 use std::sync::Arc;
 

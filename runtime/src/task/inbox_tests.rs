@@ -1,4 +1,4 @@
-//! Tests of [`Inbox`] with a real eventfd. Not in its file, which `models/` compiles as well, without
+//! Tests of [`Inbox`] with a real eventfd. Not in its file, which `loom/` compiles as well, without
 //! a kernel.
 
 use std::fs::File;

@@ -29,7 +29,7 @@
 //!   timer) do not occur: they could only hide a lost wake.
 //! * More than two other threads, and more than a few pushes of each: loom's limit, not the code's.
 //!
-//! `cargo test -p ebbtide-models --release` runs them, in seconds; `models/weaken` takes a step out
+//! `cargo test -p ebbtide-loom --release` runs them, in seconds; `loom/weaken` takes a step out
 //! of the code at a time and shows which model fails.
 
 mod sync;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ebbtide_models::{end, sleep};
+use ebbtide_loom::{end, sleep};
 
 /// Most times that an execution takes the processor from a thread that could go on. Three reach
-/// every bug that was planted (`models/weaken`), two do as well; without a bound, three threads take
+/// every bug that was planted (`loom/weaken`), two do as well; without a bound, three threads take
 /// hours.
 const PREEMPTIONS: usize = 3;
 

@@ -1,0 +1,182 @@
+//! [`Buffers`]: the kernel's side of a ring of provided buffers. Takes at the head, and watches that
+//! nothing is given twice.
+
+// UNSAFETY: the ring and the buffers lie in memory that is shared with the pool.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::ptr;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::entry::Reserved;
+
+/// Bytes of an entry of the ring (`struct io_uring_buf`).
+const ENTRY_LEN: usize = 16;
+/// Where the tail lies: in the reserved field of the first entry.
+const TAIL: usize = 14;
+/// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
+pub(crate) const HEADER_LEN: usize = 16;
+
+/// A registered ring of buffers.
+pub(crate) struct Buffers {
+    /// Where it lies. 0 while none is registered.
+    address: usize,
+    entries: u16,
+    /// The next entry that the kernel takes.
+    head: u16,
+    /// Up to where entries were looked at.
+    seen: u16,
+    /// Who has each buffer, by id.
+    holders: Vec<Holder>,
+}
+
+/// Who has a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// It was never provided.
+    Nobody,
+    /// The kernel, free.
+    Kernel,
+    /// A completion that was not taken yet.
+    Completion,
+    /// The program's side: the pool's, an inbox's, or a task's.
+    Program,
+}
+
+/// A buffer that the kernel may fill.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Buffer {
+    pub(crate) id: u16,
+    address: usize,
+    len: usize,
+}
+
+/// What is written into a buffer.
+pub(crate) struct Message<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) control: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+impl Buffers {
+    pub(crate) fn new() -> Self {
+        Self { address: 0, entries: 0, head: 0, seen: 0, holders: Vec::new() }
+    }
+
+    pub(crate) fn register(&mut self, address: u64, entries: u16) {
+        *self = Self { address: address as usize, entries, ..Self::new() };
+        self.holders.resize(usize::from(entries), Holder::Nobody);
+    }
+
+    pub(crate) fn unregister(&mut self) {
+        *self = Self { holders: std::mem::take(&mut self.holders), ..Self::new() };
+    }
+
+    pub(crate) fn is_registered(&self) -> bool {
+        self.address != 0
+    }
+
+    /// Looks at what was provided meanwhile. The error says what is wrong with it.
+    pub(crate) fn observe(&mut self) -> Result<(), String> {
+        if !self.is_registered() {
+            return Ok(());
+        }
+        let tail = self.tail();
+        if tail.wrapping_sub(self.head) > self.entries {
+            return Err(format!("the ring of buffers overflows: {} to {tail}", self.head));
+        }
+        while self.seen != tail {
+            let buffer = self.entry(self.seen);
+            self.seen = self.seen.wrapping_add(1);
+            let Some(holder) = self.holders.get_mut(usize::from(buffer.id)) else {
+                return Err(format!("the buffer {} was provided, which does not exist", buffer.id));
+            };
+            if matches!(holder, Holder::Kernel | Holder::Completion) {
+                return Err(format!("the buffer {} was provided twice", buffer.id));
+            }
+            *holder = Holder::Kernel;
+        }
+        Ok(())
+    }
+
+    /// The next free buffer, which stays where it is.
+    pub(crate) fn next(&self) -> Option<Buffer> {
+        (self.is_registered() && self.head != self.seen).then(|| self.entry(self.head))
+    }
+
+    /// Takes the next free buffer out of the ring and writes a message into it, as multishot
+    /// recvmsg lays it out. Gives what the completion says. The name is cut where the room for it
+    /// ends, but its length is given in full; what is not written keeps its old bytes.
+    pub(crate) fn fill(
+        &mut self,
+        buffer: Buffer,
+        reserved: Reserved,
+        message: &Message<'_>,
+        tells_true_length: bool,
+    ) -> i32 {
+        self.head = self.head.wrapping_add(1);
+        self.holders[usize::from(buffer.id)] = Holder::Completion;
+        let offset = HEADER_LEN + reserved.name + reserved.control;
+        let captured = message.payload.len().min(buffer.len - offset);
+        let flags = if captured < message.payload.len() { libc::MSG_TRUNC } else { 0 };
+        let told = if tells_true_length { message.payload.len() } else { captured };
+        let control = if reserved.control < message.control.len() { &[] } else { message.control };
+        let header = header(message.name.len(), control.len(), told, flags);
+        write(buffer, 0, &header);
+        write(buffer, HEADER_LEN + reserved.name, control);
+        write(buffer, HEADER_LEN, &message.name[..message.name.len().min(reserved.name)]);
+        write(buffer, offset, &message.payload[..captured]);
+        (offset + captured) as i32
+    }
+
+    /// Whether the buffer has room for a message with this reservation at all.
+    pub(crate) fn holds(buffer: Buffer, reserved: Reserved) -> bool {
+        buffer.len >= HEADER_LEN + reserved.name + reserved.control
+    }
+
+    /// The completion that says that the buffer `id` was filled is taken.
+    pub(crate) fn hand_over(&mut self, id: u16) {
+        self.holders[usize::from(id)] = Holder::Program;
+    }
+
+    /// How many buffers the program's side has.
+    pub(crate) fn with_program(&self) -> usize {
+        self.holders.iter().filter(|holder| **holder == Holder::Program).count()
+    }
+
+    fn tail(&self) -> u16 {
+        let tail: *mut u16 = ptr::with_exposed_provenance_mut(self.address + TAIL);
+        // SAFETY: the ring is mapped as long as it is registered; both sides use atomic accesses.
+        unsafe { AtomicU16::from_ptr(tail) }.load(Ordering::Acquire)
+    }
+
+    fn entry(&self, at: u16) -> Buffer {
+        let index = usize::from(at & (self.entries - 1));
+        let entry: *const [u8; TAIL] =
+            ptr::with_exposed_provenance(self.address + index * ENTRY_LEN);
+        // SAFETY: `index` is below `entries`, the ring is mapped as long as it is registered, and
+        // the program's side does not touch entries below the tail.
+        let bytes = unsafe { entry.read() };
+        let address = u64::from_ne_bytes(std::array::from_fn(|at| bytes[at]));
+        let len = u32::from_ne_bytes(std::array::from_fn(|at| bytes[8 + at]));
+        let id = u16::from_ne_bytes([bytes[12], bytes[13]]);
+        Buffer { id, address: address as usize, len: len as usize }
+    }
+}
+
+/// The header that multishot recvmsg writes.
+pub(crate) fn header(name: usize, control: usize, payload: usize, flags: i32) -> [u8; HEADER_LEN] {
+    let mut bytes = [0; HEADER_LEN];
+    let fields = [name as u32, control as u32, payload as u32, flags.cast_unsigned()];
+    for (chunk, field) in bytes.chunks_exact_mut(4).zip(fields) {
+        chunk.copy_from_slice(&field.to_ne_bytes());
+    }
+    bytes
+}
+
+fn write(buffer: Buffer, at: usize, bytes: &[u8]) {
+    assert!(at + bytes.len() <= buffer.len, "the kernel writes inside of the buffer");
+    let start: *mut u8 = ptr::with_exposed_provenance_mut(buffer.address + at);
+    // SAFETY: the buffer was provided, so it is mapped, and nobody else reads or writes it until
+    // its completion was taken.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
+}

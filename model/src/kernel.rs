@@ -1,0 +1,594 @@
+//! The ring of a kernel with `IORING_SETUP_DEFER_TASKRUN`: what `io_uring_enter(2)` does with
+//! entries, requests, completions and the overflow list, as measured on Linux 6.18.
+
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+
+use crate::buffers::{Buffers, Message};
+use crate::coverage::Event;
+use crate::entry::{self, Entry, Reserved};
+use crate::socket::{Arrival, Seal, name_of};
+use crate::world::World;
+
+/// `IORING_CQE_F_BUFFER` and `IORING_CQE_F_MORE`.
+const HAS_BUFFER: u32 = 1 << 0;
+const MORE: u32 = 1 << 1;
+/// Where the id of the buffer lies in the flags of a completion.
+const BUFFER_SHIFT: u32 = 16;
+
+/// Datagrams that one visit delivers to a receive: one, and 32 more tries.
+const DELIVERIES: usize = 33;
+
+/// The time that the runtime waits for a single completion of what it cancelled, and does not see
+/// to anything else meanwhile.
+const REAP_STEP: Duration = Duration::from_millis(100);
+
+/// The two queues of a ring, and what is in flight between them.
+pub(crate) struct Queues {
+    submission_entries: usize,
+    completion_entries: usize,
+    submission: VecDeque<Entry>,
+    completion: VecDeque<Completion>,
+    overflow: VecDeque<Completion>,
+    requests: Vec<Request>,
+    /// User data of requests that have something to do, which is done only in an enter.
+    work: VecDeque<u64>,
+    /// True exactly while a write to the eventfd was not posted.
+    is_signalled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Completion {
+    pub(crate) user_data: u64,
+    pub(crate) result: i32,
+    pub(crate) flags: u32,
+}
+
+impl Completion {
+    pub(crate) fn buffer(&self) -> Option<u16> {
+        (self.flags & HAS_BUFFER != 0).then_some((self.flags >> BUFFER_SHIFT) as u16)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    user_data: u64,
+    kind: Kind,
+    /// True once a cancel was carried out: what comes is the final completion.
+    is_cancelled: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Receive {
+        socket: usize,
+        reserved: Reserved,
+        tells_true_length: bool,
+    },
+    /// A poll for room to send from a socket.
+    Room {
+        socket: usize,
+    },
+    /// The multishot poll of the eventfd.
+    Watch,
+}
+
+/// Whether a completion found room.
+#[derive(PartialEq, Eq)]
+enum Posted {
+    Yes,
+    No,
+}
+
+impl Queues {
+    pub(crate) fn new(submission_entries: usize, completion_entries: usize) -> Self {
+        Self {
+            submission_entries,
+            completion_entries,
+            submission: VecDeque::new(),
+            completion: VecDeque::new(),
+            overflow: VecDeque::new(),
+            requests: Vec::new(),
+            work: VecDeque::new(),
+            is_signalled: false,
+        }
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.submission.len()
+    }
+
+    pub(crate) fn posted(&self) -> usize {
+        self.completion.len()
+    }
+
+    pub(crate) fn has_overflowed(&self) -> bool {
+        !self.overflow.is_empty()
+    }
+
+    pub(crate) fn has_task_work(&self) -> bool {
+        !self.work.is_empty()
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    fn find(&self, user_data: u64) -> Option<usize> {
+        self.requests.iter().position(|request| request.user_data == user_data)
+    }
+
+    fn remove(&mut self, user_data: u64) {
+        self.requests.retain(|request| request.user_data != user_data);
+        self.work.retain(|waiting| *waiting != user_data);
+    }
+
+    fn schedule(&mut self, user_data: u64) {
+        if !self.work.contains(&user_data) {
+            self.work.push_back(user_data);
+        }
+    }
+
+    fn receive_of(&self, socket: usize) -> Option<u64> {
+        let is_it = |request: &&Request| matches!(request.kind, Kind::Receive { socket: of, .. } if of == socket);
+        self.requests.iter().find(is_it).map(|request| request.user_data)
+    }
+}
+
+impl World {
+    /// Queues an entry, if there is room.
+    pub(crate) fn push(&mut self, entry: Result<Entry, String>) -> bool {
+        self.call();
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(what) => {
+                self.violate(format!("the model does not know {what}"));
+                return true;
+            }
+        };
+        if self.queues.submission.len() >= self.queues.submission_entries {
+            self.note(Event::SubmissionFull);
+            return false;
+        }
+        self.tell(format_args!("pushed: {:?} {:#x}", entry.request, entry.user_data));
+        self.queues.submission.push_back(entry);
+        true
+    }
+
+    /// `io_uring_enter(2)`, with `IORING_ENTER_GETEVENTS`.
+    pub(crate) fn enter(
+        &mut self,
+        queued: usize,
+        least: usize,
+        time: Option<Duration>,
+    ) -> io::Result<usize> {
+        self.call();
+        self.check_pool();
+        self.check_provided();
+        if self.is_broken() {
+            self.queues.submission.clear();
+            return Ok(queued);
+        }
+        if self.queues.has_overflowed() && self.choices.chance(5) {
+            self.note(Event::Busy);
+            self.tell(format_args!("enter: EBUSY"));
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
+        let mut count = queued.min(self.queues.submission.len());
+        if count > 0 && self.choices.chance(3) {
+            // No memory for a request: what is not submitted stays queued.
+            count = self.choices.below(count);
+            if count == 0 {
+                self.note(Event::NoMemory);
+                self.tell(format_args!("enter: EAGAIN"));
+                return Err(io::Error::from_raw_os_error(libc::EAGAIN));
+            }
+            self.note(Event::Partial);
+        }
+        for _ in 0..count {
+            if let Some(entry) = self.queues.submission.pop_front() {
+                self.submit(entry);
+            }
+        }
+        self.tell(format_args!("enter: {count} of {queued} submitted, least {least}, {time:?}"));
+        self.run_work();
+        self.flush();
+        let submitted = |errno| match count {
+            0 => Err(io::Error::from_raw_os_error(errno)),
+            _ => Ok(count),
+        };
+        if count < queued {
+            // The kernel does not wait then.
+            return Ok(count);
+        }
+        if self.queues.posted() >= least {
+            return Ok(count);
+        }
+        self.note(Event::Slept);
+        let end = time.map(|time| self.elapsed() + time);
+        while self.queues.posted() < least && !self.is_broken() {
+            if self.choices.chance(3) {
+                self.note(Event::Interrupted);
+                self.tell(format_args!("enter: EINTR"));
+                return submitted(libc::EINTR);
+            }
+            if let Some(end) = end
+                && self.elapsed() >= end
+            {
+                self.note(Event::TimedOut);
+                self.tell(format_args!("enter: ETIME"));
+                return submitted(libc::ETIME);
+            }
+            if self.queues.has_task_work() {
+                // What was put off is done now.
+                self.run_work();
+                self.flush();
+                continue;
+            }
+            self.check_asleep(time);
+            if self.can_move() {
+                self.make_move();
+                let micros = self.choices.below(100) as u64;
+                self.pass(Duration::from_micros(micros));
+                if let Some(end) = end
+                    && self.choices.chance(10)
+                {
+                    let left = end.saturating_sub(self.elapsed());
+                    self.pass(left / 4 + Duration::from_micros(1));
+                }
+            } else if self.is_awaited() {
+                // Nothing else will ever happen: the main future goes on.
+                self.wake_root();
+            } else if let Some(end) = end {
+                let left = end.saturating_sub(self.elapsed());
+                self.pass(left);
+            } else {
+                self.violate("it sleeps for ever, and nothing will ever happen".into());
+            }
+            self.run_work();
+            self.flush();
+        }
+        Ok(count)
+    }
+
+    fn submit(&mut self, entry: Entry) {
+        let Entry { user_data, request } = entry;
+        if !matches!(request, entry::Request::Cancel { .. })
+            && self.queues.find(user_data).is_some()
+        {
+            self.violate(format!("the id {user_data:#x} was used again while it was in flight"));
+            return;
+        }
+        let kind = match request {
+            entry::Request::Cancel { target } => return self.cancel(user_data, target),
+            entry::Request::Receive { descriptor, template, flags } => {
+                let Some(socket) = self.find_socket(descriptor) else { return };
+                let reserved = entry::read_template(template);
+                self.note(Event::Armed);
+                let tells_true_length = flags & libc::MSG_TRUNC != 0;
+                Kind::Receive { socket, reserved, tells_true_length }
+            }
+            entry::Request::Poll { descriptor, multi: false, .. } => {
+                if self.sockets.iter().any(|socket| socket.placeholder == Some(descriptor)) {
+                    // Of what took the place of a closed socket, which is always ready.
+                    return self.post_final(user_data, i32::from(libc::POLLOUT), 0);
+                }
+                let Some(socket) = self.find_socket(descriptor) else { return };
+                Kind::Room { socket }
+            }
+            entry::Request::Poll { descriptor, multi: true, .. } => {
+                self.eventfd = crate::ring::duplicate(descriptor);
+                Kind::Watch
+            }
+        };
+        if let Kind::Receive { socket, .. } = kind
+            && self.queues.receive_of(socket).is_some()
+        {
+            self.violate(format!("socket {socket}: a second receive was armed"));
+            return;
+        }
+        let request = Request { user_data, kind, is_cancelled: false };
+        self.queues.requests.push(request);
+        match kind {
+            Kind::Room { socket } => self.begin_room(user_data, socket),
+            Kind::Watch => {
+                self.take_eventfd();
+                // What was written before it is seen, too.
+                self.queues.is_signalled = self.was_written;
+                self.attempt(user_data);
+            }
+            Kind::Receive { .. } => self.attempt(user_data),
+        }
+    }
+
+    fn find_socket(&mut self, descriptor: i32) -> Option<usize> {
+        let found = self.sockets.iter().position(|socket| socket.descriptor == Some(descriptor));
+        if found.is_none() {
+            self.violate(format!("an entry names the descriptor {descriptor}, which is no socket"));
+        }
+        found
+    }
+
+    fn cancel(&mut self, user_data: u64, target: u64) {
+        let Some(at) = self.queues.find(target) else {
+            self.note(Event::CancelLate);
+            self.tell(format_args!("cancel: {target:#x} is not in flight"));
+            return self.post_final(user_data, -libc::ENOENT, 0);
+        };
+        if let Kind::Receive { socket, .. } = self.queues.requests[at].kind {
+            let is_readable = self.sockets[socket].is_readable();
+            // Either the delivery or the cancel comes first.
+            if is_readable && self.choices.chance(50) {
+                self.note(Event::DeliveryFirst);
+                self.attempt(target);
+            } else {
+                self.note(if is_readable { Event::CancelFirst } else { Event::CancelIdle });
+            }
+        }
+        // What was tried may have ended it.
+        let found = self.queues.find(target);
+        if let Some(at) = found {
+            self.queues.requests[at].is_cancelled = true;
+            self.queues.schedule(target);
+        }
+        let result = if found.is_some() { 0 } else { -libc::ENOENT };
+        self.post_final(user_data, result, 0);
+    }
+
+    /// Does what requests have to do.
+    fn run_work(&mut self) {
+        let mut work: Vec<u64> = self.queues.work.drain(..).collect();
+        self.choices.shuffle(&mut work);
+        for user_data in work {
+            if self.choices.chance(3) {
+                // It becomes ready only just now: the next enter sees to it.
+                if let Some(at) = self.queues.find(user_data)
+                    && self.queues.requests[at].is_cancelled
+                {
+                    self.note(Event::CancelDeferred);
+                }
+                self.queues.schedule(user_data);
+            } else {
+                self.attempt(user_data);
+            }
+        }
+    }
+
+    fn attempt(&mut self, user_data: u64) {
+        let Some(at) = self.queues.find(user_data) else { return };
+        let request = self.queues.requests[at];
+        if request.is_cancelled {
+            return self.end(user_data, -libc::ECANCELED, 0);
+        }
+        match request.kind {
+            Kind::Receive { socket, reserved, tells_true_length } => {
+                self.receive(user_data, socket, reserved, tells_true_length);
+            }
+            Kind::Room { .. } => self.end_room(user_data),
+            Kind::Watch => self.post_wakeup(user_data),
+        }
+    }
+
+    /// Delivers to a multishot receive, until there is nothing more, or it ends.
+    fn receive(&mut self, user_data: u64, socket: usize, reserved: Reserved, true_length: bool) {
+        for delivered in 0..=DELIVERIES {
+            // First a buffer, then a look at the socket: without a buffer it ends in any case.
+            let Some(buffer) = self.buffers.next() else {
+                self.note(match self.sockets[socket].queued() {
+                    0 => Event::ArmedNoBuffer,
+                    _ => Event::EndedNoBuffer,
+                });
+                return self.end(user_data, -libc::ENOBUFS, 0);
+            };
+            if !Buffers::holds(buffer, reserved) {
+                return self.end(user_data, -libc::EFAULT, 0);
+            }
+            if self.choices.chance(1) {
+                self.note(Event::EndedSpurious);
+                return self.end(user_data, -libc::EAGAIN, 0);
+            }
+            let Some(next) = self.sockets[socket].next() else { return };
+            if delivered == DELIVERIES {
+                self.note(Event::Limit);
+                return self.queues.schedule(user_data);
+            }
+            self.take(socket);
+            let datagram = match next {
+                Arrival::Error(error) => {
+                    self.note(Event::EndedError);
+                    return self.end(user_data, -error, 0);
+                }
+                Arrival::Datagram(datagram) => datagram,
+            };
+            let name = name_of(self.sockets[socket].kind, datagram.sender);
+            let control = datagram.control();
+            let message = Message { name: &name, control: &control, payload: &datagram.payload };
+            let result = self.buffers.fill(buffer, reserved, &message, true_length);
+            let flags = HAS_BUFFER | u32::from(buffer.id) << BUFFER_SHIFT;
+            if datagram.payload.is_empty() {
+                self.note(Event::EndedEmpty);
+                return self.end(user_data, result, flags);
+            }
+            if self.post(Completion { user_data, result, flags: flags | MORE }) == Posted::No {
+                self.note(Event::EndedFull);
+                return self.end(user_data, result, flags);
+            }
+        }
+    }
+
+    /// The program's side takes what is next on a socket.
+    pub(crate) fn take(&mut self, socket: usize) {
+        if let Some(Arrival::Datagram(datagram)) = self.sockets[socket].next()
+            && datagram.payload.len() > self.buffer_size
+        {
+            self.sockets[socket].ledger.truncated += 1;
+        }
+        self.sockets[socket].take();
+        self.wake_writers();
+    }
+
+    /// Ends a request.
+    fn end(&mut self, user_data: u64, result: i32, flags: u32) {
+        self.queues.remove(user_data);
+        self.post_final(user_data, result, flags);
+    }
+
+    /// Posts a completion that must not be lost.
+    fn post_final(&mut self, user_data: u64, result: i32, flags: u32) {
+        let completion = Completion { user_data, result, flags };
+        if self.post(completion) == Posted::No {
+            self.note(Event::Overflowed);
+            self.tell(format_args!("overflows: {completion:?}"));
+            self.queues.overflow.push_back(completion);
+        }
+    }
+
+    /// Posts a completion, if there is room and none waits for room already.
+    fn post(&mut self, completion: Completion) -> Posted {
+        let is_full = self.queues.completion.len() >= self.queues.completion_entries;
+        if is_full || self.queues.has_overflowed() {
+            return Posted::No;
+        }
+        self.tell(format_args!("posts: {completion:?}"));
+        self.queues.completion.push_back(completion);
+        Posted::Yes
+    }
+
+    fn flush(&mut self) {
+        while self.queues.completion.len() < self.queues.completion_entries {
+            let Some(completion) = self.queues.overflow.pop_front() else { return };
+            self.note(Event::Flushed);
+            self.tell(format_args!("flushes: {completion:?}"));
+            self.queues.completion.push_back(completion);
+        }
+    }
+
+    /// The program's side takes a completion.
+    pub(crate) fn take_completion(&mut self) -> Option<Completion> {
+        let completion = self.queues.completion.pop_front()?;
+        if let Some(id) = completion.buffer() {
+            self.buffers.hand_over(id);
+        }
+        Some(completion)
+    }
+
+    /// A socket has something to receive.
+    pub(crate) fn wake_receive(&mut self, socket: usize) {
+        if let Some(user_data) = self.queues.receive_of(socket) {
+            self.queues.schedule(user_data);
+        }
+    }
+
+    /// There may be room to send: in the queue of a peer, or in a send buffer.
+    pub(crate) fn wake_writers(&mut self) {
+        for index in 0..self.sockets.len() {
+            let sockets = &self.sockets;
+            let is_full = |target: &usize| sockets[*target].blocks_senders();
+            let full: Vec<usize> =
+                sockets[index].blocked_by.iter().copied().filter(is_full).collect();
+            let socket = &mut self.sockets[index];
+            let was_blocked = socket.send_buffer_blocks || socket.blocked_by.len() > full.len();
+            if socket.send_buffer_full || !was_blocked {
+                continue;
+            }
+            socket.blocked_by = full;
+            socket.send_buffer_blocks = false;
+            // For a wait that begins only now.
+            socket.room_came = true;
+            let is_of_it = |request: &&Request| request.kind == Kind::Room { socket: index };
+            let rooms: Vec<u64> =
+                self.queues.requests.iter().filter(is_of_it).map(|room| room.user_data).collect();
+            for user_data in rooms {
+                self.queues.schedule(user_data);
+            }
+        }
+    }
+
+    /// A wait for room begins.
+    fn begin_room(&mut self, user_data: u64, index: usize) {
+        let socket = &mut self.sockets[index];
+        let is_blocked = socket.send_buffer_blocks || !socket.blocked_by.is_empty();
+        if std::mem::take(&mut socket.room_came) || !is_blocked {
+            self.end_room(user_data);
+        }
+    }
+
+    fn end_room(&mut self, user_data: u64) {
+        self.note(Event::RoomCame);
+        self.end(user_data, i32::from(libc::POLLOUT), 0);
+    }
+
+    /// The eventfd was written to.
+    pub(crate) fn wake_watch(&mut self) {
+        self.queues.is_signalled = true;
+        let watch = self.queues.requests.iter().find(|request| request.kind == Kind::Watch);
+        if let Some(user_data) = watch.map(|watch| watch.user_data) {
+            self.queues.schedule(user_data);
+        }
+    }
+
+    fn post_wakeup(&mut self, user_data: u64) {
+        if !std::mem::take(&mut self.queues.is_signalled) {
+            return;
+        }
+        self.note(Event::Woken);
+        let flags = MORE;
+        let result = i32::from(libc::POLLIN);
+        if self.post(Completion { user_data, result, flags }) == Posted::No {
+            self.note(Event::WatchEnded);
+            self.end(user_data, result, 0);
+        }
+    }
+
+    /// The thread goes to sleep. Nobody may be forgotten.
+    fn check_asleep(&mut self, time: Option<Duration>) {
+        if time == Some(REAP_STEP) {
+            return;
+        }
+        let free = self.pool.as_ref().map_or(0, ebbtide_runtime::buffer::Pool::free);
+        let mut wrong = None;
+        for (at, socket) in self.sockets.iter().enumerate() {
+            if !socket.is_open() {
+                continue;
+            }
+            let inbox = socket.ledger.in_inbox.len();
+            if socket.ledger.waiting > 0 && (inbox > 0 || socket.is_read_out) {
+                wrong = Some(format!(
+                    "socket {at}: a receiver waits, but {inbox} arrivals are in the inbox, \
+                     or the end is"
+                ));
+            }
+            let is_deaf = socket.seal == Seal::Open
+                && socket.is_readable()
+                && self.queues.receive_of(at).is_none()
+                && inbox == 0
+                && free > 0;
+            if is_deaf {
+                wrong = Some(format!(
+                    "socket {at} is deaf: {} are queued, {free} buffers are free, but no receive \
+                     is armed",
+                    socket.queued()
+                ));
+            }
+        }
+        if let Some(what) = wrong {
+            self.violate(what);
+        }
+    }
+
+    /// A socket is closed while something of the ring may still name it.
+    pub(crate) fn check_unused(&mut self, socket: usize) {
+        if self.queues.receive_of(socket).is_some() {
+            self.violate(format!("socket {socket} was closed while its receive is in flight"));
+        }
+    }
+
+    /// A socket goes, with its descriptor: nothing may name it any more.
+    pub(crate) fn check_nothing_in_flight(&mut self, socket: usize) {
+        let names_it = |request: &Request| request.kind == Kind::Room { socket };
+        if self.queues.requests.iter().any(names_it) {
+            self.violate(format!("socket {socket} was closed while a poll for room is in flight"));
+        }
+    }
+}

@@ -1,0 +1,584 @@
+//! [`Program`]: a random program of sockets and tasks, all of whose decisions follow from the seed.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fs::File;
+use std::future::{Future, poll_fn};
+use std::panic::resume_unwind;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ebbtide_net::{Datagram, DatagramSocket, UdpSocket, UnixDatagram};
+use ebbtide_runtime::task::yield_now;
+use ebbtide_runtime::time::sleep;
+use ebbtide_runtime::{Drain, DrainOutcome, JoinHandle, SocketStats, drain_with, spawn};
+
+use crate::address::Peer;
+use crate::coverage::Event;
+use crate::receiving::{Received, WAYS, Way, receive};
+use crate::ring::{Handle, udp_address, unix_path};
+use crate::socket::{Arrival, Kind};
+use crate::world::{Sender, Shared};
+
+/// What a program is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) sockets: usize,
+    pub(crate) tasks: usize,
+    /// Most datagrams of one sender.
+    pub(crate) datagrams: usize,
+    /// Most moves between two actions of the main future.
+    pub(crate) moves: usize,
+    /// Whether one sender never ends.
+    pub(crate) has_flood: bool,
+}
+
+pub(crate) struct Program {
+    world: Shared,
+    size: Size,
+    /// For the descriptors of sockets.
+    file: File,
+    sockets: RefCell<Vec<Member>>,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
+    /// Datagrams that the program keeps, and what must be in them.
+    held: RefCell<Vec<Held>>,
+}
+
+/// A socket of the program.
+struct Member {
+    index: usize,
+    /// `None` once the program let go of it; tasks may have it still.
+    socket: Option<AnySocket>,
+    /// Whether a task receives from it to its end, whatever happens.
+    has_collector: bool,
+}
+
+#[derive(Clone)]
+pub(crate) enum AnySocket {
+    Udp(Rc<UdpSocket>),
+    Unix(Rc<UnixDatagram>),
+}
+
+impl AnySocket {
+    pub(crate) fn stats(&self) -> SocketStats {
+        match self {
+            Self::Udp(socket) => socket.stats(),
+            Self::Unix(socket) => socket.stats(),
+        }
+    }
+
+    fn drain(&self) -> std::io::Result<()> {
+        match self {
+            Self::Udp(socket) => socket.drain(),
+            Self::Unix(socket) => socket.drain(),
+        }
+    }
+}
+
+struct Held {
+    index: usize,
+    datagram: Box<dyn AsRef<[u8]>>,
+    expected: Vec<u8>,
+}
+
+/// What a panic of a task carries, so that nobody takes it for one of ours.
+pub(crate) struct Expected;
+
+/// How a task that receives goes on.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    /// Receives until then; `None`: to the end of the socket.
+    limit: Option<usize>,
+    /// Whether it panics at the limit.
+    panics: bool,
+    /// Of a hundred receives, how many are followed by a pause.
+    slowness: usize,
+    /// The one way in which it receives; `None`: each time another.
+    way: Option<Way>,
+}
+
+impl Program {
+    pub(crate) fn new(world: &Shared, size: Size) -> std::io::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
+            world: Rc::clone(world),
+            size,
+            file: File::open("/dev/null")?,
+            sockets: RefCell::default(),
+            tasks: RefCell::default(),
+            held: RefCell::default(),
+        }))
+    }
+
+    pub(crate) fn world(&self) -> &Shared {
+        &self.world
+    }
+
+    fn below(&self, bound: usize) -> usize {
+        self.world.borrow_mut().choices.below(bound)
+    }
+
+    fn between(&self, least: usize, most: usize) -> usize {
+        self.world.borrow_mut().choices.between(least, most)
+    }
+
+    fn one_of<T: Copy>(&self, options: &[T]) -> T {
+        self.world.borrow_mut().choices.one_of(options)
+    }
+
+    fn chance(&self, percent: usize) -> bool {
+        self.world.borrow_mut().choices.chance(percent)
+    }
+
+    fn note(&self, event: Event) {
+        self.world.borrow_mut().note(event);
+    }
+
+    /// The main future.
+    pub(crate) async fn main(self: Rc<Self>, panics: bool) {
+        for _ in 0..self.between(1, self.size.sockets) {
+            self.open_socket();
+        }
+        for _ in 0..self.below(self.size.tasks + 1) {
+            self.spawn_any();
+        }
+        for _ in 0..self.between(1, 4) {
+            self.wait(self.between(3, self.size.moves) as u64).await;
+            if self.world.borrow().is_broken() {
+                return;
+            }
+            self.act().await;
+        }
+        if panics {
+            resume_unwind(Box::new(Expected));
+        }
+    }
+
+    /// Waits for others to move.
+    async fn wait(&self, moves: u64) {
+        let mut is_registered = false;
+        poll_fn(|cx| {
+            let mut world = self.world.borrow_mut();
+            if !is_registered && !world.is_broken() {
+                is_registered = true;
+                world.await_moves(moves, cx.waker().clone());
+                return Poll::Pending;
+            }
+            if world.is_awaited() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// Opens a socket, with senders to it and tasks that receive from it.
+    fn open_socket(self: &Rc<Self>) {
+        let kind = if self.chance(50) { Kind::Udp } else { Kind::Unix };
+        let capacity = self.one_of(&[2, 5, 20, 80]);
+        let Ok(file) = self.file.try_clone() else {
+            return self.world.borrow_mut().violate("there is no descriptor left".into());
+        };
+        let handle = Handle::open(&self.world, kind, capacity, file);
+        let index = handle.index();
+        let opened = match kind {
+            Kind::Udp => ebbtide_net::model::udp(Box::new(handle))
+                .map(|socket| AnySocket::Udp(Rc::new(socket))),
+            Kind::Unix => ebbtide_net::model::unix(Box::new(handle))
+                .map(|socket| AnySocket::Unix(Rc::new(socket))),
+        };
+        // Refused only while the runtime shuts down.
+        let Ok(socket) = opened else { return };
+        for _ in 0..self.between(0, 3) {
+            self.add_sender(index);
+        }
+        if self.size.has_flood && self.chance(60) {
+            self.add_flood(index);
+        }
+        let has_collector = self.chance(75);
+        let member = Member { index, socket: Some(socket.clone()), has_collector };
+        self.sockets.borrow_mut().push(member);
+        if has_collector {
+            let slowness = self.one_of(&[0, 0, 10, 30]);
+            self.spawn_receiver(
+                &socket,
+                index,
+                Manner { limit: None, panics: false, slowness, way: None },
+            );
+        }
+        for _ in 0..self.below(3) {
+            self.spawn_any_receiver(&socket, index);
+        }
+    }
+
+    fn add_sender(&self, target: usize) {
+        let mut world = self.world.borrow_mut();
+        let id = world.senders.len() as u16;
+        let left = Some(world.choices.between(1, self.size.datagrams));
+        let burst = world.choices.one_of(&[1, 3, 10, 45]);
+        let empties = world.choices.one_of(&[0, 5, 10, 100]);
+        let trains = world.choices.one_of(&[0, 0, 30]);
+        let has_given_up = false;
+        world.senders.push(Sender { id, target, left, burst, empties, trains, has_given_up });
+    }
+
+    fn add_flood(&self, target: usize) {
+        let mut world = self.world.borrow_mut();
+        let id = world.senders.len() as u16;
+        let burst = world.choices.one_of(&[1, 4]);
+        let sender =
+            Sender { id, target, left: None, burst, empties: 5, trains: 0, has_given_up: false };
+        world.senders.push(sender);
+    }
+
+    fn spawn_any(self: &Rc<Self>) {
+        match self.below(5) {
+            0 => {
+                let program = Rc::clone(self);
+                self.keep_task(spawn(async move {
+                    program.pause().await;
+                    program.act().await;
+                }));
+            }
+            1 | 2 => {
+                if let Some((index, socket)) = self.any_socket() {
+                    self.spawn_any_receiver(&socket, index);
+                }
+            }
+            _ => self.spawn_sender(),
+        }
+    }
+
+    fn spawn_any_receiver(self: &Rc<Self>, socket: &AnySocket, index: usize) {
+        let manner = Manner {
+            limit: self.chance(70).then(|| self.below(20)),
+            panics: self.chance(30),
+            slowness: self.one_of(&[0, 10, 50]),
+            way: self.chance(50).then(|| self.one_of(&WAYS)),
+        };
+        let task = self.receiver(socket, index, manner);
+        self.keep_task(task);
+    }
+
+    /// A task that nobody aborts.
+    fn spawn_receiver(self: &Rc<Self>, socket: &AnySocket, index: usize, manner: Manner) {
+        drop(self.receiver(socket, index, manner));
+    }
+
+    fn receiver(
+        self: &Rc<Self>,
+        socket: &AnySocket,
+        index: usize,
+        manner: Manner,
+    ) -> JoinHandle<()> {
+        let program = Rc::clone(self);
+        match socket {
+            AnySocket::Udp(socket) => spawn(receive_all(program, Rc::clone(socket), index, manner)),
+            AnySocket::Unix(socket) => {
+                spawn(receive_all(program, Rc::clone(socket), index, manner))
+            }
+        }
+    }
+
+    fn keep_task(&self, task: JoinHandle<()>) {
+        self.tasks.borrow_mut().push(task);
+    }
+
+    fn spawn_sender(self: &Rc<Self>) {
+        let Some((_, socket)) = self.any_socket() else { return };
+        let program = Rc::clone(self);
+        self.keep_task(spawn(async move {
+            for _ in 0..program.below(program.size.datagrams) {
+                let count = program.world.borrow().sockets.len();
+                let target = program.below(count);
+                program.send(&socket, target).await;
+                if program.chance(20) {
+                    program.pause().await;
+                }
+            }
+        }));
+    }
+
+    /// Sends one datagram from a socket of the program to another, in one of several ways.
+    async fn send(&self, socket: &AnySocket, target: usize) {
+        let kind = self.world.borrow().sockets[target].kind;
+        let payload = {
+            let mut world = self.world.borrow_mut();
+            let empties = world.choices.one_of(&[0, 20]);
+            world.compose(0, empties).payload
+        };
+        let impatient = self.chance(20);
+        let result = match (socket, kind) {
+            (AnySocket::Udp(socket), Kind::Udp) => {
+                let address = udp_address(target);
+                if self.chance(10) {
+                    let _ = socket.try_send_to(&payload, address);
+                    return;
+                }
+                self.give_up_perhaps(impatient, socket.send_to(&payload, address)).await
+            }
+            (AnySocket::Unix(socket), Kind::Unix) => {
+                let path = unix_path(target);
+                if self.chance(10) {
+                    let _ = socket.try_send_to(&payload, path);
+                    return;
+                }
+                self.give_up_perhaps(impatient, socket.send_to(&payload, path)).await
+            }
+            _ => return,
+        };
+        let Some(Err(error)) = result else { return };
+        let errno = error.raw_os_error();
+        let is_known = matches!(errno, Some(libc::EPIPE | libc::ECONNREFUSED))
+            || error.kind() == std::io::ErrorKind::NotConnected;
+        if !is_known {
+            self.world.borrow_mut().violate(format!("a send failed: {error}"));
+        }
+    }
+
+    /// Polls a send; an impatient sender drops it if it has to wait.
+    async fn give_up_perhaps<F: Future>(&self, impatient: bool, send: F) -> Option<F::Output> {
+        let mut send = Box::pin(send);
+        poll_fn(move |cx| match send.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if impatient => {
+                self.note(Event::SendDropped);
+                Poll::Ready(None)
+            }
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    fn any_socket(&self) -> Option<(usize, AnySocket)> {
+        let sockets = self.sockets.borrow();
+        let open: Vec<(usize, AnySocket)> = sockets
+            .iter()
+            .filter_map(|member| Some((member.index, member.socket.clone()?)))
+            .collect();
+        if open.is_empty() {
+            return None;
+        }
+        let at = self.below(open.len());
+        Some(open[at].clone())
+    }
+
+    async fn pause(&self) {
+        match self.below(3) {
+            0 => yield_now().await,
+            _ => sleep(Duration::from_millis(self.below(4) as u64)).await,
+        }
+    }
+
+    /// Does something to the program.
+    async fn act(self: &Rc<Self>) {
+        match self.below(12) {
+            0..2 => self.abort_task(),
+            2..4 => self.drop_socket(),
+            4 => self.drain_socket(),
+            5 => {
+                if self.world.borrow().sockets.len() < 2 * self.size.sockets {
+                    self.note(Event::SocketOpenedLate);
+                    self.open_socket();
+                }
+            }
+            6..8 => self.release(),
+            8 => self.drain_all().await,
+            9 => self.check_stats(),
+            _ => self.spawn_any(),
+        }
+    }
+
+    fn abort_task(&self) {
+        let tasks = self.tasks.borrow();
+        if tasks.is_empty() {
+            return;
+        }
+        let task = &tasks[self.below(tasks.len())];
+        if !task.is_finished() {
+            self.note(Event::Aborted);
+            task.abort();
+        }
+    }
+
+    fn drop_socket(&self) {
+        let dropped = {
+            let mut sockets = self.sockets.borrow_mut();
+            if sockets.is_empty() {
+                return;
+            }
+            let at = self.below(sockets.len());
+            sockets[at].socket.take().map(|socket| (sockets[at].index, socket))
+        };
+        let Some((index, socket)) = dropped else { return };
+        let is_last = match &socket {
+            AnySocket::Udp(socket) => Rc::strong_count(socket) == 1,
+            AnySocket::Unix(socket) => Rc::strong_count(socket) == 1,
+        };
+        drop(socket);
+        if is_last {
+            let mut world = self.world.borrow_mut();
+            world.note(Event::SocketDropped);
+            if world.sockets[index].is_open() {
+                world.violate(format!("socket {index} was dropped, but is open"));
+            }
+            let is_datagram = |arrival: &Arrival| matches!(arrival, Arrival::Datagram(_));
+            if world.sockets[index].ledger.in_inbox.iter().any(is_datagram) {
+                world.note(Event::SocketDropDiscarded);
+            }
+        }
+    }
+
+    fn drain_socket(&self) {
+        let Some((index, socket)) = self.any_socket() else { return };
+        let drained = socket.drain();
+        let mut world = self.world.borrow_mut();
+        world.note(Event::SocketDrained);
+        let is_empty = world.sockets[index].queued() == 0;
+        if drained.is_ok() && !is_empty && world.sockets[index].is_open() && !world.is_broken() {
+            world.violate(format!("socket {index} was drained, but datagrams are queued"));
+        }
+    }
+
+    async fn drain_all(&self) {
+        let time = self.one_of(&[0, 3, 50]);
+        self.note(Event::ProgramDrained);
+        let report = drain_with(Drain::default().deadline(Duration::from_millis(time))).await;
+        let mut world = self.world.borrow_mut();
+        if world.is_broken() {
+            return;
+        }
+        if report.outcome == DrainOutcome::Complete {
+            let left = world.sockets.iter().position(|socket| {
+                let has_datagrams = socket
+                    .ledger
+                    .in_inbox
+                    .iter()
+                    .any(|arrival| matches!(arrival, Arrival::Datagram(_)));
+                socket.is_open() && socket.is_sealed() && (has_datagrams || socket.queued() > 0)
+            });
+            if let Some(index) = left {
+                world.violate(format!("a drain was complete, but socket {index} has datagrams"));
+            }
+        }
+        let delivered: u64 = world.sockets.iter().map(|socket| socket.ledger.delivered).sum();
+        if report.stats.delivered != delivered {
+            world.violate(format!("{report}, but {delivered} were delivered"));
+        }
+    }
+
+    fn check_stats(&self) {
+        let Some((index, socket)) = self.any_socket() else { return };
+        let stats = socket.stats();
+        let mut world = self.world.borrow_mut();
+        let ledger = &world.sockets[index].ledger;
+        let inbox = stats.received - stats.delivered - stats.discarded;
+        let holds = stats.delivered == ledger.delivered
+            && stats.received <= ledger.taken
+            && inbox <= ledger.undelivered()
+            && stats.errors == ledger.errors_delivered;
+        if !holds && !world.is_broken() {
+            world.violate(format!("socket {index}: {stats:?}"));
+        }
+    }
+
+    /// A task was handed a datagram, and may want to keep it.
+    pub(crate) fn keep<A: Peer>(&self, index: usize, datagram: Datagram<A>) {
+        if !self.chance(15) {
+            return;
+        }
+        self.note(Event::Held);
+        {
+            let mut world = self.world.borrow_mut();
+            world.held += 1;
+            if world.sockets[index].ledger.is_within_train() {
+                world.note(Event::TrainBegun);
+            }
+        }
+        let expected = datagram.to_vec();
+        self.held.borrow_mut().push(Held { index, datagram: Box::new(datagram), expected });
+    }
+
+    /// Lets go of some of what is kept.
+    fn release(&self) {
+        let kept = self.held.borrow().len();
+        for left in 0..self.below(kept + 1) {
+            let at = self.below(kept - left);
+            let held = self.held.borrow_mut().swap_remove(at);
+            self.check_held(&held);
+        }
+    }
+
+    /// Nobody has written to what is kept.
+    fn check_held(&self, held: &Held) {
+        self.world.borrow_mut().held -= 1;
+        if (*held.datagram).as_ref() != held.expected {
+            let mut world = self.world.borrow_mut();
+            world.violate(format!("socket {}: a datagram changed while it was kept", held.index));
+        }
+    }
+
+    /// Lets go of all that is kept, after the end.
+    pub(crate) fn release_all(&self) {
+        let held = self.held.take();
+        if !held.is_empty() {
+            self.note(Event::HeldPastEnd);
+        }
+        for held in &held {
+            self.check_held(held);
+        }
+    }
+
+    /// Whether every open socket is received from to its end.
+    pub(crate) fn must_complete(&self) -> bool {
+        let world = self.world.borrow();
+        let is_fine = |member: &Member| {
+            let socket = &world.sockets[member.index];
+            member.has_collector || !socket.was_open_at_end
+        };
+        self.sockets.borrow().iter().all(is_fine)
+    }
+
+    /// The sockets that the program still has.
+    pub(crate) fn take_sockets(&self) -> Vec<(usize, AnySocket)> {
+        let sockets = self.sockets.take();
+        sockets.into_iter().filter_map(|member| Some((member.index, member.socket?))).collect()
+    }
+
+    pub(crate) fn forget_tasks(&self) {
+        self.tasks.take();
+    }
+}
+
+/// What a task that receives does.
+async fn receive_all<A: Peer>(
+    program: Rc<Program>,
+    socket: Rc<DatagramSocket<A>>,
+    index: usize,
+    manner: Manner,
+) {
+    let mut received = 0;
+    loop {
+        if manner.limit.is_some_and(|limit| received >= limit) {
+            break;
+        }
+        let way = manner.way.unwrap_or_else(|| program.one_of(&WAYS));
+        match receive(&program, &socket, index, way).await {
+            Received::Some(count) => received += count,
+            // It was not worth the while: it is not asked again without a pause.
+            Received::Nothing => sleep(Duration::from_millis(1)).await,
+            Received::End => return,
+        }
+        if program.chance(manner.slowness) {
+            program.pause().await;
+        }
+        if program.chance(10) {
+            program.release();
+        }
+        if program.world.borrow().is_broken() {
+            return;
+        }
+    }
+    if manner.panics {
+        program.note(Event::Panicked);
+        let last: Box<dyn Any + Send> = Box::new(Expected);
+        resume_unwind(last);
+    }
+}

@@ -1,0 +1,148 @@
+//! [`Rig`]: the kernel in memory without a runtime on it, for playing scripts on: what
+//! `tests/conformance.rs` compares with the real kernel. Nothing is left to chance here.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ebbtide_net::model::ModelSocket;
+use ebbtide_runtime::driver::Layout;
+use ebbtide_runtime::driver::model::{ModelQueues, set_time};
+use io_uring::squeue;
+
+use crate::choices::Choices;
+use crate::ring::{Handle, Ring};
+use crate::socket::{Datagram, Kind};
+use crate::world::{Sent, Shared, World};
+
+/// The kernel in memory, with one socket.
+pub struct Rig {
+    world: Shared,
+    ring: Ring,
+    socket: Handle,
+}
+
+/// Which of the kernel's kinds of datagram sockets it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// UDP.
+    Internet,
+    /// Unix datagram.
+    Unix,
+}
+
+impl Rig {
+    /// A ring with queues of these sizes, and a socket.
+    ///
+    /// # Errors
+    ///
+    /// That there is no descriptor.
+    pub fn new(family: Family, submission: usize, completion: usize) -> io::Result<Self> {
+        let world = Rc::new(RefCell::new(World::new(Choices::undisturbed(), false)));
+        set_time(None);
+        let ring = Ring::new(&world, submission, completion);
+        let kind = match family {
+            Family::Internet => Kind::Udp,
+            Family::Unix => Kind::Unix,
+        };
+        let socket = Handle::open(&world, kind, usize::MAX, File::open("/dev/null")?);
+        Ok(Self { world, ring, socket })
+    }
+
+    /// The socket, for entries to name.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Registers a ring of buffers.
+    pub fn register(&mut self, address: u64, entries: u16) {
+        self.ring.register_buffers(address, entries);
+    }
+
+    /// Somebody sends a datagram to the socket: 0, or what the error says.
+    pub fn send(&mut self, payload: &[u8]) -> i32 {
+        // A sender with the name that the test gives its own.
+        let datagram =
+            Datagram { number: 0, payload: payload.into(), sender: 0, segment_size: None };
+        match self.world.borrow_mut().send(0, datagram) {
+            Sent::Yes => 0,
+            Sent::Failed(errno) => errno,
+        }
+    }
+
+    /// An error is pending on the socket, as after the answer of a closed port.
+    pub fn fail(&mut self, errno: i32) {
+        let mut world = self.world.borrow_mut();
+        world.sockets[0].error = Some(errno);
+        world.wake_receive(0);
+    }
+
+    /// Pushes an entry. False: the queue is full.
+    pub fn push(&mut self, entry: &squeue::Entry) -> bool {
+        self.ring.push(entry)
+    }
+
+    /// Enters without waiting.
+    ///
+    /// # Errors
+    ///
+    /// Those of `io_uring_enter(2)`.
+    pub fn enter(&mut self) -> io::Result<usize> {
+        let queued = self.ring.queued();
+        self.ring.enter(queued, 0, Some(Duration::ZERO))
+    }
+
+    /// The completions posted: user data, result, flags.
+    pub fn completions(&mut self) -> Vec<(u64, i32, u32)> {
+        let mut taken = Vec::new();
+        self.ring.take_completions(&mut |user_data, result, flags| {
+            taken.push((user_data, result, flags));
+        });
+        taken
+    }
+
+    /// Whether completions are on the overflow list.
+    pub fn has_overflowed(&self) -> bool {
+        self.ring.has_overflowed()
+    }
+
+    /// Seals the socket as its family is sealed.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    pub fn seal(&mut self, family: Family) -> io::Result<()> {
+        match family {
+            Family::Internet => self.socket.seal_by_filter(),
+            Family::Unix => self.socket.seal_by_shutdown(),
+        }
+    }
+
+    /// Reads one datagram directly: its payload.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recvmsg(2)`.
+    pub fn read(&mut self) -> io::Result<Vec<u8>> {
+        let layout = Layout::new(NAME, 0);
+        let mut memory = vec![0; 70_000];
+        let len = self.socket.receive(&mut memory, layout)?;
+        Ok(memory[layout.payload_offset()..len].to_vec())
+    }
+
+    /// How many datagrams were dropped.
+    pub fn drops(&self) -> u32 {
+        self.socket.drop_count().unwrap_or(0)
+    }
+
+    /// The first thing that the model found wrong with how it was used.
+    pub fn violation(&self) -> Option<String> {
+        self.world.borrow().violation().cloned()
+    }
+}
+
+/// Room for an address.
+const NAME: u16 = 110;

@@ -1,0 +1,356 @@
+//! One seed: a world, a program, its end, and what must hold then.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::panic::{self, AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::sync::Once;
+use std::time::Duration;
+
+use ebbtide_runtime::driver::model::set_time;
+use ebbtide_runtime::{Drain, DrainOutcome, DrainReport, Runtime};
+
+use crate::choices::Choices;
+use crate::coverage::{Coverage, Event};
+use crate::program::{Program, Size};
+use crate::ring::Ring;
+use crate::socket::{Arrival, Seal};
+use crate::world::{Shared, Stage, World};
+
+/// How seeds are run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Whether to print every step.
+    pub trace: bool,
+    /// Whether to keep the programs small, for an interpreter.
+    pub small: bool,
+}
+
+/// An invariant did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What replays it.
+    pub seed: u64,
+    /// Which one, and how.
+    pub what: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "seed {}: {}", self.seed, self.what)
+    }
+}
+
+/// Runs the program of a seed, and gives what it went through.
+///
+/// # Errors
+///
+/// The first invariant that did not hold.
+pub fn run_seed(seed: u64, options: Options) -> Result<Coverage, Failure> {
+    listen_to_panics();
+    SEED.set(Some(seed));
+    PANIC.take();
+    let world = Rc::new(RefCell::new(World::new(Choices::from_seed(seed), options.trace)));
+    let ran = catch_unwind(AssertUnwindSafe(|| run_program(&world, options)));
+    SEED.set(None);
+    set_time(None);
+    let panicked = PANIC.take();
+    let what = match (panicked, ran) {
+        (Some(panicked), _) => Some(panicked),
+        (None, Err(_)) => Some("a panic came through the runtime".to_owned()),
+        (None, Ok(Err(error))) => Some(format!("it could not be started: {error}")),
+        (None, Ok(Ok(()))) => None,
+    };
+    // A world with a cycle in it would be lost: that is for the leak checkers.
+    let world = world.borrow();
+    match what.or_else(|| world.violation().cloned()) {
+        Some(what) => Err(Failure { seed, what }),
+        None => Ok(world.coverage.clone()),
+    }
+}
+
+thread_local! {
+    /// The seed that runs on this thread.
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// The first panic of the seed that nobody expected.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Panics inside of tasks end there; here they are heard. Those that programs mean do not get here.
+fn listen_to_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let Some(seed) = SEED.get() else { return before(info) };
+            // At once, because a panic that comes while another unwinds aborts.
+            eprintln!("seed {seed}: {info}");
+            PANIC.with_borrow_mut(|panic| {
+                panic.get_or_insert_with(|| info.to_string());
+            });
+        }));
+    });
+}
+
+/// How a program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Shutdown(Drain),
+    Stop,
+    Drop,
+    /// By a panic of the main future that unwinds through the runtime.
+    Panic,
+}
+
+fn run_program(world: &Shared, options: Options) -> std::io::Result<()> {
+    let (builder, submission, completion, size, end, deadline) = {
+        let mut inside = world.borrow_mut();
+        let choices = &mut inside.choices;
+        let buffers = choices.one_of(&[1, 2, 3, 4, 6, 8, 16, 40, 150]);
+        let buffer_size = choices.one_of(&[24, 64, 200]);
+        let submission = choices.one_of(&[2, 2, 4, 16]);
+        let completion = choices.one_of(&[2, 4, 8, 64]).max(submission);
+        let deadline = choices.one_of(&[0, 0, 3, 10_000, 10_000, 10_000]);
+        let drain = Drain::default().deadline(Duration::from_millis(deadline));
+        let builder = Runtime::builder()
+            .buffers(buffers)
+            .buffer_size(buffer_size)
+            .submission_entries(submission)
+            .completion_entries(completion)
+            .tasks_per_turn(choices.one_of(&[1, 3, 100]))
+            .operations_per_poll(choices.one_of(&[1, 5, 100]))
+            .drain(drain);
+        let size = match options.small {
+            true => Size { sockets: 2, tasks: 3, datagrams: 10, moves: 10, has_flood: false },
+            false => Size {
+                sockets: choices.between(1, 4),
+                tasks: choices.between(0, 6),
+                datagrams: choices.one_of(&[5, 20, 60]),
+                moves: choices.one_of(&[10, 40, 100]),
+                has_flood: choices.chance(25),
+            },
+        };
+        let end = match choices.below(8) {
+            0..4 => End::Shutdown(drain),
+            4 => End::Stop,
+            5 | 6 => End::Drop,
+            _ => End::Panic,
+        };
+        let bustle = choices.one_of(&[0, 1, 1, 3, 8]);
+        let errors = choices.one_of(&[0, 0, 3, 90]);
+        inside.bustle = bustle;
+        inside.errors_left = errors;
+        inside.buffer_size = buffer_size;
+        // A flood would never let such a socket come to its end.
+        inside.may_refuse_seals = !size.has_flood;
+        inside.tell(format_args!(
+            "{buffers} buffers of {buffer_size} bytes, queues of {submission} and {completion}, \
+             {size:?}, bustle {bustle}, {end:?}"
+        ));
+        (builder, submission, completion, size, end, deadline)
+    };
+    let runtime = builder.build_on(Box::new(Ring::new(world, submission, completion)))?;
+    if size.has_flood {
+        world.borrow_mut().note(Event::Flood);
+    }
+    let program = Program::new(world, size)?;
+    let main = Rc::clone(&program).main(end == End::Panic);
+    let report = end_program(world, runtime, end, deadline, main);
+    world.borrow_mut().advance(Stage::Ended);
+    check_end(world, &program, report.as_ref(), end, deadline);
+    Ok(())
+}
+
+/// Runs the main future and ends the runtime. Gives the report of the end, where there is one.
+fn end_program(
+    world: &Shared,
+    runtime: Runtime,
+    end: End,
+    deadline: u64,
+    main: impl Future<Output = ()>,
+) -> Option<DrainReport> {
+    let main = async {
+        world.borrow_mut().pool =
+            ebbtide_runtime::Port::current().ok().map(|port| port.pool().clone());
+        main.await;
+    };
+    let event = match end {
+        End::Shutdown(_) => Event::EndShutdown,
+        End::Stop => Event::EndStop,
+        End::Drop => Event::EndDrop,
+        End::Panic => Event::EndPanic,
+    };
+    world.borrow_mut().note(event);
+    if deadline == 0 {
+        world.borrow_mut().note(Event::DeadlineZero);
+    }
+    if end == End::Panic {
+        let unwound = catch_unwind(AssertUnwindSafe(move || {
+            let runtime = runtime;
+            let _ending = Ending { world };
+            runtime.block_on(main);
+        }));
+        if let Err(payload) = unwound
+            && !payload.is::<crate::program::Expected>()
+        {
+            resume_unwind(payload);
+        }
+        return None;
+    }
+    runtime.block_on(main);
+    world.borrow_mut().advance(Stage::Ending);
+    match end {
+        End::Shutdown(policy) => Some(runtime.shutdown(policy)),
+        End::Stop => Some(runtime.stop()),
+        End::Drop | End::Panic => {
+            drop(runtime);
+            None
+        }
+    }
+}
+
+/// Dropped before the runtime, when a panic unwinds: the end begins.
+struct Ending<'a> {
+    world: &'a Shared,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.world.borrow_mut().advance(Stage::Ending);
+    }
+}
+
+fn check_end(
+    world: &Shared,
+    program: &Rc<Program>,
+    report: Option<&DrainReport>,
+    end: End,
+    deadline: u64,
+) {
+    if world.borrow().is_broken() {
+        program.forget_tasks();
+        drop(program.take_sockets());
+        program.release_all();
+        return;
+    }
+    if let Some(report) = report {
+        check_report(world, program, report, end, deadline);
+    }
+    for (index, socket) in program.take_sockets() {
+        let stats = socket.stats();
+        let mut world = world.borrow_mut();
+        let ledger = &world.sockets[index].ledger;
+        let drops = u64::from(ledger.drops_told);
+        let holds = stats.received == ledger.taken
+            && stats.delivered == ledger.delivered
+            && stats.discarded == ledger.undelivered()
+            && stats.truncated == ledger.truncated
+            && stats.errors == ledger.errors_delivered
+            && stats.dropped_by_kernel + stats.refused == drops
+            && stats.dropped_by_kernel <= u64::from(ledger.dropped)
+            && stats.refused >= u64::from(ledger.refused).min(drops - stats.dropped_by_kernel)
+            && stats.abandoned == ledger.abandoned;
+        if !holds {
+            let ledger = (ledger.queued, ledger.taken, ledger.delivered, ledger.truncated, drops);
+            world.violate(format!("socket {index}: {stats:?}, but {ledger:?}"));
+        }
+    }
+    program.forget_tasks();
+    program.release_all();
+    let pool = world.borrow_mut().pool.take();
+    if let Some(pool) = pool
+        && pool.free() != pool.count()
+    {
+        let what = format!("{} of {} buffers came back", pool.free(), pool.count());
+        world.borrow_mut().violate(what);
+    }
+    if Rc::strong_count(program) > 1 {
+        world.borrow_mut().violate("a task outlived the runtime".into());
+    }
+    check_world(&mut world.borrow_mut());
+}
+
+/// What must hold of the world when nothing of the program is left.
+fn check_world(world: &mut World) {
+    if world.queues.in_flight() > 0 {
+        let what = format!("{} requests are in flight after the end", world.queues.in_flight());
+        world.violate(what);
+    }
+    if world.buffers.is_registered() {
+        world.violate("the ring of buffers is registered after the end".into());
+    }
+    for index in 0..world.sockets.len() {
+        let socket = &world.sockets[index];
+        if socket.is_open() {
+            world.violate(format!("socket {index} is open after the end"));
+        } else if socket.was_read_out_at_end() && socket.ledger.queued != socket.ledger.taken {
+            let (queued, taken) = (socket.ledger.queued, socket.ledger.taken);
+            let what = format!("{queued} datagrams were queued, but {taken} taken");
+            world.violate(format!("socket {index}: of a sealed socket {what}"));
+        }
+    }
+}
+
+fn check_report(world: &Shared, program: &Program, report: &DrainReport, end: End, deadline: u64) {
+    let must_complete =
+        matches!(end, End::Shutdown(_)) && deadline >= 10_000 && program.must_complete();
+    let mut world = world.borrow_mut();
+    world.tell(format_args!("{report}"));
+    let sum =
+        |count: fn(&crate::socket::Socket) -> u64| -> u64 { world.sockets.iter().map(count).sum() };
+    let taken = sum(|socket| socket.ledger.taken);
+    let delivered = sum(|socket| socket.ledger.delivered);
+    let truncated = sum(|socket| socket.ledger.truncated);
+    let errors = sum(|socket| socket.ledger.errors_delivered);
+    let drops = sum(|socket| u64::from(socket.ledger.dropped + socket.ledger.refused));
+    let dropped = sum(|socket| u64::from(socket.ledger.dropped));
+    let abandoned = sum(|socket| socket.ledger.abandoned);
+    let refused_seals = sum(|socket| u64::from(socket.seal == Seal::Refused));
+    let must_complete = must_complete && refused_seals == 0;
+    let stats = report.stats;
+    let mut wrong = Vec::new();
+    let mut check = |holds: bool, what: &'static str| {
+        if !holds {
+            wrong.push(what);
+        }
+    };
+    let gone = stats.discarded + report.undelivered;
+    check(stats.received == taken || refused_seals > 0, "received is not what was taken");
+    check(stats.delivered == delivered, "delivered is not what was delivered");
+    check(stats.received == stats.delivered + gone || refused_seals > 0, "it does not balance");
+    check(stats.truncated == truncated || refused_seals > 0, "truncated is not what was cut");
+    check(stats.errors == errors, "errors is not what was delivered");
+    check(stats.dropped_by_kernel <= dropped, "more was dropped than was");
+    check(stats.dropped_by_kernel + stats.refused <= drops, "more was dropped or refused than was");
+    check(stats.abandoned == abandoned || refused_seals > 0, "abandoned is not what was left");
+    check(stats.handed_over == 0, "something was handed over");
+    check(report.operations_leaked == 0, "operations leaked");
+    check(report.completions_lost == 0, "completions were lost");
+    check(!report.panicking, "it panicked");
+    let is_complete = report.outcome == DrainOutcome::Complete;
+    check(!is_complete || report.undelivered == 0, "it is complete, but something is undelivered");
+    check(!must_complete || is_complete, "every socket is received from, but it is not complete");
+    let wrong = wrong.join("; ");
+    if !wrong.is_empty() {
+        let ledger = (taken, delivered, truncated, dropped, drops, abandoned);
+        world.violate(format!("{wrong}: {report} ({stats:?}), but {ledger:?}"));
+    }
+    world.note(match report.outcome {
+        DrainOutcome::Complete => Event::Complete,
+        DrainOutcome::DeadlinePassed => Event::DeadlinePassed,
+        _ => Event::Unclaimed,
+    });
+    if must_complete {
+        world.note(Event::MustComplete);
+    }
+    let in_inboxes = world.sockets.iter().flat_map(|socket| &socket.ledger.in_inbox);
+    let left = in_inboxes.filter(|arrival| matches!(arrival, Arrival::Datagram(_))).count() as u64;
+    if left != gone && refused_seals == 0 {
+        world.violate(format!("{left} are left, but {gone} are counted: {report}"));
+    }
+    let coverage = &mut world.coverage;
+    coverage.note_many(Event::TasksDropped, report.tasks_dropped as u64);
+    coverage.note_many(Event::Undelivered, report.undelivered);
+    coverage.note_many(Event::Paused, stats.paused);
+    coverage.note_many(Event::Starved, stats.starved);
+}

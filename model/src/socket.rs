@@ -1,0 +1,270 @@
+//! [`Socket`]: a datagram socket in memory, with a ledger of every datagram that was ever on it.
+
+use std::collections::VecDeque;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+/// Which of the kernel's kinds of datagram sockets it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Udp,
+    Unix,
+}
+
+/// One datagram.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Datagram {
+    /// Names it in the trace.
+    pub(crate) number: u64,
+    pub(crate) payload: Rc<[u8]>,
+    pub(crate) sender: u16,
+    /// Bytes of each but the last, if it is a train of several that the kernel received as one (UDP
+    /// GRO).
+    pub(crate) segment_size: Option<usize>,
+}
+
+impl Datagram {
+    /// How many datagrams it is.
+    pub(crate) fn count(&self) -> u64 {
+        let size = self.segment_size.unwrap_or(usize::MAX);
+        self.payload.len().div_ceil(size).max(1) as u64
+    }
+
+    /// Each of them alone.
+    fn split(self) -> Vec<Self> {
+        let Some(size) = self.segment_size else { return vec![self] };
+        let chunks = self.payload.chunks(size);
+        chunks.map(|chunk| Self { payload: chunk.into(), segment_size: None, ..self }).collect()
+    }
+
+    /// The control message that comes with it, as the kernel writes it.
+    pub(crate) fn control(&self) -> Vec<u8> {
+        let Some(size) = self.segment_size else { return Vec::new() };
+        let mut bytes = (CONTROL_LEN - 4).to_ne_bytes().to_vec();
+        bytes.extend(libc::SOL_UDP.to_ne_bytes());
+        bytes.extend(libc::UDP_GRO.to_ne_bytes());
+        bytes.extend((size as i32).to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes
+    }
+}
+
+/// Bytes that the control message takes, padding included (`CMSG_SPACE` of an int).
+pub(crate) const CONTROL_LEN: usize = 24;
+
+/// What the kernel hands over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    Datagram(Datagram),
+    /// An error of the socket, by its errno.
+    Error(i32),
+}
+
+/// How a seal went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seal {
+    Open,
+    Sealed,
+    /// The filter is locked.
+    Refused,
+}
+
+pub(crate) struct Socket {
+    pub(crate) kind: Kind,
+    /// `None` once it was closed.
+    pub(crate) descriptor: Option<RawFd>,
+    /// Datagrams that it can queue.
+    capacity: usize,
+    queue: VecDeque<Datagram>,
+    /// Sent, but not queued yet: another CPU is about to. UDP only.
+    pub(crate) wire: VecDeque<Datagram>,
+    /// A pending error.
+    pub(crate) error: Option<i32>,
+    pub(crate) seal: Seal,
+    /// True exactly when a direct read has found the sealed queue empty.
+    pub(crate) is_read_out: bool,
+    /// Unix sockets that a send from here found full.
+    pub(crate) blocked_by: Vec<usize>,
+    /// True exactly while its own send buffer is full. UDP only.
+    pub(crate) send_buffer_full: bool,
+    /// True exactly while a send from here has found that.
+    pub(crate) send_buffer_blocks: bool,
+    /// True once there was room again, until a wait for room has begun.
+    pub(crate) room_came: bool,
+    /// The number that another file has now, since this was closed.
+    pub(crate) placeholder: Option<RawFd>,
+    /// Whether it was open when the end of the runtime began.
+    pub(crate) was_open_at_end: bool,
+    pub(crate) ledger: Ledger,
+}
+
+/// What has happened to the datagrams of a socket.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    /// Put on the queue.
+    pub(crate) queued: u64,
+    /// Taken from the queue by the program's side.
+    pub(crate) taken: u64,
+    /// Of those, longer than the buffers.
+    pub(crate) truncated: u64,
+    /// Taken, and not yet handed to a receiver, in order; with the errors between them.
+    pub(crate) in_inbox: VecDeque<Arrival>,
+    pub(crate) delivered: u64,
+    /// The number of the last one.
+    pub(crate) last_delivered: Option<u64>,
+    pub(crate) errors_delivered: u64,
+    /// Dropped because the queue was full, before the seal or where there was none.
+    pub(crate) dropped: u32,
+    /// Dropped because of the seal.
+    pub(crate) refused: u32,
+    /// The last answer to the question for both.
+    pub(crate) drops_told: u32,
+    /// How often the socket was closed with datagrams on its queue, when it was looked at: 0 or 1.
+    pub(crate) abandoned: u64,
+    /// Receivers that wait.
+    pub(crate) waiting: usize,
+}
+
+impl Ledger {
+    /// Whether the first that waits is the rest of a train of which a part was delivered.
+    pub(crate) fn is_within_train(&self) -> bool {
+        matches!(self.in_inbox.front(), Some(Arrival::Datagram(datagram))
+            if self.last_delivered == Some(datagram.number))
+    }
+
+    /// Datagrams that were taken, but not delivered.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.taken - self.delivered
+    }
+}
+
+impl Socket {
+    pub(crate) fn new(kind: Kind, descriptor: RawFd, capacity: usize) -> Self {
+        Self {
+            kind,
+            descriptor: Some(descriptor),
+            capacity,
+            queue: VecDeque::new(),
+            wire: VecDeque::new(),
+            error: None,
+            seal: Seal::Open,
+            is_read_out: false,
+            blocked_by: Vec::new(),
+            send_buffer_full: false,
+            send_buffer_blocks: false,
+            room_came: false,
+            placeholder: None,
+            was_open_at_end: false,
+            ledger: Ledger::default(),
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.descriptor.is_some()
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.seal == Seal::Sealed
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= self.capacity
+    }
+
+    /// Whether whoever sends to it has to wait.
+    pub(crate) fn blocks_senders(&self) -> bool {
+        self.kind == Kind::Unix && self.is_open() && !self.is_sealed() && self.is_full()
+    }
+
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether the end of the runtime had to read its queue to the end.
+    pub(crate) fn was_read_out_at_end(&self) -> bool {
+        self.was_open_at_end && self.is_sealed()
+    }
+
+    /// Whether a receive would give something.
+    pub(crate) fn is_readable(&self) -> bool {
+        self.error.is_some() || !self.queue.is_empty()
+    }
+
+    /// The kernel puts a datagram on the queue.
+    pub(crate) fn put(&mut self, datagram: Datagram) {
+        self.ledger.queued += datagram.count();
+        self.queue.push_back(datagram);
+    }
+
+    /// What a receive would give.
+    pub(crate) fn next(&self) -> Option<Arrival> {
+        match self.error {
+            Some(error) => Some(Arrival::Error(error)),
+            None => self.queue.front().cloned().map(Arrival::Datagram),
+        }
+    }
+
+    /// A receive takes what `next` said.
+    pub(crate) fn take(&mut self) {
+        match self.next() {
+            None => {}
+            Some(Arrival::Error(error)) => {
+                self.error = None;
+                self.ledger.in_inbox.push_back(Arrival::Error(error));
+            }
+            Some(Arrival::Datagram(datagram)) => {
+                self.queue.pop_front();
+                self.ledger.taken += datagram.count();
+                let each = datagram.split().into_iter().map(Arrival::Datagram);
+                self.ledger.in_inbox.extend(each);
+            }
+        }
+    }
+
+    /// It is closed: what is queued is gone.
+    pub(crate) fn close(&mut self) {
+        self.descriptor = None;
+        self.queue.clear();
+        self.wire.clear();
+        self.error = None;
+    }
+}
+
+/// The address of a sender as the kernel writes it.
+pub(crate) fn name_of(kind: Kind, sender: u16) -> Vec<u8> {
+    let family = |family: i32| (family as u16).to_ne_bytes();
+    match kind {
+        Kind::Udp if sender.is_multiple_of(3) => {
+            let mut name = family(libc::AF_INET6).to_vec();
+            name.extend((FIRST_PORT + sender).to_be_bytes());
+            name.extend([0; 4]);
+            name.extend(std::net::Ipv6Addr::LOCALHOST.octets());
+            name.extend([0; 4]);
+            name
+        }
+        Kind::Udp => {
+            let mut name = family(libc::AF_INET).to_vec();
+            name.extend((FIRST_PORT + sender).to_be_bytes());
+            name.extend([127, 0, 0, 1]);
+            name.extend([0; 8]);
+            name
+        }
+        // A socket without a name of its own.
+        Kind::Unix if sender.is_multiple_of(3) => Vec::new(),
+        Kind::Unix => {
+            let mut name = family(libc::AF_UNIX).to_vec();
+            name.extend(path_of(sender).as_bytes());
+            name.push(0);
+            name
+        }
+    }
+}
+
+/// The UDP port of the sender 0.
+pub(crate) const FIRST_PORT: u16 = 20_000;
+
+/// The path of a Unix sender. One has the greatest length.
+pub(crate) fn path_of(sender: u16) -> String {
+    let width = if sender % 3 == 2 { 107 } else { 3 };
+    format!("{sender:0width$}")
+}
