@@ -21,8 +21,9 @@ const LONGEST_TRAIN: usize = 65_527;
 /// closed for the moment.
 const MOST_TRIES: usize = 64;
 
-/// Reads in one try: even of one message each, more than a receive buffer of the default size holds.
-const MOST_READS: usize = 4_096;
+/// Messages that all tries together read, into memory: more than a receive buffer of the default
+/// size holds.
+const MOST_READ: usize = 4_096;
 
 /// Whether a new socket is to receive trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,30 +92,33 @@ impl Endpoint {
     /// Reads the queue to its end into the inbox and switches GRO off over an empty queue. The
     /// receive must not be in flight.
     pub(super) fn turn_gro_off(&self) -> io::Result<()> {
+        let mut left = MOST_READ;
         for _ in 0..MOST_TRIES {
-            if self.read_to_the_end() == Read::Empty && self.turn_gro_off_if_empty()? {
+            if self.read_to_the_end(&mut left) == Read::Empty && self.turn_gro_off_if_empty()? {
                 return Ok(());
             }
         }
         // Datagrams come faster than they are read: shut them out for as long as it takes. The
         // kernel counts them.
         self.socket.seal_by_filter()?;
-        self.read_to_the_end();
+        self.read_to_the_end(&mut usize::MAX);
         let turned = self.turn_gro_off_if_empty();
         self.socket()?.detach_filter()?;
         turned.map(drop)
     }
 
-    fn read_to_the_end(&self) -> Read {
+    /// Reads until the queue is empty, or no messages are `left` to be read.
+    fn read_to_the_end(&self, left: &mut usize) -> Read {
         let mut wakes = Wakes::default();
         let mut last = Read::Interrupted;
         {
             let mut receive = self.receive.borrow_mut();
-            for _ in 0..MOST_READS {
+            while last != Read::Empty && *left > 0 {
                 last = self.read_now(&mut receive, DRAIN_READ_BATCH, &mut wakes);
-                if last == Read::Empty {
-                    break;
-                }
+                *left = left.saturating_sub(match last {
+                    Read::Datagrams(count) => count,
+                    Read::Error | Read::Interrupted | Read::Empty => 1,
+                });
             }
         }
         wakes.run();
