@@ -13,6 +13,7 @@ use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
 use crate::ledger::{DrainKey, Drainable};
+use crate::membarrier;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
 #[derive(Clone, Debug)]
@@ -102,6 +103,13 @@ impl Port {
             driver.collect(&mut wakes);
         }
         wakes.run();
+    }
+
+    /// Waits until what other CPUs were delivering to sockets has been queued: about 40 ms of the
+    /// whole thread. See [`Drain::quiesce`](crate::Drain::quiesce).
+    pub fn wait_for_deliveries(&self) {
+        // Where the kernel has no such call, the wait is not to be had.
+        let _ = membarrier::global();
     }
 
     /// Enters a socket into the ledger, so that the drain finds it.

@@ -6,6 +6,7 @@
 //! goes off only over an empty queue.
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use ebbtide_runtime::driver::Wakes;
 use ebbtide_runtime::limits::DRAIN_READ_BATCH;
@@ -24,6 +25,10 @@ const MOST_TRIES: usize = 64;
 /// Messages that all tries together read, into memory: more than a receive buffer of the default
 /// size holds.
 const MOST_READ: usize = 4_096;
+
+/// How long nothing must arrive before a train that was on its way has certainly come: many times
+/// what a delivery on another CPU takes.
+const QUIET: Duration = Duration::from_millis(1);
 
 /// Whether a new socket is to receive trains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,17 +99,34 @@ impl Endpoint {
     pub(super) fn turn_gro_off(&self) -> io::Result<()> {
         let mut left = MOST_READ;
         for _ in 0..MOST_TRIES {
-            if self.read_to_the_end(&mut left) == Read::Empty && self.turn_gro_off_if_empty()? {
+            if self.read_to_the_end(&mut left) == Read::Empty
+                && self.turn_gro_off_if_empty()?
+                && self.is_quiet()?
+            {
                 return Ok(());
             }
         }
-        // Datagrams come faster than they are read: shut them out for as long as it takes. The
-        // kernel counts them.
+        // Datagrams come too fast: they are shut out until those that were on their way have
+        // arrived. The kernel counts them.
         self.socket.seal_by_filter()?;
-        self.read_to_the_end(&mut usize::MAX);
+        self.port.wait_for_deliveries();
+        let mut all = usize::MAX;
+        self.read_to_the_end(&mut all);
         let turned = self.turn_gro_off_if_empty();
         self.socket()?.detach_filter()?;
         turned.map(drop)
+    }
+
+    /// Whether nothing arrives for a moment. A train that another CPU had accepted before GRO went
+    /// off may come after that: then GRO goes on again, so that it is read as one.
+    fn is_quiet(&self) -> io::Result<bool> {
+        let since = Instant::now();
+        while since.elapsed() < QUIET {
+            if !self.turn_gro_off_if_empty()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads until the queue is empty, or no messages are `left` to be read.
@@ -163,7 +185,8 @@ mod tests {
             assert!(!endpoint.turn_gro_off_if_empty().unwrap(), "it was not empty");
             assert!(endpoint.gro.get());
             assert!(flag(endpoint.socket().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
-            assert_eq!(endpoint.read_to_the_end(), Read::Empty);
+            let mut left = 10;
+            assert_eq!(endpoint.read_to_the_end(&mut left), Read::Empty);
             assert!(endpoint.turn_gro_off_if_empty().unwrap());
             assert!(!flag(endpoint.socket().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
         });

@@ -66,7 +66,7 @@ impl UdpSocket {
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
     /// not received: they come before anything that is still queued in the kernel. The seal of a
-    /// drained socket is taken off, and GRO is switched off.
+    /// drained socket is taken off, and GRO is switched off, as by [`set_gro`](Self::set_gro).
     ///
     /// # Errors
     ///
@@ -144,8 +144,9 @@ impl UdpSocket {
     /// a child process) gets trains, too.
     ///
     /// Switching it off reads what is queued into memory first, because a train that is queued then
-    /// could not be told apart from a long datagram. Where datagrams come too fast for that, the
-    /// socket is shut for some microseconds; the kernel counts what it drops meanwhile.
+    /// could not be told apart from a long datagram. Where datagrams keep coming, the socket is shut
+    /// for about 40 ms, until those on their way have arrived; the kernel counts what it drops
+    /// meanwhile. To lose none, bind without it: [`UdpOptions::gro`].
     ///
     /// # Errors
     ///
