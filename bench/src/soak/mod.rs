@@ -31,6 +31,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use ebbtide::{Driver, Runtime};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 
 use self::board::Board;
 use self::life::Life;
@@ -121,22 +123,25 @@ impl Soak {
             let random = Random::new(seed.wrapping_add(1_000 + sender as u64));
             let (board, totals) = (Arc::clone(&soak.board), Arc::clone(&soak.totals));
             let stop = Arc::clone(&soak.stop);
-            let send = move || sender::run(sender, random, &board, &totals, &stop);
-            soak.senders.push(thread::spawn(send));
+            soak.senders.push(thread::spawn(move || {
+                stay_on_a_processor(sender, &totals);
+                sender::run(sender, random, &board, &totals, &stop);
+            }));
         }
         for (index, driver) in DRIVERS.into_iter().enumerate() {
             let random = Random::new(seed.wrapping_add(index as u64));
-            soak.runtimes.push(thread::spawn(soak.lives(driver, random)));
+            soak.runtimes.push(thread::spawn(soak.lives(index, driver, random)));
         }
         soak
     }
 
     /// What the thread of a driver does: one life after the other, with a rest when asked to.
-    fn lives(&self, driver: Driver, mut random: Random) -> impl FnOnce() + use<> {
+    fn lives(&self, index: usize, driver: Driver, mut random: Random) -> impl FnOnce() + use<> {
         let (board, totals) = (Arc::clone(&self.board), Arc::clone(&self.totals));
         let (stop, rest) = (Arc::clone(&self.stop), Arc::clone(&self.rest));
         let meeting = Arc::clone(&self.meeting);
         move || {
+            stay_on_a_processor(index, &totals);
             match Runtime::builder().driver(driver).build() {
                 Ok(runtime) => println!("soak: a thread on {}", runtime.driver()),
                 Err(error) => totals.fail(format!("no runtime: {error}")),
@@ -234,5 +239,26 @@ impl Soak {
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// Keeps a thread that sends where it is. What it sends to UDP waits in the backlog of its
+/// processor when that is busy; a thread that moved to another one meanwhile would overtake its own
+/// datagrams in the kernel, before they are queued on any socket.
+fn stay_on_a_processor(index: usize, totals: &Totals) {
+    let this_thread = Pid::from_raw(0);
+    let pinned = sched_getaffinity(this_thread).and_then(|allowed| {
+        let mut processors: Vec<usize> = Vec::new();
+        for processor in 0..CpuSet::count() {
+            if allowed.is_set(processor)? {
+                processors.push(processor);
+            }
+        }
+        let mut one = CpuSet::new();
+        one.set(processors[index % processors.len()])?;
+        sched_setaffinity(this_thread, &one)
+    });
+    if let Err(error) = pinned {
+        totals.fail(format!("a thread cannot be kept on a processor: {error}"));
     }
 }

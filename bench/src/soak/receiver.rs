@@ -1,5 +1,6 @@
 //! Those who receive, each in its own way, until the socket is drained.
 
+use std::any::type_name;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -128,6 +129,6 @@ fn enter<A: Address>(account: &RefCell<Account>, totals: &Totals, datagram: &Dat
     account.delivered += 1;
     totals.delivered.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = account.check(datagram) {
-        totals.fail(error);
+        totals.fail(format!("a receiver of {}: {error}; {account:?}", type_name::<A>()));
     }
 }
