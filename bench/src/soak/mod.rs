@@ -9,7 +9,7 @@
 //! A channel is one receiving socket and all that is sent to it; a [`life`] is one runtime and its
 //! channels, which are settled when it has ended: what was sent was delivered, or the report or the
 //! kernel has counted it. From time to time all threads rest; descriptors and memory are then
-//! compared with the first rest.
+//! compared from rest to rest.
 //!
 //! The seed decides what each thread does next, not how the threads interleave: it makes a run
 //! similar, not equal.
@@ -217,11 +217,8 @@ impl Soak {
         for (index, usage) in rests.iter().enumerate() {
             println!("{index:4}  {usage}");
         }
-        if let Some((first, others)) = rests.split_first() {
-            others
-                .iter()
-                .filter_map(|usage| usage.grown_from(first))
-                .for_each(|grown| totals.fail(grown));
+        if let Some(grown) = Usage::growth(rests) {
+            totals.fail(grown);
         }
         totals.check_missing(backlog_drops);
         println!("\n{}", totals.summary(backlog_drops));

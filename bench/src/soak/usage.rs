@@ -5,12 +5,12 @@ use std::fs;
 
 /// What an allocator may keep for later, more or less from rest to rest.
 const RESIDENT_SLACK_KIB: u64 = 4_096;
-const MAPPING_SLACK: usize = 16;
+const MAPPING_SLACK: u64 = 16;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Usage {
     descriptors: usize,
-    mappings: usize,
+    mappings: u64,
     resident_kib: u64,
     locked_kib: u64,
     threads: u64,
@@ -25,20 +25,29 @@ impl Usage {
         };
         Self {
             descriptors: fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
-            mappings: fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count()),
+            mappings: fs::read_to_string("/proc/self/maps")
+                .map_or(0, |maps| maps.lines().count() as u64),
             resident_kib: field("VmRSS:").unwrap_or(0),
             locked_kib: field("VmLck:").unwrap_or(0),
             threads: field("Threads:").unwrap_or(0),
         }
     }
 
-    /// What has grown since `first`, if anything has.
-    pub(super) fn grown_from(&self, first: &Self) -> Option<String> {
-        let grown = self.descriptors != first.descriptors
-            || self.locked_kib != first.locked_kib
-            || self.mappings > first.mappings + MAPPING_SLACK
-            || self.resident_kib > first.resident_kib + RESIDENT_SLACK_KIB;
-        grown.then(|| format!("at rest the process holds {self}, and at first {first}"))
+    /// What has grown from rest to rest, if anything has. What an allocator keeps goes up and down:
+    /// memory has grown if the least of the last third is more than the most of the first.
+    pub(super) fn growth(rests: &[Self]) -> Option<String> {
+        let (first, last) = (rests.first()?, rests.last()?);
+        let third = rests.len().div_ceil(3);
+        let (early, late) = (&rests[..third], &rests[rests.len() - third..]);
+        let most = |of: fn(&Self) -> u64| early.iter().map(of).max().unwrap_or(0);
+        let least = |of: fn(&Self) -> u64| late.iter().map(of).min().unwrap_or(0);
+        let mappings: fn(&Self) -> u64 = |usage| usage.mappings;
+        let resident: fn(&Self) -> u64 = |usage| usage.resident_kib;
+        let grown = last.descriptors != first.descriptors
+            || last.locked_kib != first.locked_kib
+            || least(mappings) > most(mappings) + MAPPING_SLACK
+            || least(resident) > most(resident) + RESIDENT_SLACK_KIB;
+        grown.then(|| format!("at rest the process holds {last}, and at first {first}"))
     }
 }
 
