@@ -4,25 +4,22 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
-use std::iter;
-use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{
-    Armed, Arrived, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
+    Armed, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
 };
 use ebbtide_runtime::limits::MAX_DRAIN_ERRORS;
 use ebbtide_runtime::task::poll_receive_budget;
 use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
 
-use super::inbox::{Arrival, Inbox, Portion};
-use super::receive::{Load, Outcome, Place, Read, ReadOn, ReceiveMachine, Then};
+use super::inbox::{Arrival, Portion};
+use super::receive::{Outcome, Read, ReadOn, Then};
+use super::receiving::Receiving;
 use super::sender::Sender;
-use super::train::{Messages, Queued};
 use super::waiters::WaiterKey;
-use crate::control::segment_size;
 use crate::socket::Socket;
 
 /// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
@@ -41,7 +38,7 @@ pub(crate) struct Endpoint {
     pub(super) socket: Socket,
     family: Family,
     layout: Layout,
-    pub(super) receive: RefCell<Receive>,
+    pub(super) receiving: RefCell<Receiving>,
     stats: RefCell<SocketStats>,
     seal: Cell<Seal>,
     life: Cell<Life>,
@@ -50,80 +47,10 @@ pub(crate) struct Endpoint {
     /// True exactly while a receiver has been handed a datagram after the seal, but not yet the
     /// end.
     owes_end: Cell<bool>,
-    /// True exactly when the kernel may queue trains.
-    pub(super) gro: Cell<bool>,
     pub(super) sender: Sender,
     /// Both set once, right after the endpoint was made.
     multishot: OnceCell<MultishotKey>,
     drainable: OnceCell<DrainKey>,
-}
-
-pub(super) struct Receive {
-    pub(super) machine: ReceiveMachine,
-    inbox: Inbox<Queued>,
-    messages: Messages,
-    /// What is counted for every datagram, beside what it is counted with. See [`SocketStats`].
-    received: u64,
-    delivered: u64,
-    truncated: u64,
-}
-
-impl Receive {
-    #[inline]
-    fn load(&self) -> Load {
-        Load { queued: self.inbox.messages(), free: self.messages.pool().free() }
-    }
-
-    /// Puts a message into the inbox, or beside it if the socket holds its share of the pool, and
-    /// counts what it brings. Gives the load with it.
-    #[inline]
-    fn received(&mut self, message: Arrived, wakes: &mut Wakes) -> Load {
-        let Load { queued, free } = self.load();
-        self.truncated += u64::from(message.is_truncated());
-        let queued = match self.machine.place(Load { queued: queued + 1, free }) {
-            Place::Pool => Queued::Pooled(message),
-            Place::Outside => self.messages.move_outside(message),
-        };
-        self.push(queued, wakes);
-        self.load()
-    }
-
-    /// The same with a message that is not in the pool.
-    fn received_outside(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {
-        self.truncated += u64::from(message.is_truncated());
-        let queued = self.messages.put_outside(message);
-        self.push(queued, wakes);
-    }
-
-    #[inline]
-    fn push(&mut self, queued: Queued, wakes: &mut Wakes) {
-        let before = self.inbox.datagrams();
-        self.inbox.push(queued, |waker| wakes.wake(waker));
-        self.received += (self.inbox.datagrams() - before) as u64;
-    }
-
-    #[inline]
-    fn pop(&mut self, portion: Portion) -> Option<Arrival<ReceivedMessage>> {
-        self.inbox.pop(portion, &mut self.messages)
-    }
-
-    /// Takes everything out, and forgets errors.
-    fn take_all(&mut self) -> Vec<ReceivedMessage> {
-        let arrivals = iter::from_fn(|| self.pop(Portion::Message));
-        arrivals
-            .filter_map(|arrival| match arrival {
-                Arrival::Datagrams(received) => Some(received),
-                Arrival::Error(_) => None,
-            })
-            .collect()
-    }
-}
-
-impl Drop for Receive {
-    /// What waits has no destructor of its own.
-    fn drop(&mut self) {
-        self.take_all();
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -161,14 +88,7 @@ impl Endpoint {
     ) -> io::Result<Rc<Self>> {
         let port = Port::current()?;
         let endpoint = Rc::new(Self {
-            receive: RefCell::new(Receive {
-                machine: ReceiveMachine::new(),
-                inbox: Inbox::default(),
-                messages: Messages::new(port.pool().clone(), layout),
-                received: 0,
-                delivered: 0,
-                truncated: 0,
-            }),
+            receiving: RefCell::new(Receiving::new(port.pool().clone(), layout, family)),
             port,
             socket,
             family,
@@ -178,7 +98,6 @@ impl Endpoint {
             life: Cell::new(Life::Open),
             is_received_from: Cell::new(false),
             owes_end: Cell::new(false),
-            gro: Cell::new(false),
             sender: Sender::default(),
             multishot: OnceCell::new(),
             drainable: OnceCell::new(),
@@ -194,13 +113,13 @@ impl Endpoint {
 
     /// Begins to receive, or goes on after [`halt`](Self::halt).
     pub(super) fn start(&self) {
-        self.receive.borrow_mut().machine.start();
+        self.receiving.borrow_mut().machine.start();
         self.port.arm(self.multishot());
     }
 
     /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
     pub(super) fn halt(&self) {
-        let verdict = self.receive.borrow_mut().machine.stop(Then::Leave);
+        let verdict = self.receiving.borrow_mut().machine.stop(Then::Leave);
         self.carry_out(verdict);
         self.port.reap(self.multishot());
     }
@@ -222,7 +141,7 @@ impl Endpoint {
             Verdict::Cancel => {
                 self.port.cancel(self.multishot());
                 if self.port.is_reaped(self.multishot()) {
-                    self.receive.borrow_mut().machine.reaped();
+                    self.receiving.borrow_mut().machine.reaped();
                 }
             }
             Verdict::Rearm | Verdict::RearmWhenBuffersReturn => {
@@ -232,41 +151,59 @@ impl Endpoint {
         }
     }
 
-    /// Takes the next arrival. `Ready(Ok(None))`: sealed and drained.
-    #[inline]
-    pub(super) fn poll_receive(
+    /// Takes the next arrival, as what `wrap` makes of it. `Ready(Ok(None))`: sealed and drained.
+    ///
+    /// Inlined into the program's own loop, so that a datagram that has come alone, with nothing
+    /// beside it, is handed over in registers.
+    #[inline(always)]
+    pub(super) fn poll_receive<T>(
         &self,
         portion: Portion,
         waiter: &mut Option<WaiterKey>,
         cx: &Context<'_>,
-    ) -> Poll<io::Result<Option<ReceivedMessage>>> {
+        wrap: impl FnOnce(ReceivedMessage) -> T,
+    ) -> Poll<io::Result<Option<T>>> {
         self.is_received_from.set(true);
-        if self.receive.borrow().inbox.is_empty() && !self.is_drained() {
+        if self.receiving.borrow().inbox.is_empty() && !self.is_drained() {
             return self.wait(waiter, cx);
         }
         // Only what is handed over is charged for: a `select` over many sockets polls them all.
         ready!(poll_receive_budget(cx));
+        if let Some(key) = waiter.take() {
+            self.leave_queue(key);
+        }
+        Poll::Ready(match self.take_single() {
+            Some(datagram) => Ok(Some(wrap(datagram))),
+            None => self.take_or_end(portion).map(|taken| taken.map(wrap)),
+        })
+    }
+
+    /// A receiver that waited is served.
+    fn leave_queue(&self, key: WaiterKey) {
+        let _own = self.receiving.borrow_mut().inbox.served(key);
+    }
+
+    /// What there is to take, or `None` for the end.
+    #[inline(never)]
+    fn take_or_end(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
         let taken = self.take(portion);
         if taken.is_none() {
             self.owes_end.set(false);
         }
-        if let Some(key) = waiter.take() {
-            let _own = self.receive.borrow_mut().inbox.served(key);
-        }
-        Poll::Ready(taken.transpose())
+        taken.transpose()
     }
 
     fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
         // Cloned before and dropped after the borrow: wakers are foreign code.
         let waker = cx.waker().clone();
-        let (key, _replaced) = self.receive.borrow_mut().inbox.wait(*waiter, waker);
+        let (key, _replaced) = self.receiving.borrow_mut().inbox.wait(*waiter, waker);
         *waiter = Some(key);
         Poll::Pending
     }
 
     /// The future of a receive was dropped.
     pub(crate) fn abandon_receive(&self, waiter: WaiterKey) {
-        let (next, _own) = self.receive.borrow_mut().inbox.dropped(waiter);
+        let (next, _own) = self.receiving.borrow_mut().inbox.dropped(waiter);
         if let Some(next) = next {
             next.wake();
         }
@@ -274,7 +211,7 @@ impl Endpoint {
 
     /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
     pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
-        if self.receive.borrow().inbox.datagrams() == 0 && self.life.get() == Life::Open {
+        if self.receiving.borrow().inbox.messages() == 0 && self.life.get() == Life::Open {
             self.port.collect_now();
         }
         self.is_received_from.set(true);
@@ -289,27 +226,36 @@ impl Endpoint {
     }
 
     /// Takes the next arrival if it is in the inbox and no error.
+    #[inline]
     pub(super) fn take_datagram(&self) -> Option<ReceivedMessage> {
-        let next = self.receive.borrow().inbox.is_next_datagram();
-        if next { self.take(Portion::Datagram)?.ok() } else { None }
+        let next = self.receiving.borrow().inbox.is_next_datagram();
+        if !next {
+            return None;
+        }
+        self.take_single().or_else(|| self.take(Portion::Datagram)?.ok())
+    }
+
+    /// Takes the next arrival if it is the plainest: see [`Receiving::take_single`].
+    #[inline(always)]
+    fn take_single(&self) -> Option<ReceivedMessage> {
+        if self.is_sealed() {
+            return None;
+        }
+        self.receiving.borrow_mut().take_single()
     }
 
     /// Takes the next arrival from the inbox, and tells the machine.
-    #[inline]
     fn take(&self, portion: Portion) -> Option<io::Result<ReceivedMessage>> {
-        let mut receive = self.receive.borrow_mut();
-        let arrival = receive.pop(portion)?;
-        if receive.machine.waits_for_receivers() {
-            let verdict = self.tell_taken(&mut receive);
-            drop(receive);
-            self.carry_out(verdict);
-            receive = self.receive.borrow_mut();
+        let (arrival, next) = self.receiving.borrow_mut().take(portion)?;
+        if let Some(next) = next {
+            next.wake();
+        }
+        if self.receiving.borrow().machine.waits_for_receivers() {
+            self.tell_taken();
         }
         Some(match arrival {
             Arrival::Datagrams(taken) => {
-                receive.delivered += taken.count() as u64;
                 self.owes_end.set(self.is_sealed());
-                taken.claim();
                 Ok(taken)
             }
             Arrival::Error(error) => {
@@ -320,15 +266,16 @@ impl Endpoint {
     }
 
     /// Receivers have taken something, for which the machine waits.
-    fn tell_taken(&self, receive: &mut Receive) -> Verdict {
-        match self.life.get() {
-            Life::Open => {
-                let load = receive.load();
-                let errors = receive.inbox.errors();
-                receive.machine.taken(load, errors)
-            }
-            Life::Closed | Life::Ended { .. } => Verdict::Keep,
+    fn tell_taken(&self) {
+        if self.life.get() != Life::Open {
+            return;
         }
+        let verdict = {
+            let mut receiving = self.receiving.borrow_mut();
+            let (load, errors) = (receiving.load(), receiving.inbox.errors());
+            receiving.machine.taken(load, errors)
+        };
+        self.carry_out(verdict);
     }
 
     /// Counts what becomes of the receive.
@@ -343,7 +290,12 @@ impl Endpoint {
     }
 
     pub(super) fn is_drained(&self) -> bool {
-        self.life.get() != Life::Open || self.receive.borrow().machine.is_drained()
+        self.life.get() != Life::Open || self.receiving.borrow().machine.is_drained()
+    }
+
+    /// Whether the kernel may queue trains.
+    pub(super) fn gro(&self) -> bool {
+        self.receiving.borrow().gro()
     }
 
     pub(crate) fn family(&self) -> Family {
@@ -393,7 +345,7 @@ impl Endpoint {
     pub(crate) fn detach(&self) -> io::Result<Vec<ReceivedMessage>> {
         self.check_open()?;
         self.leave();
-        if self.gro.get() {
+        if self.gro() {
             // Whoever reads the socket by other means does not expect trains.
             self.turn_gro_off()?;
         }
@@ -401,7 +353,7 @@ impl Endpoint {
             self.socket.kernel()?.detach_filter()?;
         }
         let mut taken = Vec::new();
-        for mut received in self.receive.borrow_mut().take_all() {
+        for mut received in self.receiving.borrow_mut().take_all() {
             while let Some(first) = received.split_off_first() {
                 taken.push(first);
             }
@@ -435,22 +387,16 @@ impl Endpoint {
     /// Throws away what is in the inbox, and counts it.
     fn discard(&self) {
         let thrown_away = {
-            let mut receive = self.receive.borrow_mut();
-            self.stats.borrow_mut().discarded += receive.inbox.datagrams() as u64;
-            receive.take_all()
+            let mut receiving = self.receiving.borrow_mut();
+            self.stats.borrow_mut().discarded += receiving.datagrams() as u64;
+            receiving.take_all()
         };
         drop(thrown_away);
     }
 
     pub(crate) fn socket_stats(&self) -> SocketStats {
         let mut stats = *self.stats.borrow();
-        {
-            let receive = self.receive.borrow();
-            stats.received = receive.received;
-            stats.delivered = receive.delivered;
-            stats.truncated = receive.truncated;
-            stats.paused = receive.machine.pauses();
-        }
+        self.receiving.borrow().count(&mut stats);
         let drops = match self.life.get() {
             Life::Ended { drops } => drops,
             Life::Open | Life::Closed => self.socket.drop_count().unwrap_or(0),
@@ -465,34 +411,23 @@ impl Endpoint {
         stats
     }
 
-    /// How long the datagrams are of which a message consists.
-    #[inline]
-    fn segment_size(&self, control: &[u8]) -> Option<NonZeroU32> {
-        match self.family {
-            Family::Internet => segment_size(control),
-            Family::Unix => None,
-        }
-    }
-
     /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
     /// in flight.
-    pub(super) fn read_now(&self, receive: &mut Receive, limit: usize, wakes: &mut Wakes) -> Read {
+    pub(super) fn read_now(
+        &self,
+        receiving: &mut Receiving,
+        limit: usize,
+        wakes: &mut Wakes,
+    ) -> Read {
         let size = self.port.buffer_size();
-        let each = |mut message: ReceivedMessage| {
-            match self.segment_size(message.control()) {
-                Some(bytes) => message.set_segment_size(bytes),
-                None if self.gro.get() && message.lacks_control() => message.doubt(),
-                None => {}
-            }
-            receive.received_outside(message, wakes);
-        };
+        let each = |message| receiving.read(message, wakes);
         match self.socket.receive(self.layout, &mut self.port.scratch(), size, limit, each) {
             Ok(count) => Read::Datagrams(count),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Read::Empty,
                 io::ErrorKind::Interrupted => Read::Interrupted,
                 _ => {
-                    receive.inbox.push_error(error, |waker| wakes.wake(waker));
+                    receiving.failed(error, wakes);
                     Read::Error
                 }
             },
@@ -510,40 +445,29 @@ impl Sink for Endpoint {
     }
 
     fn receive(&self, filled: Filled, armed: Armed, wakes: &mut Wakes) -> Verdict {
-        let mut receive = self.receive.borrow_mut();
-        let Some(mut message) = filled.into_arrived(receive.messages.pool(), self.layout) else {
-            unreachable!("a completion is no shorter than what its layout reserves");
-        };
-        let control = message.control(receive.messages.pool(), self.layout);
-        match self.segment_size(control) {
-            Some(bytes) => message.set_segment_size(bytes),
-            None if self.gro.get() && message.lacks_control(receive.messages.pool()) => {
-                message.doubt();
-            }
-            None => {}
-        }
-        let load = receive.received(message, wakes);
-        match receive.machine.complete(Outcome::Datagram, armed, load) {
+        let mut receiving = self.receiving.borrow_mut();
+        let load = receiving.arrived(filled, wakes);
+        match receiving.machine.complete(Outcome::Datagram, armed, load) {
             Verdict::Keep => Verdict::Keep,
             verdict => self.note(verdict),
         }
     }
 
     fn end(&self, error: Option<io::Error>, armed: Armed, wakes: &mut Wakes) -> Verdict {
-        let mut receive = self.receive.borrow_mut();
+        let mut receiving = self.receiving.borrow_mut();
         let outcome = match error {
             None => Outcome::Ended,
             Some(error) => match error.raw_os_error() {
                 Some(libc::ENOBUFS) => Outcome::OutOfBuffers,
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Outcome::Ended,
                 _ => {
-                    receive.inbox.push_error(error, |waker| wakes.wake(waker));
+                    receiving.failed(error, wakes);
                     Outcome::Error
                 }
             },
         };
-        let load = receive.load();
-        let verdict = receive.machine.complete(outcome, armed, load);
+        let load = receiving.load();
+        let verdict = receiving.machine.complete(outcome, armed, load);
         self.note(verdict)
     }
 }
@@ -566,23 +490,23 @@ impl Drainable for Endpoint {
     }
 
     fn cancel(&self) {
-        let verdict = self.receive.borrow_mut().machine.stop(Then::Read);
+        let verdict = self.receiving.borrow_mut().machine.stop(Then::Read);
         self.carry_out(verdict);
     }
 
     fn is_reaped(&self) -> bool {
-        !self.receive.borrow().machine.is_cancelling()
+        !self.receiving.borrow().machine.is_cancelling()
     }
 
     fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress {
-        let mut receive = self.receive.borrow_mut();
-        let receive = &mut *receive;
-        if !receive.machine.is_reading() {
+        let mut receiving = self.receiving.borrow_mut();
+        let receiving = &mut *receiving;
+        if !receiving.machine.is_reading() {
             return ReadProgress::Empty;
         }
         let mut left = limit;
         while left > 0 {
-            let read = self.read_now(receive, left, wakes);
+            let read = self.read_now(receiving, left, wakes);
             if pass == Pass::Early && read == Read::Empty {
                 return ReadProgress::Empty;
             }
@@ -590,9 +514,9 @@ impl Drainable for Endpoint {
                 Read::Datagrams(count) => count,
                 Read::Error | Read::Interrupted | Read::Empty => 1,
             };
-            if receive.machine.read(read) == ReadOn::No || self.is_used_up(count) {
-                receive.machine.give_up();
-                for waker in receive.inbox.take_wakers() {
+            if receiving.machine.read(read) == ReadOn::No || self.is_used_up(count) {
+                receiving.machine.give_up();
+                for waker in receiving.inbox.take_wakers() {
                     wakes.wake(waker);
                 }
                 return ReadProgress::Empty;
@@ -603,15 +527,16 @@ impl Drainable for Endpoint {
     }
 
     fn undelivered(&self) -> usize {
-        if self.is_sealed() { self.receive.borrow().inbox.datagrams() } else { 0 }
+        if self.is_sealed() { self.receiving.borrow().datagrams() } else { 0 }
     }
 
     fn receivers(&self) -> Receivers {
-        match self.undelivered() {
-            0 if self.owes_end.get() => Receivers::Uncertain,
-            0 => Receivers::Served,
-            _ if self.is_received_from.get() => Receivers::Expected,
-            _ => Receivers::Uncertain,
+        let is_served = !self.is_sealed() || self.receiving.borrow().inbox.messages() == 0;
+        match is_served {
+            true if self.owes_end.get() => Receivers::Uncertain,
+            true => Receivers::Served,
+            false if self.is_received_from.get() => Receivers::Expected,
+            false => Receivers::Uncertain,
         }
     }
 
@@ -707,15 +632,8 @@ mod tests {
             let endpoint = receiver.endpoint();
             endpoint.halt();
             let pool = endpoint.port.pool().clone();
-            let empty = Receive {
-                machine: ReceiveMachine::new(),
-                inbox: Inbox::default(),
-                messages: Messages::new(pool, endpoint.layout),
-                received: 0,
-                delivered: 0,
-                truncated: 0,
-            };
-            drop(endpoint.receive.replace(empty));
+            let empty = Receiving::new(pool, endpoint.layout, Family::Unix);
+            drop(endpoint.receiving.replace(empty));
             assert_eq!(runtime.metrics().free_buffers, before);
         });
         runtime.shutdown(Drain::default());

@@ -35,12 +35,14 @@ impl<'a> Waiting<'a> {
         Self { endpoint, key: None }
     }
 
-    fn poll(
+    #[inline(always)]
+    fn poll<T>(
         &mut self,
         portion: Portion,
         cx: &Context<'_>,
-    ) -> Poll<io::Result<Option<ReceivedMessage>>> {
-        self.endpoint.poll_receive(portion, &mut self.key, cx)
+        wrap: impl FnOnce(ReceivedMessage) -> T,
+    ) -> Poll<io::Result<Option<T>>> {
+        self.endpoint.poll_receive(portion, &mut self.key, cx, wrap)
     }
 }
 
@@ -75,9 +77,9 @@ impl<'a, A> Recv<'a, A> {
 impl<A: Address> Future for Recv<'_, A> {
     type Output = io::Result<Option<Datagram<A>>>;
 
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.waiting.poll(Portion::Datagram, cx);
-        polled.map_ok(|message| message.map(Datagram::new))
+        self.waiting.poll(Portion::Datagram, cx, Datagram::new)
     }
 }
 
@@ -98,7 +100,7 @@ impl Future for RecvTrain<'_> {
     type Output = io::Result<Option<Train>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.waiting.poll(Portion::Message, cx).map_ok(|message| message.map(Train::new))
+        self.waiting.poll(Portion::Message, cx, Train::new)
     }
 }
 

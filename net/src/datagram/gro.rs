@@ -65,7 +65,7 @@ impl Endpoint {
     /// Switches GRO on or off, while datagrams come.
     pub(crate) fn set_gro(&self, on: bool) -> io::Result<()> {
         self.check_open()?;
-        match (self.gro.get(), on) {
+        match (self.gro(), on) {
             (true, true) | (false, false) => Ok(()),
             (false, true) => self.turn_gro_on(),
             (true, false) if self.is_drained() => self.turn_gro_off(),
@@ -90,7 +90,7 @@ impl Endpoint {
             ));
         }
         set_flag(self.socket()?, libc::SOL_UDP, libc::UDP_GRO, true)?;
-        self.gro.set(true);
+        self.receiving.borrow_mut().set_gro(true);
         Ok(())
     }
 
@@ -134,9 +134,9 @@ impl Endpoint {
         let mut wakes = Wakes::default();
         let mut last = Read::Interrupted;
         {
-            let mut receive = self.receive.borrow_mut();
+            let mut receiving = self.receiving.borrow_mut();
             while last != Read::Empty && *left > 0 {
-                last = self.read_now(&mut receive, DRAIN_READ_BATCH, &mut wakes);
+                last = self.read_now(&mut receiving, DRAIN_READ_BATCH, &mut wakes);
                 *left = left.saturating_sub(match last {
                     Read::Datagrams(count) => count,
                     Read::Error | Read::Interrupted | Read::Empty => 1,
@@ -157,7 +157,7 @@ impl Endpoint {
         if !is_empty {
             set_flag(socket, libc::SOL_UDP, libc::UDP_GRO, true)?;
         }
-        self.gro.set(!is_empty);
+        self.receiving.borrow_mut().set_gro(!is_empty);
         Ok(is_empty)
     }
 }
@@ -178,12 +178,12 @@ mod tests {
         runtime.block_on(async {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let endpoint = socket.endpoint();
-            assert!(endpoint.gro.get(), "the default buffers hold a train");
+            assert!(endpoint.gro(), "the default buffers hold a train");
             endpoint.halt();
             let address = socket.local_addr().unwrap();
             socket.try_send_to(b"late", address).unwrap();
             assert!(!endpoint.turn_gro_off_if_empty().unwrap(), "it was not empty");
-            assert!(endpoint.gro.get());
+            assert!(endpoint.gro());
             assert!(flag(endpoint.socket().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
             let mut left = 10;
             assert_eq!(endpoint.read_to_the_end(&mut left), Read::Empty);

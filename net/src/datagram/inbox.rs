@@ -1,5 +1,7 @@
-//! What has arrived on a socket and was not taken yet, in the kernel's order: datagrams, and the
-//! errors between them.
+//! What has arrived on a socket and was not taken yet, in the kernel's order.
+//!
+//! A message in a buffer of the pool waits as the completion named it, in a word, and is opened when
+//! it is taken. Errors, and messages that are not in the pool, wait beside those.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,25 +11,17 @@ use super::waiters::{Left, WaiterKey, Waiters};
 
 /// What one message brings: a datagram, or several at once.
 pub(super) trait Several: Sized {
-    /// What it takes to take it.
-    type Source;
-    /// What a receiver gets.
-    type Taken;
-
     /// How many datagrams there are; at least 1.
     fn count(&self) -> usize;
 
     /// Takes the first datagram off. `None`: there is only one.
-    fn take_first(&mut self, source: &mut Self::Source) -> Option<Self::Taken>;
-
-    /// Takes all that are left.
-    fn take(self, source: &mut Self::Source) -> Self::Taken;
+    fn split_off_first(&mut self) -> Option<Self>;
 }
 
 /// One thing that a receiver is handed.
 #[derive(Debug)]
-pub(super) enum Arrival<T> {
-    Datagrams(T),
+pub(super) enum Arrival<M> {
+    Datagrams(M),
     Error(io::Error),
 }
 
@@ -39,105 +33,148 @@ pub(super) enum Portion {
     Message,
 }
 
+/// Messages of type `M`, those in the pool as `F`.
 #[derive(Debug)]
-pub(super) struct Inbox<T> {
-    arrivals: VecDeque<Place<T>>,
-    /// In the order of their places in `arrivals`.
-    errors: VecDeque<io::Error>,
-    /// How many datagrams `arrivals` hold.
-    datagrams: usize,
+pub(super) struct Inbox<F, M> {
+    /// What is left of a message of which something was taken: comes before all others.
+    rest: Option<M>,
+    filled: VecDeque<F>,
+    /// What is not in the pool, each with how many of `filled`, of all that ever were, come before.
+    beside: VecDeque<(u64, Arrival<M>)>,
+    /// How many of `filled` have been taken.
+    taken: u64,
+    /// How many of `beside` are errors.
+    errors: usize,
     waiters: Waiters,
 }
 
-#[derive(Debug)]
-enum Place<T> {
-    Datagrams(T),
-    Error,
-}
-
-impl<T> Default for Inbox<T> {
+impl<F, M> Default for Inbox<F, M> {
     fn default() -> Self {
         Self {
-            arrivals: VecDeque::new(),
-            errors: VecDeque::new(),
-            datagrams: 0,
+            rest: None,
+            filled: VecDeque::new(),
+            beside: VecDeque::new(),
+            taken: 0,
+            errors: 0,
             waiters: Waiters::default(),
         }
     }
 }
 
-impl<T: Several> Inbox<T> {
-    /// Adds datagrams; hands `wake` the waker of one waiter for each.
+impl<F, M: Several> Inbox<F, M> {
+    /// Adds a message in the pool. Returns whom to wake: one waiter, also for several datagrams;
+    /// whoever leaves some of them passes the wake on.
     #[inline]
-    pub(super) fn push(&mut self, datagrams: T, mut wake: impl FnMut(Waker)) {
-        let count = datagrams.count();
-        self.datagrams += count;
-        self.arrivals.push_back(Place::Datagrams(datagrams));
-        for _ in 0..count {
-            let Some(waker) = self.waiters.next_waker() else { return };
-            wake(waker);
-        }
+    pub(super) fn push_filled(&mut self, filled: F) -> Option<Waker> {
+        self.filled.push_back(filled);
+        self.waiters.next_waker()
     }
 
-    /// Adds an error; hands `wake` the waker of one waiter.
-    pub(super) fn push_error(&mut self, error: io::Error, wake: impl FnOnce(Waker)) {
-        self.errors.push_back(error);
-        self.arrivals.push_back(Place::Error);
-        if let Some(waker) = self.waiters.next_waker() {
-            wake(waker);
-        }
+    /// Adds what is not in the pool. Returns whom to wake.
+    pub(super) fn push(&mut self, arrival: Arrival<M>) -> Option<Waker> {
+        self.errors += usize::from(matches!(arrival, Arrival::Error(_)));
+        self.beside.push_back((self.taken + self.filled.len() as u64, arrival));
+        self.waiters.next_waker()
     }
 
-    /// Takes what arrived first.
+    /// The message that comes next, if it is in the pool.
     #[inline]
+    pub(super) fn next_filled(&self) -> Option<&F> {
+        if self.rest.is_some() || !self.beside.is_empty() {
+            return None;
+        }
+        self.filled.front()
+    }
+
+    /// Takes the message that [`next_filled`](Self::next_filled) showed.
+    #[inline]
+    pub(super) fn take_filled(&mut self) -> Option<F> {
+        let filled = self.filled.pop_front()?;
+        self.taken += 1;
+        Some(filled)
+    }
+
+    /// Takes what comes next; `open` opens what is in the pool. Returns also whom to wake.
     pub(super) fn pop(
         &mut self,
         portion: Portion,
-        source: &mut T::Source,
-    ) -> Option<Arrival<T::Taken>> {
+        open: impl FnOnce(F) -> M,
+    ) -> Option<(Arrival<M>, Option<Waker>)> {
+        let mut message = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.next(open)? {
+                Arrival::Datagrams(message) => message,
+                error @ Arrival::Error(_) => return Some((error, None)),
+            },
+        };
         if portion == Portion::Datagram
-            && let Some(Place::Datagrams(several)) = self.arrivals.front_mut()
-            && let Some(first) = several.take_first(source)
+            && let Some(first) = message.split_off_first()
         {
-            self.datagrams -= 1;
-            return Some(Arrival::Datagrams(first));
+            self.rest = Some(message);
+            return Some((Arrival::Datagrams(first), self.waiters.next_waker()));
         }
-        Some(match self.arrivals.pop_front()? {
-            Place::Datagrams(several) => {
-                self.datagrams -= several.count();
-                Arrival::Datagrams(several.take(source))
-            }
-            Place::Error => {
-                Arrival::Error(self.errors.pop_front().expect("there is one for each place"))
-            }
-        })
+        Some((Arrival::Datagrams(message), None))
+    }
+
+    /// Takes what comes after the rest.
+    fn next(&mut self, open: impl FnOnce(F) -> M) -> Option<Arrival<M>> {
+        if let Some((after, _)) = self.beside.front()
+            && *after == self.taken
+        {
+            let (_, arrival) = self.beside.pop_front()?;
+            self.errors -= usize::from(matches!(arrival, Arrival::Error(_)));
+            return Some(arrival);
+        }
+        self.take_filled().map(|filled| Arrival::Datagrams(open(filled)))
+    }
+
+    /// Opens all that waits, where it is.
+    pub(super) fn open_all(&mut self, mut open: impl FnMut(F) -> M) {
+        let arrivals: Vec<_> = std::iter::from_fn(|| self.next(&mut open)).collect();
+        for arrival in arrivals {
+            self.errors += usize::from(matches!(arrival, Arrival::Error(_)));
+            self.beside.push_back((self.taken, arrival));
+        }
     }
 
     /// Whether `pop` would give nothing.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.arrivals.is_empty()
+        self.filled.is_empty() && self.beside.is_empty() && self.rest.is_none()
     }
 
     /// Whether `pop` would give a datagram.
     pub(super) fn is_next_datagram(&self) -> bool {
-        matches!(self.arrivals.front(), Some(Place::Datagrams(_)))
+        match self.beside.front() {
+            Some((after, Arrival::Error(_))) if *after == self.taken => self.rest.is_some(),
+            _ => !self.is_empty(),
+        }
     }
 
-    /// Datagrams that wait to be taken.
-    pub(super) fn datagrams(&self) -> usize {
-        self.datagrams
-    }
-
-    /// Messages that hold them: each takes a buffer.
+    /// Messages: each takes a buffer, or memory as large.
     #[inline]
     pub(super) fn messages(&self) -> usize {
-        self.arrivals.len() - self.errors.len()
+        self.filled.len() + self.beside.len() - self.errors + usize::from(self.rest.is_some())
     }
 
     /// Errors that wait to be taken.
     pub(super) fn errors(&self) -> usize {
-        self.errors.len()
+        self.errors
+    }
+
+    /// Messages in the pool that have not been opened.
+    pub(super) fn filled(&self) -> impl Iterator<Item = &F> {
+        self.filled.iter()
+    }
+
+    /// How many datagrams there are; `open` gives the number of those in the pool.
+    pub(super) fn datagrams(&self, count: impl Fn(&F) -> usize) -> usize {
+        let beside = self.beside.iter().map(|(_, arrival)| match arrival {
+            Arrival::Datagrams(message) => message.count(),
+            Arrival::Error(_) => 0,
+        });
+        let rest = self.rest.as_ref().map_or(0, M::count);
+        rest + beside.sum::<usize>() + self.filled.iter().map(count).sum::<usize>()
     }
 
     /// A receiver found nothing and waits. See [`Waiters::wait`].
@@ -160,7 +197,7 @@ impl<T: Several> Inbox<T> {
     pub(super) fn dropped(&mut self, key: WaiterKey) -> (Option<Waker>, Option<Waker>) {
         let (left, own) = self.waiters.leave(key);
         let next = match left {
-            Left::Woken if !self.arrivals.is_empty() => self.waiters.next_waker(),
+            Left::Woken if !self.is_empty() => self.waiters.next_waker(),
             Left::Woken | Left::Waiting => None,
         };
         (next, own)
@@ -178,14 +215,11 @@ mod tests {
 
     /// As many datagrams as there are letters.
     impl Several for &'static str {
-        type Source = ();
-        type Taken = Self;
-
         fn count(&self) -> usize {
             self.len()
         }
 
-        fn take_first(&mut self, (): &mut ()) -> Option<Self> {
+        fn split_off_first(&mut self) -> Option<Self> {
             if self.len() == 1 {
                 return None;
             }
@@ -193,45 +227,92 @@ mod tests {
             *self = rest;
             Some(first)
         }
-
-        fn take(self, (): &mut ()) -> Self {
-            self
-        }
     }
 
-    type TestInbox = Inbox<&'static str>;
+    /// In the pool, a message is one that has not been opened.
+    struct Sealed(&'static str);
+
+    type TestInbox = Inbox<Sealed, &'static str>;
 
     fn wait(inbox: &mut TestInbox) -> WaiterKey {
         inbox.wait(None, Waker::noop().clone()).0
     }
 
-    /// How many were woken.
-    fn push(inbox: &mut TestInbox, datagrams: &'static str) -> usize {
-        let mut woken = 0;
-        inbox.push(datagrams, |_| woken += 1);
-        woken
+    /// Whether somebody was woken.
+    fn push(inbox: &mut TestInbox, datagrams: &'static str) -> bool {
+        inbox.push_filled(Sealed(datagrams)).is_some()
+    }
+
+    /// What was taken, and whether somebody was woken for what is left.
+    fn pop_and_wake(inbox: &mut TestInbox, portion: Portion) -> (&'static str, bool) {
+        match inbox.pop(portion, |sealed| sealed.0) {
+            Some((Arrival::Datagrams(datagrams), next)) => (datagrams, next.is_some()),
+            Some((Arrival::Error(_), next)) => ("error", next.is_some()),
+            None => ("nothing", false),
+        }
     }
 
     fn pop(inbox: &mut TestInbox, portion: Portion) -> &'static str {
-        match inbox.pop(portion, &mut ()) {
-            Some(Arrival::Datagrams(datagrams)) => datagrams,
-            Some(Arrival::Error(_)) => "error",
-            None => "nothing",
-        }
+        pop_and_wake(inbox, portion).0
+    }
+
+    /// Datagrams, messages, errors.
+    fn counts(inbox: &TestInbox) -> (usize, usize, usize) {
+        (inbox.datagrams(|sealed| sealed.0.len()), inbox.messages(), inbox.errors())
+    }
+
+    /// In the pool, beside it, and an error: `a`, `bcd`, `e`, an error, `f`.
+    fn mixed() -> TestInbox {
+        let mut inbox = TestInbox::default();
+        push(&mut inbox, "a");
+        inbox.push(Arrival::Datagrams("bcd"));
+        push(&mut inbox, "e");
+        inbox.push(Arrival::Error(io::ErrorKind::ConnectionRefused.into()));
+        push(&mut inbox, "f");
+        inbox
     }
 
     #[test]
-    fn arrivals_leave_in_order() {
-        let mut inbox = TestInbox::default();
-        for datagrams in ["a", "bcd", "e"] {
-            push(&mut inbox, datagrams);
-        }
-        inbox.push_error(io::ErrorKind::ConnectionRefused.into(), drop);
-        assert_eq!((inbox.datagrams(), inbox.messages(), inbox.errors()), (5, 3, 1));
-        for expected in ["a", "b", "c", "d", "e", "error", "nothing"] {
+    fn arrivals_leave_in_order_wherever_they_wait() {
+        let mut inbox = mixed();
+        assert_eq!(counts(&inbox), (6, 4, 1));
+        for expected in ["a", "b", "c", "d", "e", "error", "f", "nothing"] {
+            assert_eq!(inbox.is_next_datagram(), !["error", "nothing"].contains(&expected));
             assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
         }
-        assert_eq!((inbox.datagrams(), inbox.messages(), inbox.errors()), (0, 0, 0));
+        assert_eq!(counts(&inbox), (0, 0, 0));
+        assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn what_is_opened_early_keeps_its_place() {
+        let mut inbox = mixed();
+        assert_eq!(pop(&mut inbox, Portion::Datagram), "a");
+        assert_eq!(pop(&mut inbox, Portion::Datagram), "b");
+        inbox.open_all(|sealed| sealed.0);
+        assert_eq!((inbox.filled().count(), counts(&inbox)), (0, (4, 3, 1)));
+        push(&mut inbox, "g");
+        for expected in ["c", "d", "e", "error", "f", "g", "nothing"] {
+            assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
+        }
+    }
+
+    /// Fails when the short way past what waits beside the pool overtakes it.
+    #[test]
+    fn the_short_way_overtakes_nothing() {
+        let mut inbox = TestInbox::default();
+        push(&mut inbox, "ab");
+        assert!(inbox.next_filled().is_some());
+        assert_eq!(pop(&mut inbox, Portion::Datagram), "a");
+        push(&mut inbox, "c");
+        assert!(inbox.next_filled().is_none(), "`b` comes first");
+        assert_eq!(pop(&mut inbox, Portion::Datagram), "b");
+        assert!(inbox.next_filled().is_some());
+        inbox.push(Arrival::Datagrams("d"));
+        assert!(inbox.next_filled().is_none());
+        for expected in ["c", "d", "nothing"] {
+            assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
+        }
     }
 
     #[test]
@@ -239,9 +320,9 @@ mod tests {
         let mut inbox = TestInbox::default();
         push(&mut inbox, "abcd");
         assert_eq!(pop(&mut inbox, Portion::Datagram), "a");
-        assert_eq!((inbox.datagrams(), inbox.messages()), (3, 1));
+        assert_eq!(counts(&inbox), (3, 1, 0));
         assert_eq!(pop(&mut inbox, Portion::Message), "bcd");
-        assert_eq!((inbox.datagrams(), inbox.messages()), (0, 0));
+        assert_eq!(counts(&inbox), (0, 0, 0));
     }
 
     #[test]
@@ -249,20 +330,23 @@ mod tests {
         let mut inbox = TestInbox::default();
         wait(&mut inbox);
         wait(&mut inbox);
-        assert_eq!(push(&mut inbox, "a"), 1);
-        assert_eq!(push(&mut inbox, "b"), 1);
-        assert_eq!(push(&mut inbox, "c"), 0);
+        assert!(push(&mut inbox, "a"));
+        assert!(inbox.push(Arrival::Datagrams("b")).is_some());
+        assert!(!push(&mut inbox, "c"));
     }
 
     /// Fails when a train wakes one waiter only, and the others sleep beside it.
     #[test]
-    fn a_train_wakes_a_waiter_for_each_of_its_datagrams() {
+    fn whoever_leaves_some_of_a_train_wakes_the_next() {
         let mut inbox = TestInbox::default();
         for _ in 0..3 {
             wait(&mut inbox);
         }
-        assert_eq!(push(&mut inbox, "ab"), 2);
-        assert_eq!(push(&mut inbox, "cdef"), 1);
+        assert!(push(&mut inbox, "abc"));
+        assert_eq!(pop_and_wake(&mut inbox, Portion::Datagram), ("a", true));
+        assert_eq!(pop_and_wake(&mut inbox, Portion::Datagram), ("b", true));
+        assert_eq!(pop_and_wake(&mut inbox, Portion::Datagram), ("c", false));
+        assert!(!push(&mut inbox, "d"), "all three have been woken");
     }
 
     /// Fails when a dropped waiter keeps its wake.
@@ -271,7 +355,7 @@ mod tests {
         let mut inbox = TestInbox::default();
         let first = wait(&mut inbox);
         wait(&mut inbox);
-        assert_eq!(push(&mut inbox, "a"), 1);
+        assert!(push(&mut inbox, "a"));
         let (next, _) = inbox.dropped(first);
         assert!(next.is_some(), "the second waiter is woken for the datagram");
     }
@@ -283,7 +367,7 @@ mod tests {
         wait(&mut inbox);
         let (next, own) = inbox.dropped(first);
         assert!(next.is_none() && own.is_some());
-        assert_eq!(push(&mut inbox, "a"), 1);
+        assert!(push(&mut inbox, "a"));
     }
 
     #[test]

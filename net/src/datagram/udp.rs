@@ -131,7 +131,7 @@ impl UdpSocket {
     /// Whether the kernel hands datagrams of one sender over several at a time, as trains (UDP GRO,
     /// Linux 5.0). Receive methods hand them out as single datagrams all the same.
     pub fn gro(&self) -> bool {
-        self.endpoint().gro.get()
+        self.endpoint().gro()
     }
 
     /// Switches GRO on or off. A socket that was bound with the default options has it on if the

@@ -49,6 +49,7 @@ impl Waiters {
     }
 
     /// Takes the waker of the longest waiter that has not been woken.
+    #[inline]
     pub(crate) fn next_waker(&mut self) -> Option<Waker> {
         self.queue.iter_mut().find_map(|waiter| waiter.waker.take())
     }

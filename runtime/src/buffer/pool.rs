@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::rc::Rc;
@@ -117,11 +116,11 @@ impl Pool {
         let len = u32::try_from(self.memory.stride).expect("the builder bounds buffers");
         // The warmest last on the shelf, first to the kernel.
         let rest = shelf.len() - count;
-        for id in shelf.drain(rest..).rev() {
-            let address = self.memory.address(id).expose_provenance() as u64;
-            provided.ring.push(address, len, id);
-        }
-        provided.ring.publish();
+        let buffers = shelf.drain(rest..).rev();
+        provided.ring.give(
+            len,
+            buffers.map(|id| (self.memory.address(id).expose_provenance() as u64, id)),
+        );
         provided.count.set(provided.count.get() + count);
     }
 
@@ -145,20 +144,20 @@ impl Pool {
     /// The buffer of `parked`, to be held from now on.
     #[inline]
     pub(crate) fn unpark(&self, parked: Parked) -> Buffer {
-        Buffer { memory: Rc::clone(&self.memory), id: parked.id() }
+        Buffer { memory: Rc::clone(&self.memory), id: parked.id }
     }
 
     /// What lies in a parked buffer.
     #[inline]
     pub(crate) fn bytes(&self, parked: &Parked) -> &[u8] {
-        self.memory.bytes(parked.id())
+        self.memory.bytes(parked.id)
     }
 
     /// Another share in a parked buffer.
     pub(crate) fn share(&self, parked: &Parked) -> Buffer {
-        let holders = &self.memory.holders[usize::from(parked.id())];
+        let holders = &self.memory.holders[usize::from(parked.id)];
         holders.set(holders.get() + 1);
-        Buffer { memory: Rc::clone(&self.memory), id: parked.id() }
+        Buffer { memory: Rc::clone(&self.memory), id: parked.id }
     }
 
     /// Bytes of payload that a buffer is meant for.
@@ -172,7 +171,7 @@ impl Pool {
         let holders = holders.expect("the kernel names only buffers that it was given");
         assert!(holders.replace(1) == 0, "buffer {id} was filled while it was held");
         self.memory.unheld.set(self.memory.unheld.get() - 1);
-        Parked::new(id)
+        Parked { id }
     }
 
     /// Takes any free buffer, to fill it by hand. `None` when none is free, and always from a pool
@@ -221,20 +220,7 @@ impl Memory {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Parked {
-    /// One more than the id, so that an `Option` of it is no larger.
-    number: NonZeroU32,
-}
-
-impl Parked {
-    #[inline]
-    fn new(id: u16) -> Self {
-        Self { number: NonZeroU32::MIN.saturating_add(id.into()) }
-    }
-
-    #[inline]
-    fn id(&self) -> u16 {
-        (self.number.get() - 1) as u16
-    }
+    id: u16,
 }
 
 /// One filled buffer, or a share in it. Goes back to the pool when all shares are dropped.
@@ -260,7 +246,7 @@ impl Buffer {
         let buffer = ManuallyDrop::new(self);
         // SAFETY: read once, from a buffer that is neither used nor dropped afterwards.
         drop(unsafe { ptr::read(&raw const buffer.memory) });
-        Parked::new(buffer.id)
+        Parked { id: buffer.id }
     }
 }
 

@@ -40,26 +40,25 @@ impl BufferRing {
         self.entries
     }
 
-    /// Puts the buffer `id` at `address` behind the others, to be [`publish`](Self::publish)ed.
-    pub(crate) fn push(&self, address: u64, len: u32, id: u16) {
-        let tail = self.tail.get();
-        let index = usize::from(tail & (self.entries - 1));
+    /// Gives buffers of `len` bytes to the kernel: the address and the id of each, in order.
+    pub(crate) fn give(&self, len: u32, buffers: impl Iterator<Item = (u64, u16)>) {
         let base: *mut BufRingEntry = self.memory.start().as_ptr().cast();
-        // SAFETY: `index` is below `entries`, which the mapping holds.
-        let entry = unsafe { base.add(index) };
-        // SAFETY: an entry at or past the tail belongs to this side: the kernel reads entries below
-        // it only. The mapping is zeroed, page-aligned and as long as `self`. The tail shares
-        // memory with the reserved field of entry 0, which the setters below leave alone.
-        let entry = unsafe { &mut *entry };
-        entry.set_addr(address);
-        entry.set_len(len);
-        entry.set_bid(id);
-        self.tail.set(tail.wrapping_add(1));
-    }
-
-    /// Gives what was pushed to the kernel.
-    pub(crate) fn publish(&self) {
-        self.shared_tail().store(self.tail.get(), Ordering::Release);
+        let mut tail = self.tail.get();
+        for (address, id) in buffers {
+            // SAFETY: the index is below `entries`, which the mapping holds.
+            let entry = unsafe { base.add(usize::from(tail & (self.entries - 1))) };
+            // SAFETY: an entry at or past the tail belongs to this side: the kernel reads entries
+            // below it only. The mapping is zeroed, page-aligned and as long as `self`. The tail
+            // shares memory with the reserved field of entry 0, which the setters below leave
+            // alone.
+            let entry = unsafe { &mut *entry };
+            entry.set_addr(address);
+            entry.set_len(len);
+            entry.set_bid(id);
+            tail = tail.wrapping_add(1);
+        }
+        self.tail.set(tail);
+        self.shared_tail().store(tail, Ordering::Release);
     }
 
     fn shared_tail(&self) -> &AtomicU16 {

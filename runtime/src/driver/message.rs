@@ -114,10 +114,10 @@ impl Header {
         &bytes[layout.control_offset()..][..len.min(layout.control())]
     }
 
-    /// Whether control messages of the message in `bytes` found no room.
+    /// Whether control messages found no room.
     #[inline]
-    fn lacks_control_in(bytes: &[u8]) -> bool {
-        Self::read(bytes).is_some_and(|header| header.flags & libc::MSG_CTRUNC as u32 != 0)
+    fn lacks_control(&self) -> bool {
+        self.flags & libc::MSG_CTRUNC as u32 != 0
     }
 }
 
@@ -143,7 +143,7 @@ struct Payload {
 impl Payload {
     /// The payload of a message of `len` bytes in `bytes`. `None`: the bytes are too short to hold
     /// what the layout reserves, which the kernel never does.
-    #[inline]
+    #[inline(always)]
     fn find(bytes: &[u8], len: usize, layout: Layout) -> Option<Self> {
         let start = layout.payload_offset();
         let available = len.min(bytes.len()).checked_sub(start)?;
@@ -172,7 +172,6 @@ impl Payload {
     }
 
     /// Cuts the first datagram off. `None`: there is only one.
-    #[inline]
     fn split_off_first(&mut self) -> Option<Self> {
         let len = self.segment_size;
         if self.captured <= len {
@@ -186,90 +185,48 @@ impl Payload {
     }
 }
 
-/// A buffer that a completion says has been filled. It has no destructor: see [`Arrived`], which it
-/// is to become.
+/// A buffer of the pool that a completion says has been filled, as an inbox keeps it: one word,
+/// not looked at yet. It has no destructor: whoever drops it instead of making a
+/// [`ReceivedMessage`] of it keeps the buffer from the pool.
 #[derive(Debug)]
 #[must_use]
 pub struct Filled {
     buffer: Parked,
-    len: usize,
+    /// Bytes that the completion says, header included.
+    len: u32,
 }
 
 impl Filled {
     #[inline]
-    pub(crate) fn new(buffer: Parked, len: usize) -> Self {
+    pub(crate) fn new(buffer: Parked, len: u32) -> Self {
         Self { buffer, len }
     }
 
-    /// The message in it. `None`: it is too short to be one, which the kernel never says.
+    /// Whether there are no control messages with the message, not even for want of room.
     #[inline]
-    pub fn into_arrived(self, pool: &Pool, layout: Layout) -> Option<Arrived> {
-        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
-        // for.
-        let len = self.len.min(layout.payload_offset() + pool.payload_capacity());
-        let payload = Payload::find(pool.bytes(&self.buffer), len, layout)?;
-        Some(Arrived { buffer: self.buffer, payload })
-    }
-}
-
-/// A message in a buffer of the pool, as an inbox keeps it: small, so that it is written and read
-/// in a few words. It has no destructor: whoever drops it instead of making a [`ReceivedMessage`]
-/// of it keeps the buffer from the pool.
-#[derive(Debug)]
-#[must_use]
-pub struct Arrived {
-    buffer: Parked,
-    payload: Payload,
-}
-
-impl Arrived {
-    /// It is a train, of datagrams of `bytes` bytes each, except that the last may be shorter.
-    pub fn set_segment_size(&mut self, bytes: NonZeroU32) {
-        self.payload.segment_size = bytes.get();
+    pub fn is_plain(&self, pool: &Pool) -> bool {
+        let bytes = pool.bytes(&self.buffer);
+        Header::read(bytes).is_some_and(|header| header.control == 0 && !header.lacks_control())
     }
 
-    /// How many datagrams there are; at least 1.
-    #[inline]
-    pub fn count(&self) -> usize {
-        self.payload.count()
-    }
-
-    /// Whether something was cut off: see [`ReceivedMessage::is_truncated`].
-    #[inline]
-    pub fn is_truncated(&self) -> bool {
-        self.payload.is_truncated()
-    }
-
-    /// Whether control messages found no room.
-    #[inline]
-    pub fn lacks_control(&self, pool: &Pool) -> bool {
-        Header::lacks_control_in(pool.bytes(&self.buffer))
-    }
-
-    /// What it lacks may have told that it is a train: from now on it counts as truncated.
-    pub fn doubt(&mut self) {
-        self.payload.segment_size = DOUBTFUL;
-    }
-
-    /// The control messages.
-    #[inline]
-    pub fn control<'a>(&self, pool: &'a Pool, layout: Layout) -> &'a [u8] {
-        Header::control_in(pool.bytes(&self.buffer), layout)
-    }
-
-    /// The message, with its buffer.
-    #[inline]
+    /// The message in it.
+    ///
+    /// # Panics
+    ///
+    /// If it is shorter than what the layout reserves, which the kernel never says.
+    #[inline(always)]
     pub fn into_message(self, pool: &Pool, layout: Layout) -> ReceivedMessage {
-        let memory = Memory::Pooled(pool.unpark(self.buffer));
-        ReceivedMessage { memory, payload: self.payload, layout, start: 0 }
+        let len = self.len;
+        ReceivedMessage::find(pool.unpark(self.buffer), len, pool, layout)
     }
 
-    /// Cuts the first datagram of a train off, which shares the buffer. `None`: there is only one.
-    #[inline]
-    pub fn split_off_first(&mut self, pool: &Pool, layout: Layout) -> Option<ReceivedMessage> {
-        let payload = self.payload.split_off_first()?;
-        let memory = Memory::Pooled(pool.share(&self.buffer));
-        Some(ReceivedMessage { memory, payload, layout, start: 0 })
+    /// The message in it, which goes on waiting.
+    ///
+    /// # Panics
+    ///
+    /// As [`into_message`](Self::into_message).
+    pub fn peek(&self, pool: &Pool, layout: Layout) -> ReceivedMessage {
+        ReceivedMessage::find(pool.share(&self.buffer), self.len, pool, layout)
     }
 }
 
@@ -341,6 +298,17 @@ impl Copied {
 }
 
 impl ReceivedMessage {
+    /// The message of `len` bytes in a buffer of `pool`.
+    #[inline(always)]
+    fn find(buffer: Buffer, len: u32, pool: &Pool, layout: Layout) -> Self {
+        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
+        // for.
+        let len = (len as usize).min(layout.payload_offset() + pool.payload_capacity());
+        let payload = Payload::find(&buffer, len, layout)
+            .expect("a completion is no shorter than what its layout reserves");
+        Self { memory: Memory::Pooled(buffer), payload, layout, start: 0 }
+    }
+
     /// It is a train, of datagrams of `bytes` bytes each, except that the last may be shorter.
     pub fn set_segment_size(&mut self, bytes: NonZeroU32) {
         self.payload.segment_size = bytes.get();
@@ -440,7 +408,7 @@ impl ReceivedMessage {
 
     /// Whether control messages found no room.
     pub fn lacks_control(&self) -> bool {
-        Header::lacks_control_in(self.bytes())
+        Header::read(self.bytes()).is_some_and(|header| header.lacks_control())
     }
 
     /// What it lacks may have told that it is a train: from now on it counts as truncated.
@@ -482,8 +450,7 @@ mod tests {
     }
 
     fn received(pool: &Pool, buffer: Buffer, len: usize) -> ReceivedMessage {
-        let arrived = Filled::new(buffer.park(), len).into_arrived(pool, LAYOUT).unwrap();
-        arrived.into_message(pool, LAYOUT)
+        Filled::new(buffer.park(), len as u32).into_message(pool, LAYOUT)
     }
 
     fn message(bytes: &[u8]) -> ReceivedMessage {

@@ -46,7 +46,7 @@ use self::backend::{Backend, Intake};
 pub(crate) use self::backend::{Entered, Wait};
 pub use self::descriptor::{Interest, poll_now, watch_writable};
 pub use self::direct::Scratch;
-pub use self::message::{Arrived, Filled, Layout, ReceivedMessage};
+pub use self::message::{Filled, Layout, ReceivedMessage};
 pub use self::multishots::MultishotKey;
 use self::multishots::{Membership, Multishots, Phase};
 use self::operation::AnyOperation;

@@ -127,7 +127,7 @@ impl Multishot {
                 Armed::NoMore
             }
         };
-        match (usize::try_from(result), buffer) {
+        match (u32::try_from(result), buffer) {
             (Ok(len), Some(buffer)) => self.sink.receive(Filled::new(buffer, len), armed, wakes),
             (Ok(_), None) => self.sink.end(None, armed, wakes),
             (Err(_), _) => self.sink.end(Some(io::Error::from_raw_os_error(-result)), armed, wakes),

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 use std::ops::Range;
 
-use super::{Arrived, Filled, HEADER_LEN, Layout, Payload, ReceivedMessage};
+use super::{Filled, HEADER_LEN, Layout, Payload, ReceivedMessage};
 use crate::buffer::{FilledBy, Pool};
 
 /// Payload bytes of the pool's buffers: small, so that messages are longer than a buffer, too.
@@ -43,28 +43,16 @@ pub(crate) fn hold(input: &[u8]) {
     POOL.with(|pool| assert_eq!(pool.free(), pool.count(), "a buffer did not come back"));
 }
 
-/// The message of `len` bytes in a buffer that holds `bytes`, and then only `stale` ones, as an
-/// inbox keeps it.
-fn arrived(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> Arrived {
+/// The message of `len` bytes in a buffer that holds `bytes`, and then only `stale` ones.
+fn pooled(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> ReceivedMessage {
     POOL.with(|pool| {
         let mut buffer = pool.take_free().expect("every test gives its buffers back");
         buffer.fill(stale);
         buffer[..bytes.len()].copy_from_slice(bytes);
-        let arrived = Filled::new(buffer.park(), len).into_arrived(pool, layout);
-        arrived.expect("it is no shorter than what the layout reserves")
-    })
-}
-
-/// The same, as a program is handed it.
-fn pooled(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> ReceivedMessage {
-    let arrived = arrived(bytes, stale, len, layout);
-    POOL.with(|pool| {
-        let control = arrived.control(pool, layout).to_vec();
-        let (lacks_control, is_truncated) = (arrived.lacks_control(pool), arrived.is_truncated());
-        let message = arrived.into_message(pool, layout);
-        assert_eq!(message.control(), control, "the inbox reads other control messages");
-        assert_eq!(message.lacks_control(), lacks_control);
-        assert_eq!(message.is_truncated(), is_truncated);
+        let filled = Filled::new(buffer.park(), len as u32);
+        let peeked = filled.peek(pool, layout);
+        let message = filled.into_message(pool, layout);
+        assert_eq!(exposed(&message), exposed(&peeked), "a look shows another message");
         message
     })
 }
@@ -158,7 +146,7 @@ fn a_copy_outside_the_pool_is_equal(
 }
 
 /// The datagrams of a train are its payload without gap or overlap, each of its length, and come
-/// from the same sender with the same control messages: taken from the inbox, and outside the pool.
+/// from the same sender with the same control messages: in the pool, and outside of it.
 fn the_datagrams_of_a_train_are_its_payload(
     bytes: &[u8],
     len: usize,
@@ -166,29 +154,21 @@ fn the_datagrams_of_a_train_are_its_payload(
     segment: NonZeroU32,
 ) {
     let whole = pooled(bytes, 0, len, layout);
-    let mut train = arrived(bytes, 0, len, layout);
-    train.set_segment_size(segment);
-    let count = train.count();
-    let mut datagrams: Vec<ReceivedMessage> = POOL.with(|pool| {
+    for leaves_pool in [false, true] {
+        let mut train = pooled(bytes, 0, len, layout);
+        train.set_segment_size(segment);
+        if leaves_pool {
+            train.leave_pool();
+        }
+        let count = train.count();
+        assert_eq!(train.stride(), whole.len().min(segment.get() as usize));
         let mut datagrams = Vec::new();
-        while let Some(datagram) = train.split_off_first(pool, layout) {
+        while let Some(datagram) = train.split_off_first() {
             datagrams.push(datagram);
         }
-        datagrams.push(train.into_message(pool, layout));
-        datagrams
-    });
-    are_the_datagrams_of(&datagrams, count, &whole, segment);
-    datagrams.clear();
-
-    let mut train = pooled(bytes, 0, len, layout);
-    train.set_segment_size(segment);
-    train.leave_pool();
-    assert_eq!((train.count(), train.stride()), (count, whole.len().min(segment.get() as usize)));
-    while let Some(datagram) = train.split_off_first() {
-        datagrams.push(datagram);
+        datagrams.push(train);
+        are_the_datagrams_of(&datagrams, count, &whole, segment);
     }
-    datagrams.push(train);
-    are_the_datagrams_of(&datagrams, count, &whole, segment);
 }
 
 fn are_the_datagrams_of(

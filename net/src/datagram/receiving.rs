@@ -1,0 +1,246 @@
+//! [`Receiving`]: the receiving side of a socket. The machine, the inbox, and what is counted of
+//! every datagram.
+
+use std::io;
+use std::iter;
+use std::task::Waker;
+
+use ebbtide_runtime::SocketStats;
+use ebbtide_runtime::buffer::Pool;
+use ebbtide_runtime::driver::{Filled, Layout, ReceivedMessage, Wakes};
+
+use super::endpoint::Family;
+use super::inbox::{Arrival, Inbox, Portion, Several};
+use super::receive::{Load, Place, ReceiveMachine};
+use crate::control::segment_size;
+
+pub(super) struct Receiving {
+    pub(super) machine: ReceiveMachine,
+    pub(super) inbox: Inbox<Filled, ReceivedMessage>,
+    opener: Opener,
+    /// Counted when they arrive, except that a train in the pool counts as one until it is opened.
+    received: u64,
+    delivered: u64,
+    /// Of those that have been opened.
+    truncated: u64,
+}
+
+/// What it takes to open a message.
+struct Opener {
+    pool: Pool,
+    layout: Layout,
+    family: Family,
+    /// True exactly when the kernel may queue trains.
+    gro: bool,
+}
+
+impl Opener {
+    /// The message in a buffer of the pool.
+    fn open(&self, filled: Filled) -> ReceivedMessage {
+        self.judge(filled.into_message(&self.pool, self.layout))
+    }
+
+    /// Whether a message needs no judging.
+    #[inline]
+    fn is_single(&self, filled: &Filled) -> bool {
+        filled.is_plain(&self.pool)
+    }
+
+    fn peek(&self, filled: &Filled) -> ReceivedMessage {
+        self.judge(filled.peek(&self.pool, self.layout))
+    }
+
+    /// Finds out whether a message is a train.
+    fn judge(&self, mut message: ReceivedMessage) -> ReceivedMessage {
+        if self.family == Family::Internet {
+            match segment_size(message.control()) {
+                Some(bytes) => message.set_segment_size(bytes),
+                None if self.gro && message.lacks_control() => message.doubt(),
+                None => {}
+            }
+        }
+        message
+    }
+}
+
+impl Several for ReceivedMessage {
+    fn count(&self) -> usize {
+        self.count()
+    }
+
+    fn split_off_first(&mut self) -> Option<Self> {
+        self.split_off_first()
+    }
+}
+
+impl Receiving {
+    pub(super) fn new(pool: Pool, layout: Layout, family: Family) -> Self {
+        Self {
+            machine: ReceiveMachine::new(),
+            inbox: Inbox::default(),
+            opener: Opener { pool, layout, family, gro: false },
+            received: 0,
+            delivered: 0,
+            truncated: 0,
+        }
+    }
+
+    #[inline]
+    pub(super) fn load(&self) -> Load {
+        Load { queued: self.inbox.messages(), free: self.opener.pool.free() }
+    }
+
+    /// Whether the kernel may queue trains.
+    pub(super) fn gro(&self) -> bool {
+        self.opener.gro
+    }
+
+    /// From now on the kernel may queue trains, or not any more. What has come is judged by what
+    /// held when it came.
+    pub(super) fn set_gro(&mut self, gro: bool) {
+        if gro != self.opener.gro {
+            self.open_all();
+            self.opener.gro = gro;
+        }
+    }
+
+    fn open_all(&mut self) {
+        let (mut received, mut truncated) = (0, 0);
+        self.inbox.open_all(|filled| {
+            let message = self.opener.open(filled);
+            received += message.count() as u64 - 1;
+            truncated += u64::from(message.is_truncated());
+            message
+        });
+        self.received += received;
+        self.truncated += truncated;
+    }
+
+    /// A buffer of the pool was filled: its message goes into the inbox, or beside it if the socket
+    /// holds its share of the pool. Gives the load with it.
+    #[inline]
+    pub(super) fn arrived(&mut self, filled: Filled, wakes: &mut Wakes) -> Load {
+        let Load { queued, free } = self.load();
+        let load = Load { queued: queued + 1, free };
+        match self.machine.place(load) {
+            Place::Pool => {
+                self.received += 1;
+                if let Some(waker) = self.inbox.push_filled(filled) {
+                    wakes.wake(waker);
+                }
+                load
+            }
+            Place::Outside => {
+                self.move_outside(filled, wakes);
+                self.load()
+            }
+        }
+    }
+
+    #[cold]
+    fn move_outside(&mut self, filled: Filled, wakes: &mut Wakes) {
+        let mut message = self.opener.open(filled);
+        message.leave_pool();
+        self.push(message, wakes);
+    }
+
+    /// A message was read past the pool.
+    pub(super) fn read(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {
+        let message = self.opener.judge(message);
+        self.push(message, wakes);
+    }
+
+    fn push(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {
+        self.received += message.count() as u64;
+        self.truncated += u64::from(message.is_truncated());
+        self.push_beside(Arrival::Datagrams(message), wakes);
+    }
+
+    /// An error came, for the receiver.
+    pub(super) fn failed(&mut self, error: io::Error, wakes: &mut Wakes) {
+        self.push_beside(Arrival::Error(error), wakes);
+    }
+
+    fn push_beside(&mut self, arrival: Arrival<ReceivedMessage>, wakes: &mut Wakes) {
+        if let Some(waker) = self.inbox.push(arrival) {
+            wakes.wake(waker);
+        }
+    }
+
+    /// Takes what comes next if it is one datagram in the pool, with no control messages and no
+    /// machine that waits for it to be taken. What nearly every datagram is, and short for that.
+    #[inline(always)]
+    pub(super) fn take_single(&mut self) -> Option<ReceivedMessage> {
+        let next = self.inbox.next_filled()?;
+        if self.machine.waits_for_receivers() || !self.opener.is_single(next) {
+            return None;
+        }
+        let filled = self.inbox.take_filled()?;
+        let message = filled.into_message(&self.opener.pool, self.opener.layout);
+        self.delivered += 1;
+        self.truncated += u64::from(message.is_truncated());
+        Some(message)
+    }
+
+    /// Takes what comes next, wherever it lies. Returns also whom to wake for the rest.
+    pub(super) fn take(
+        &mut self,
+        portion: Portion,
+    ) -> Option<(Arrival<ReceivedMessage>, Option<Waker>)> {
+        let taken = self.pop(portion)?;
+        if let (Arrival::Datagrams(message), _) = &taken {
+            self.delivered += message.count() as u64;
+            message.claim();
+        }
+        Some(taken)
+    }
+
+    fn pop(&mut self, portion: Portion) -> Option<(Arrival<ReceivedMessage>, Option<Waker>)> {
+        let (mut received, mut truncated) = (0, 0);
+        let popped = self.inbox.pop(portion, |filled| {
+            let message = self.opener.open(filled);
+            received = message.count() as u64 - 1;
+            truncated = u64::from(message.is_truncated());
+            message
+        });
+        self.received += received;
+        self.truncated += truncated;
+        popped
+    }
+
+    /// Takes all messages out, undelivered, and forgets errors.
+    pub(super) fn take_all(&mut self) -> Vec<ReceivedMessage> {
+        let arrivals = iter::from_fn(|| self.pop(Portion::Message));
+        arrivals
+            .filter_map(|(arrival, _)| match arrival {
+                Arrival::Datagrams(received) => Some(received),
+                Arrival::Error(_) => None,
+            })
+            .collect()
+    }
+
+    /// Datagrams that wait to be taken.
+    pub(super) fn datagrams(&self) -> usize {
+        self.inbox.datagrams(|filled| self.opener.peek(filled).count())
+    }
+
+    /// Adds what is counted here.
+    pub(super) fn count(&self, stats: &mut SocketStats) {
+        stats.received = self.received;
+        stats.delivered = self.delivered;
+        stats.truncated = self.truncated;
+        stats.paused = self.machine.pauses();
+        for filled in self.inbox.filled() {
+            let message = self.opener.peek(filled);
+            stats.received += message.count() as u64 - 1;
+            stats.truncated += u64::from(message.is_truncated());
+        }
+    }
+}
+
+impl Drop for Receiving {
+    /// What waits in the pool has no destructor of its own.
+    fn drop(&mut self) {
+        self.take_all();
+    }
+}
