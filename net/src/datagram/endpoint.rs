@@ -202,6 +202,7 @@ impl Endpoint {
     }
 
     /// The future of a receive was dropped.
+    #[cold]
     pub(crate) fn abandon_receive(&self, waiter: WaiterKey) {
         let (next, _own) = self.receiving.borrow_mut().inbox.dropped(waiter);
         if let Some(next) = next {

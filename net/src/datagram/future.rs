@@ -47,6 +47,7 @@ impl<'a> Waiting<'a> {
 }
 
 impl Drop for Waiting<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(key) = self.key {
             self.endpoint.abandon_receive(key);
@@ -77,7 +78,6 @@ impl<'a, A> Recv<'a, A> {
 impl<A: Address> Future for Recv<'_, A> {
     type Output = io::Result<Option<Datagram<A>>>;
 
-    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.waiting.poll(Portion::Datagram, cx, Datagram::new)
     }

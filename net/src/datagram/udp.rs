@@ -548,7 +548,7 @@ impl UdpOptions {
             Domain::IPV4 => IPV4_NAME_LEN,
             _ => INTERNET_NAME_LEN,
         };
-        let layout = Layout::aligned(name as u16, Wanted::SPACE_FOR_ALL as u16);
+        let layout = Layout::aligned(name as u32, Wanted::SPACE_FOR_ALL as u32);
         open_on(crate::socket::Socket::new(socket)?, layout, |endpoint| {
             request(endpoint.socket()?, self.wanted)?;
             endpoint.wish_gro(gro)

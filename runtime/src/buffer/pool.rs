@@ -119,7 +119,7 @@ impl Pool {
         let buffers = shelf.drain(rest..).rev();
         provided.ring.give(
             len,
-            buffers.map(|id| (self.memory.address(id).expose_provenance() as u64, id)),
+            buffers.map(|id| (self.memory.address(id.into()).expose_provenance() as u64, id)),
         );
         provided.count.set(provided.count.get() + count);
     }
@@ -134,6 +134,7 @@ impl Pool {
     }
 
     /// Takes the buffer `id`, which a completion said that the kernel has filled.
+    #[inline]
     pub(crate) fn take(&self, id: u16) -> Parked {
         if let Some(provided) = &self.memory.ring {
             provided.count.set(provided.count.get() - 1);
@@ -155,7 +156,7 @@ impl Pool {
 
     /// Another share in a parked buffer.
     pub(crate) fn share(&self, parked: &Parked) -> Buffer {
-        let holders = &self.memory.holders[usize::from(parked.id)];
+        let holders = &self.memory.holders[parked.id as usize];
         holders.set(holders.get() + 1);
         Buffer { memory: Rc::clone(&self.memory), id: parked.id }
     }
@@ -166,12 +167,13 @@ impl Pool {
         self.memory.payload
     }
 
+    #[inline]
     fn lend(&self, id: u16) -> Parked {
         let holders = self.memory.holders.get(usize::from(id));
         let holders = holders.expect("the kernel names only buffers that it was given");
         assert!(holders.replace(1) == 0, "buffer {id} was filled while it was held");
         self.memory.unheld.set(self.memory.unheld.get() - 1);
-        Parked { id }
+        Parked { id: id.into() }
     }
 
     /// Takes any free buffer, to fill it by hand. `None` when none is free, and always from a pool
@@ -199,7 +201,7 @@ impl fmt::Debug for Pool {
 impl Memory {
     /// What lies in a buffer that is held.
     #[inline]
-    fn bytes(&self, id: u16) -> &[u8] {
+    fn bytes(&self, id: u32) -> &[u8] {
         // SAFETY: the bytes are mapped as long as `self` lives and were zeroed when mapped. The
         // kernel writes them again only after the last share was dropped, and a share with others
         // beside it is never written to: see `deref_mut`.
@@ -207,8 +209,8 @@ impl Memory {
     }
 
     #[inline]
-    fn address(&self, id: u16) -> *mut u8 {
-        let offset = usize::from(id) * self.stride;
+    fn address(&self, id: u32) -> *mut u8 {
+        let offset = id as usize * self.stride;
         assert!(offset + self.stride <= self.buffers.len());
         // SAFETY: the offset lies inside the mapping, as just asserted.
         unsafe { self.buffers.start().as_ptr().add(offset) }
@@ -220,13 +222,14 @@ impl Memory {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Parked {
-    id: u16,
+    id: u32,
 }
 
 /// One filled buffer, or a share in it. Goes back to the pool when all shares are dropped.
 pub struct Buffer {
     memory: Rc<Memory>,
-    id: u16,
+    /// As wide as its neighbours, so that it moves in a register.
+    id: u32,
 }
 
 impl Buffer {
@@ -238,7 +241,7 @@ impl Buffer {
 
     #[inline]
     fn holders(&self) -> &Cell<u32> {
-        &self.memory.holders[usize::from(self.id)]
+        &self.memory.holders[self.id as usize]
     }
 
     /// Gives the pool up, for [`Pool::unpark`] to find again.
@@ -276,7 +279,7 @@ impl Drop for Buffer {
         self.holders().set(left);
         if left == 0 {
             self.memory.unheld.set(self.memory.unheld.get() + 1);
-            self.memory.shelf.borrow_mut().push(self.id);
+            self.memory.shelf.borrow_mut().push(self.id as u16);
         }
     }
 }

@@ -163,6 +163,7 @@ pub(super) struct Intake<'a> {
 
 impl Intake<'_> {
     /// Takes in one completion. For a receive, answers what its sink wants.
+    #[inline]
     pub(super) fn accept(
         &mut self,
         id: Id,
@@ -183,6 +184,7 @@ impl Intake<'_> {
         Verdict::Keep
     }
 
+    #[inline]
     fn deliver(
         &mut self,
         key: MultishotKey,

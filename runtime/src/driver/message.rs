@@ -26,21 +26,21 @@ const CACHE_LINE: usize = 64;
 /// How much room a socket reserves in front of the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    name: u16,
-    control: u16,
+    name: u32,
+    control: u32,
 }
 
 impl Layout {
     /// Room for an address of `name` bytes and control messages of `control` bytes.
-    pub const fn new(name: u16, control: u16) -> Self {
+    pub const fn new(name: u32, control: u32) -> Self {
         Self { name, control }
     }
 
     /// The same, and as much more for control messages as lets the payload start at a cache line.
-    pub const fn aligned(name: u16, control: u16) -> Self {
+    pub const fn aligned(name: u32, control: u32) -> Self {
         let start = Self::new(name, control).payload_offset();
         let padding = start.next_multiple_of(CACHE_LINE) - start;
-        Self::new(name, control + padding as u16)
+        Self::new(name, control + padding as u32)
     }
 
     pub(super) const fn name(self) -> usize {
@@ -65,7 +65,7 @@ impl Layout {
     pub(crate) fn template(self) -> libc::msghdr {
         // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
         let mut header: libc::msghdr = unsafe { mem::zeroed() };
-        header.msg_namelen = self.name.into();
+        header.msg_namelen = self.name;
         header.msg_controllen = self.control();
         header
     }
@@ -281,7 +281,7 @@ impl Copied {
     fn append(chunk: &mut Vec<u8>, bytes: &[u8], payload: Payload, layout: Layout) -> Self {
         let start = chunk.len() as u32;
         let (name, control) = (Header::name_in(bytes, layout), Header::control_in(bytes, layout));
-        let layout = Layout::new(name.len() as u16, control.len() as u16);
+        let layout = Layout::new(name.len() as u32, control.len() as u32);
         let contents = &bytes[payload.start as usize..][..payload.captured as usize];
         for part in [&bytes[..HEADER_LEN], name, control, contents] {
             chunk.extend_from_slice(part);

@@ -66,6 +66,7 @@ impl Multishots {
         self.members.get(key.0)
     }
 
+    #[inline]
     pub(super) fn get_mut(&mut self, key: MultishotKey) -> Option<&mut Multishot> {
         self.members.get_mut(key.0)
     }
@@ -113,6 +114,7 @@ impl Multishots {
 
 impl Multishot {
     /// Hands a completion to the sink.
+    #[inline]
     pub(super) fn deliver(
         &mut self,
         result: i32,

@@ -135,8 +135,9 @@ impl<O, M: Copy> Table<O, M> {
     }
 
     /// A completion arrived.
+    #[inline]
     pub(crate) fn complete(&mut self, id: Id, result: i32, finality: Finality) -> Completion<O, M> {
-        let Some(slot) = self.slots.get_mut(id.index as usize) else {
+        let Some(slot) = self.slots.get(id.index as usize) else {
             return Completion::Stale;
         };
         if slot.generation != id.generation {
@@ -149,6 +150,16 @@ impl<O, M: Copy> Table<O, M> {
             }
             return Completion::Deliver(member);
         }
+        self.complete_operation(id, result, finality)
+    }
+
+    fn complete_operation(
+        &mut self,
+        id: Id,
+        result: i32,
+        finality: Finality,
+    ) -> Completion<O, M> {
+        let slot = self.slot(id);
         if finality == Finality::More {
             // A one-shot operation that announces a second completion keeps its memory.
             return Completion::Wake(None);
@@ -168,7 +179,7 @@ impl<O, M: Copy> Table<O, M> {
                 slot.state = state;
                 Completion::Stale
             }
-            State::Multishot { .. } => unreachable!("multishots were handled above"),
+            State::Multishot { .. } => unreachable!("it is no operation"),
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) fn hold(input: &[u8]) {
         return;
     };
     // No more than the pool keeps room for in front of a payload.
-    let layout = Layout::new(u16::from(name) % 129, u16::from(control) % 113);
+    let layout = Layout::new(u32::from(name) % 129, u32::from(control) % 113);
     let len = usize::from(u16::from_le_bytes([len_low, len_high])) % (2 * CAPACITY);
     let bytes = &bytes[..bytes.len().min(CAPACITY)];
 
@@ -76,13 +76,13 @@ fn field(bytes: &[u8], index: usize) -> usize {
 /// Where the kernel has written, by what it says: header, address, control messages, payload.
 fn written(bytes: &[u8], len: usize, layout: Layout) -> [Range<usize>; 4] {
     let name = HEADER_LEN;
-    let control = name + usize::from(layout.name);
-    let payload = control + usize::from(layout.control);
+    let control = name + layout.name();
+    let payload = control + layout.control();
     let captured = (len.min(payload + CAPACITY) - payload).min(field(bytes, 2));
     [
         0..HEADER_LEN,
-        name..name + field(bytes, 0).min(usize::from(layout.name)),
-        control..control + field(bytes, 1).min(usize::from(layout.control)),
+        name..name + field(bytes, 0).min(layout.name()),
+        control..control + field(bytes, 1).min(layout.control()),
         payload..payload + captured,
     ]
 }
