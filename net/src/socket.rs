@@ -5,9 +5,10 @@
 
 use std::io;
 use std::mem::{self, MaybeUninit};
+use std::ops::DerefMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use ebbtide_runtime::driver::{Layout, ReceivedMessage, Scratch};
+use ebbtide_runtime::driver::{Layout, READ_BATCH, Source};
 use socket2::{SockAddr, SockFilter};
 
 use crate::datagram::{MESSAGES_PER_CALL, Message};
@@ -74,25 +75,6 @@ impl Socket {
         }
     }
 
-    /// Takes messages without waiting. See [`Scratch::receive`].
-    pub(crate) fn receive(
-        &self,
-        layout: Layout,
-        scratch: &mut Scratch,
-        payload: usize,
-        limit: usize,
-        each: impl FnMut(ReceivedMessage),
-    ) -> io::Result<usize> {
-        match self {
-            Self::Kernel(socket) => scratch.receive(socket.as_fd(), layout, payload, limit, each),
-            #[cfg(feature = "model")]
-            Self::Model(model) => {
-                let read = |memory: &mut [u8]| model.receive(memory, layout);
-                scratch.receive_by(read, layout, payload, each).map(|()| 1)
-            }
-        }
-    }
-
     /// Whether a datagram is queued, which stays where it is.
     pub(crate) fn peek(&self) -> io::Result<usize> {
         match self {
@@ -134,6 +116,24 @@ impl Socket {
             Self::Kernel(socket) => vacate(socket, placeholder),
             #[cfg(feature = "model")]
             Self::Model(model) => model.vacate(),
+        }
+    }
+}
+
+impl Source for Socket {
+    fn receive_into<M: DerefMut<Target = [u8]>>(
+        &self,
+        memories: &mut [M],
+        layout: Layout,
+        lens: &mut [usize; READ_BATCH],
+    ) -> io::Result<usize> {
+        match self {
+            Self::Kernel(socket) => socket.as_fd().receive_into(memories, layout, lens),
+            #[cfg(feature = "model")]
+            Self::Model(model) => {
+                lens[0] = model.receive(&mut memories[0], layout)?;
+                Ok(1)
+            }
         }
     }
 }

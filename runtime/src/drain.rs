@@ -4,8 +4,9 @@
 //! 1 seal      every datagram socket: from here on its queue only shrinks
 //! 2 cancel    every receive in flight
 //! 3 reap      to the final completion of each: what was received is in the inboxes, in order
-//! 4 read      each socket, without waiting, until EAGAIN, round-robin
-//! 5 deliver   run tasks until the inboxes are empty and nothing is left to do, or the deadline
+//! 4 read      the first batch of each socket, without waiting: whoever waits for it is woken
+//! 5 deliver   run tasks, whose receives read on until EAGAIN, until nothing is left to do, or the
+//!             deadline; what nobody has taken then is read to be counted
 //! 6 end       drop the tasks; cancel and reap whatever is left; close sockets, pool and ring
 //! ```
 //!
@@ -27,7 +28,7 @@ use std::time::{Duration, Instant};
 use crate::driver::Wakes;
 use crate::handle::Handle;
 use crate::ledger::{Drainable, Pass, ReadProgress};
-use crate::limits::DRAIN_READ_BATCH;
+use crate::limits::{DRAIN_READ_BATCH, READ_AHEAD};
 use crate::membarrier;
 use crate::report::{DrainOutcome, DrainReport};
 use crate::time::{Sleep, clock, sleep};
@@ -92,7 +93,7 @@ impl Handle {
             return;
         }
         let timers = self.timers().borrow().len();
-        if ledger.is_delivered(timers) {
+        if ledger.is_delivered(timers, wakes) {
             ledger.note_quiescence(wakes);
         }
     }
@@ -120,8 +121,7 @@ impl Handle {
 ///
 /// # Cancellation
 ///
-/// The sockets are sealed and emptied at the first poll; dropping the future after that only stops
-/// waiting.
+/// The sockets are sealed at the first poll; dropping the future after that only stops waiting.
 ///
 /// ```
 /// ebbtide_runtime::run(async {
@@ -206,14 +206,14 @@ impl Delivery {
     /// Step 5, driven by the loop: tasks run between the polls.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainOutcome> {
         if self.handle.ledger().quiescences() > self.quiescences {
-            return Poll::Ready(match self.handle.ledger().undelivered() {
+            return Poll::Ready(match self.count_undelivered() {
                 _ if self.emptied.unread > 0 => DrainOutcome::DeadlinePassed,
                 0 => DrainOutcome::Complete,
                 _ => DrainOutcome::Unclaimed,
             });
         }
         if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
-            return Poll::Ready(match self.handle.ledger().undelivered() {
+            return Poll::Ready(match self.count_undelivered() {
                 0 if self.handle.unfinished() == 0 && self.emptied.unread == 0 => {
                     DrainOutcome::Complete
                 }
@@ -222,6 +222,14 @@ impl Delivery {
         }
         self.handle.ledger().wait(cx.waker());
         Poll::Pending
+    }
+
+    /// How many datagrams nobody has taken, also of those that only the kernel has.
+    fn count_undelivered(&self) -> usize {
+        let mut wakes = Wakes::default();
+        read_all(&self.handle.ledger().open(), &mut wakes);
+        wakes.run();
+        self.handle.ledger().undelivered()
     }
 
     fn report(&self, outcome: DrainOutcome) -> DrainReport {
@@ -279,7 +287,7 @@ pub(crate) fn empty_sockets(
         unsealed = seal(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
     }
-    read(sockets, &mut wakes);
+    read_first(sockets, &mut wakes);
     wakes.run();
     let unread = sockets.iter().filter(|socket| !socket.is_reaped()).count();
     Emptied { unsealed, unread }
@@ -299,8 +307,15 @@ fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut W
     handle.collect_until(|| sockets.iter().all(|socket| socket.is_reaped()), wakes);
 }
 
-/// Step 4. Ends, because after the seal the queues only shrink.
-fn read(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+/// Step 4.
+fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+    for socket in sockets {
+        socket.read(READ_AHEAD, Pass::Last, wakes);
+    }
+}
+
+/// Reads every socket to its end, round-robin. Ends, because after the seal the queues only shrink.
+fn read_all(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     let mut unread: Vec<&Rc<dyn Drainable>> = sockets.iter().collect();
     while !unread.is_empty() {
         unread.retain(|socket| {

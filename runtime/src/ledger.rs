@@ -25,15 +25,15 @@ pub trait Drainable: 'static {
     /// Step 3. Whether the final completion of its receive was collected.
     fn is_reaped(&self) -> bool;
 
-    /// Step 4. Reads up to `limit` datagrams into its inbox. In the last pass, an empty queue is
-    /// the end.
+    /// Steps 4 and 5. Reads up to `limit` datagrams into its inbox, if it is to be read. In the
+    /// last pass, an empty queue is the end.
     fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress;
 
     /// Step 5. How many datagrams wait in its inbox, if it is sealed.
     fn undelivered(&self) -> usize;
 
-    /// Step 5. What its receivers have still to do.
-    fn receivers(&self) -> Receivers;
+    /// Step 5. What its receivers have still to do, after a look at what the kernel still has.
+    fn receivers(&self, wakes: &mut Wakes) -> Receivers;
 
     /// Step 6. Throws away what is in its inbox, and gives its address back. Nothing of it is in
     /// flight any more.
@@ -143,9 +143,9 @@ impl Ledger {
 
     /// Whether the receivers have done what there is to do. Where it is uncertain that any will,
     /// they are waited for as long as `timers` are pending, for which a task may wait.
-    pub(crate) fn is_delivered(&self, timers: usize) -> bool {
+    pub(crate) fn is_delivered(&self, timers: usize, wakes: &mut Wakes) -> bool {
         let others_pending = timers > self.drains.get();
-        self.open().iter().all(|socket| match socket.receivers() {
+        self.open().iter().all(|socket| match socket.receivers(wakes) {
             Receivers::Served => true,
             Receivers::Expected => false,
             Receivers::Uncertain => !others_pending,

@@ -33,6 +33,10 @@ pub const MAX_DRAIN_ERRORS: u32 = 64;
 /// Datagrams that the drain reads from one socket before it turns to the next.
 pub const DRAIN_READ_BATCH: usize = 64;
 
+/// Datagrams of a sealed socket that are read for its receivers at once, when they have taken all
+/// that was read before: as many as one recvmmsg takes.
+pub const READ_AHEAD: usize = 32;
+
 /// How often a turn enters the kernel again for what the last enter left behind, if tasks of the
 /// same thread have sent that much. More than the budget of a poll, so that a sender of empty
 /// datagrams, each of which costs its receiver a round, does not outrun a receiver beside it.

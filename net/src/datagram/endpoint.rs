@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use ebbtide_runtime::driver::{
     Armed, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
 };
-use ebbtide_runtime::limits::MAX_DRAIN_ERRORS;
+use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS, READ_AHEAD};
 use ebbtide_runtime::task::poll_receive_budget;
 use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
 
@@ -164,7 +164,7 @@ impl Endpoint {
         wrap: impl FnOnce(ReceivedMessage) -> T,
     ) -> Poll<io::Result<Option<T>>> {
         self.is_received_from.set(true);
-        if self.receiving.borrow().inbox.is_empty() && !self.is_drained() {
+        if self.receiving.borrow().inbox.is_empty() && self.finds_nothing() {
             return self.wait(waiter, cx);
         }
         // Only what is handed over is charged for: a `select` over many sockets polls them all.
@@ -176,6 +176,28 @@ impl Endpoint {
             Some(datagram) => Ok(Some(wrap(datagram))),
             None => self.take_or_end(portion).map(|taken| taken.map(wrap)),
         })
+    }
+
+    /// The inbox is empty: whether there is neither more to take, nor the end to tell.
+    #[inline(never)]
+    fn finds_nothing(&self) -> bool {
+        self.read_on();
+        self.receiving.borrow().inbox.is_empty() && !self.is_drained()
+    }
+
+    /// If the socket is sealed and the inbox is empty: reads on until it is not, or to the end.
+    fn read_on(&self) {
+        let mut wakes = Wakes::default();
+        self.read_ahead(&mut wakes);
+        wakes.run();
+    }
+
+    fn read_ahead(&self, wakes: &mut Wakes) {
+        let asks = || {
+            let receiving = self.receiving.borrow();
+            receiving.machine.is_reading() && receiving.inbox.is_empty()
+        };
+        while asks() && self.read(READ_AHEAD, Pass::Last, wakes) == ReadProgress::More {}
     }
 
     /// A receiver that waited is served.
@@ -214,6 +236,7 @@ impl Endpoint {
     pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
         if self.receiving.borrow().inbox.messages() == 0 && self.life.get() == Life::Open {
             self.port.collect_now();
+            self.read_on();
         }
         self.is_received_from.set(true);
         match self.take(portion) {
@@ -239,10 +262,20 @@ impl Endpoint {
     /// Takes the next arrival if it is the plainest: see [`Receiving::take_single`].
     #[inline(always)]
     fn take_single(&self) -> Option<ReceivedMessage> {
+        let taken = self.receiving.borrow_mut().take_single()?;
         if self.is_sealed() {
-            return None;
+            self.taken_after_the_seal();
         }
-        self.receiving.borrow_mut().take_single()
+        Some(taken)
+    }
+
+    /// A receiver has been handed a datagram, and will come back for the end.
+    fn taken_after_the_seal(&self) {
+        self.owes_end.set(true);
+        if self.receiving.borrow().inbox.has_waiters() {
+            // They will not ask again by themselves.
+            self.read_on();
+        }
     }
 
     /// Takes the next arrival from the inbox, and tells the machine.
@@ -256,7 +289,9 @@ impl Endpoint {
         }
         Some(match arrival {
             Arrival::Datagrams(taken) => {
-                self.owes_end.set(self.is_sealed());
+                if self.is_sealed() {
+                    self.taken_after_the_seal();
+                }
                 Ok(taken)
             }
             Arrival::Error(error) => {
@@ -332,6 +367,7 @@ impl Endpoint {
             return;
         }
         self.leave();
+        self.read_rest();
         self.discard();
         self.note_abandonment();
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
@@ -385,6 +421,13 @@ impl Endpoint {
         }
     }
 
+    /// What is left in the kernel's queue of a sealed socket is read, so that it can be counted.
+    fn read_rest(&self) {
+        let mut wakes = Wakes::default();
+        while self.read(DRAIN_READ_BATCH, Pass::Last, &mut wakes) == ReadProgress::More {}
+        wakes.run();
+    }
+
     /// Throws away what is in the inbox, and counts it.
     fn discard(&self) {
         let thrown_away = {
@@ -420,9 +463,7 @@ impl Endpoint {
         limit: usize,
         wakes: &mut Wakes,
     ) -> Read {
-        let size = self.port.buffer_size();
-        let each = |message| receiving.read(message, wakes);
-        match self.socket.receive(self.layout, &mut self.port.scratch(), size, limit, each) {
+        match receiving.read(&self.socket, &mut self.port.scratch(), limit, wakes) {
             Ok(count) => Read::Datagrams(count),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Read::Empty,
@@ -531,7 +572,8 @@ impl Drainable for Endpoint {
         if self.is_sealed() { self.receiving.borrow().datagrams() } else { 0 }
     }
 
-    fn receivers(&self) -> Receivers {
+    fn receivers(&self, wakes: &mut Wakes) -> Receivers {
+        self.read_ahead(wakes);
         let is_served = !self.is_sealed() || self.receiving.borrow().inbox.messages() == 0;
         match is_served {
             true if self.owes_end.get() => Receivers::Uncertain,

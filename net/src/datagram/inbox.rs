@@ -177,6 +177,11 @@ impl<F, M: Several> Inbox<F, M> {
         rest + beside.sum::<usize>() + self.filled.iter().map(count).sum::<usize>()
     }
 
+    /// Whether somebody waits who has not been woken.
+    pub(super) fn has_waiters(&self) -> bool {
+        self.waiters.has_unwoken()
+    }
+
     /// A receiver found nothing and waits. See [`Waiters::wait`].
     pub(super) fn wait(
         &mut self,

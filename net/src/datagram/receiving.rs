@@ -7,7 +7,9 @@ use std::task::Waker;
 
 use ebbtide_runtime::SocketStats;
 use ebbtide_runtime::buffer::Pool;
-use ebbtide_runtime::driver::{Filled, Layout, ReceivedMessage, Wakes};
+use ebbtide_runtime::driver::{
+    Filled, Layout, READ_BATCH, ReceivedMessage, Scratch, Source, Wakes,
+};
 
 use super::endpoint::Family;
 use super::inbox::{Arrival, Inbox, Portion, Several};
@@ -144,10 +146,38 @@ impl Receiving {
         self.push(message, wakes);
     }
 
-    /// A message was read past the pool.
-    pub(super) fn read(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {
-        let message = self.opener.judge(message);
-        self.push(message, wakes);
+    /// Takes up to `limit` messages from `source` without waiting: into the pool, or beside it if
+    /// the socket holds its share. Gives how many there were, at least one; it may be fewer although
+    /// more are queued.
+    ///
+    /// # Errors
+    ///
+    /// Those of recvmsg(2): `WouldBlock` proves that the queue is empty.
+    pub(super) fn read(
+        &mut self,
+        source: &impl Source,
+        scratch: &mut Scratch,
+        limit: usize,
+        wakes: &mut Wakes,
+    ) -> io::Result<usize> {
+        let Self { machine, inbox, opener: Opener { pool, layout, .. }, received, .. } = self;
+        let load = Load { queued: inbox.messages() + limit.min(READ_BATCH), free: pool.free() };
+        if machine.place(load) == Place::Pool {
+            let count = scratch.receive_pooled(source, *layout, pool, limit, |filled| {
+                *received += 1;
+                if let Some(waker) = inbox.push_filled(filled) {
+                    wakes.wake(waker);
+                }
+            })?;
+            if let Some(count) = count {
+                return Ok(count);
+            }
+        }
+        let (layout, size) = (self.opener.layout, self.opener.pool.payload_capacity());
+        scratch.receive(source, layout, size, limit, |message| {
+            let message = self.opener.judge(message);
+            self.push(message, wakes);
+        })
     }
 
     fn push(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {

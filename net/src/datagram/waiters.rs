@@ -54,6 +54,11 @@ impl Waiters {
         self.queue.iter_mut().find_map(|waiter| waiter.waker.take())
     }
 
+    /// Whether `next_waker` would give one.
+    pub(crate) fn has_unwoken(&self) -> bool {
+        self.queue.iter().any(|waiter| waiter.waker.is_some())
+    }
+
     /// The waiter has what it wanted, or has given up. Returns also its waker, to be dropped when
     /// nothing is borrowed.
     pub(crate) fn leave(&mut self, key: WaiterKey) -> (Left, Option<Waker>) {

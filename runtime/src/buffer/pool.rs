@@ -163,7 +163,7 @@ impl Pool {
 
     /// Bytes of payload that a buffer is meant for.
     #[inline]
-    pub(crate) fn payload_capacity(&self) -> usize {
+    pub fn payload_capacity(&self) -> usize {
         self.memory.payload
     }
 
@@ -176,10 +176,10 @@ impl Pool {
         Parked { id: id.into() }
     }
 
-    /// Takes any free buffer, to fill it by hand. `None` when none is free, and always from a pool
-    /// that the kernel takes from.
+    /// Takes a free buffer that the kernel does not have, to fill it by hand. `None` when there is
+    /// none.
     pub(crate) fn take_free(&self) -> Option<Buffer> {
-        if self.memory.ring.is_some() || self.free() == 0 {
+        if self.free() == 0 {
             return None;
         }
         let id = self.memory.shelf.borrow_mut().pop();

@@ -12,25 +12,47 @@ use std::ops::DerefMut;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::message::{Copied, HEADER_LEN, Header, Layout, ReceivedMessage};
-use crate::buffer::Outside;
+use super::message::{Copied, Filled, HEADER_LEN, Header, Layout, ReceivedMessage};
+use crate::buffer::{Buffer, Outside, Pool};
 
 /// Messages that one call reads at most: as many as a ring delivers in one enter.
-pub(crate) const READ_BATCH: usize = 32;
+pub const READ_BATCH: usize = 32;
 
 /// Bytes of messages that share a block of memory, which stays as long as a receiver keeps any of
 /// them.
 const CHUNK: usize = 16 * 1024;
 
-/// Takes messages from `socket` without waiting, one into each of `memories`, of which it fills
-/// [`READ_BATCH`] at most. Gives how many came, at least one, and notes the length of each in
-/// `lens`, header included: what a completion says. Fewer than there was room for means that the
-/// queue was empty, or that an error comes next.
-///
-/// # Errors
-///
-/// Those of recvmsg(2) for the first message: `WouldBlock` proves that the queue is empty.
-pub(super) fn receive_into<M: DerefMut<Target = [u8]>>(
+/// Where messages are read from directly.
+pub trait Source {
+    /// Takes messages without waiting, one into each of `memories`, of which it fills
+    /// [`READ_BATCH`] at most. Gives how many came, at least one, and notes the length of each in
+    /// `lens`, header included: what a completion says. It may be fewer than there was room for
+    /// although more are queued.
+    ///
+    /// # Errors
+    ///
+    /// Those of recvmsg(2) for the first message: `WouldBlock` proves that the queue is empty.
+    fn receive_into<M: DerefMut<Target = [u8]>>(
+        &self,
+        memories: &mut [M],
+        layout: Layout,
+        lens: &mut [usize; READ_BATCH],
+    ) -> io::Result<usize>;
+}
+
+impl Source for BorrowedFd<'_> {
+    /// Fewer than there was room for means that the queue was empty, or that an error comes next.
+    fn receive_into<M: DerefMut<Target = [u8]>>(
+        &self,
+        memories: &mut [M],
+        layout: Layout,
+        lens: &mut [usize; READ_BATCH],
+    ) -> io::Result<usize> {
+        receive_into(memories, *self, layout, lens)
+    }
+}
+
+fn receive_into<M: DerefMut<Target = [u8]>>(
     memories: &mut [M],
     socket: BorrowedFd<'_>,
     layout: Layout,
@@ -89,21 +111,50 @@ pub struct Scratch {
     /// Empty until it is needed. Zeroed lazily by the kernel, so that only what messages fill is
     /// ever resident.
     memory: Vec<u8>,
+    /// Empty between reads; kept for its memory.
+    buffers: Vec<Buffer>,
     lens: [usize; READ_BATCH],
 }
 
 impl Scratch {
-    /// Takes up to `limit` messages from `socket` without waiting, copied into memory of their
-    /// length, and hands them to `each`. Gives how many there were, at least one; it may be
-    /// fewer although more are queued.
+    /// Takes up to `limit` messages from `source` without waiting, into free buffers of the pool,
+    /// and hands them to `each`. Gives how many there were, at least one; `None` if no buffer is
+    /// free that the kernel does not have.
     ///
     /// # Errors
     ///
     /// Those of recvmsg(2): `WouldBlock` proves that the queue is empty; a pending socket error is
     /// reported once and the datagrams come after it.
+    pub fn receive_pooled(
+        &mut self,
+        source: &impl Source,
+        layout: Layout,
+        pool: &Pool,
+        limit: usize,
+        each: impl FnMut(Filled),
+    ) -> io::Result<Option<usize>> {
+        let free = iter::from_fn(|| pool.take_free());
+        self.buffers.extend(free.take(limit.min(READ_BATCH)));
+        if self.buffers.is_empty() {
+            return Ok(None);
+        }
+        let received = source.receive_into(&mut self.buffers, layout, &mut self.lens);
+        if let Ok(count) = received {
+            let filled = self.buffers.drain(..count).zip(self.lens);
+            filled.map(|(buffer, len)| Filled::new(buffer.park(), len as u32)).for_each(each);
+        }
+        self.buffers.clear();
+        received.map(Some)
+    }
+
+    /// The same, copied into memory of their length.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive_pooled`](Self::receive_pooled).
     pub fn receive(
         &mut self,
-        socket: BorrowedFd<'_>,
+        source: &impl Source,
         layout: Layout,
         payload: usize,
         limit: usize,
@@ -116,30 +167,10 @@ impl Scratch {
             let whole = mem::take(memory);
             *memory = &mut whole[..layout.payload_offset() + payload];
         }
-        let received = receive_into(&mut memories, socket, layout, &mut self.lens)?;
+        let received = source.receive_into(&mut memories, layout, &mut self.lens)?;
         let messages = memories.iter().map(|memory| &**memory).zip(self.lens).take(received);
         copy_out(messages, layout, each);
         Ok(received)
-    }
-
-    /// The same by `read`, which lays one message out in the memory that it is given, and gives the
-    /// length of the whole. For the model of the kernel.
-    ///
-    /// # Errors
-    ///
-    /// Those of `read`.
-    pub fn receive_by(
-        &mut self,
-        read: impl FnOnce(&mut [u8]) -> io::Result<usize>,
-        layout: Layout,
-        payload: usize,
-        each: impl FnMut(ReceivedMessage),
-    ) -> io::Result<()> {
-        self.prepare(layout, payload);
-        let memory = &mut self.memory[..layout.payload_offset() + payload];
-        let len = read(memory)?;
-        copy_out(iter::once((&*memory, len)), layout, each);
-        Ok(())
     }
 
     /// Makes sure that there is enough memory; gives how far the parts for each message are apart.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::backend::{Intake, Wait};
 use super::descriptor::{Interest, epoll, epoll_control};
-use super::direct::{READ_BATCH, receive_into};
+use super::direct::{READ_BATCH, Source};
 use super::operation::Submission;
 use super::sink::{Sink, Verdict};
 use super::table::{Finality, Id};
@@ -262,7 +262,7 @@ impl Epoll {
             return self.end_receive(number, libc::ENOBUFS, intake);
         }
         let mut lens = [0; READ_BATCH];
-        match receive_into(&mut self.buffers, sink.socket(), sink.layout(), &mut lens) {
+        match sink.socket().receive_into(&mut self.buffers, sink.layout(), &mut lens) {
             Ok(count) => {
                 // Twice as many as there were, and one more, which finds out that the queue is
                 // empty without another call.

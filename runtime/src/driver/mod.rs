@@ -45,7 +45,7 @@ use std::time::Duration;
 use self::backend::{Backend, Intake};
 pub(crate) use self::backend::{Entered, Wait};
 pub use self::descriptor::{Interest, poll_now, watch_writable};
-pub use self::direct::Scratch;
+pub use self::direct::{READ_BATCH, Scratch, Source};
 pub use self::message::{Filled, Layout, ReceivedMessage};
 pub use self::multishots::MultishotKey;
 use self::multishots::{Membership, Multishots, Phase};
