@@ -35,7 +35,7 @@ pub const DRAIN_READ_BATCH: usize = 64;
 
 /// Datagrams of a sealed socket that are read for its receivers at once, when they have taken all
 /// that was read before: as many as one recvmmsg takes.
-pub const READ_AHEAD: usize = 32;
+pub const READ_AHEAD: usize = 64;
 
 /// How often a turn enters the kernel again for what the last enter left behind, if tasks of the
 /// same thread have sent that much. More than the budget of a poll, so that a sender of empty

@@ -16,7 +16,7 @@ use super::message::{Copied, Filled, HEADER_LEN, Header, Layout, ReceivedMessage
 use crate::buffer::{Buffer, Outside, Pool};
 
 /// Messages that one call reads at most: as many as a ring delivers in one enter.
-pub const READ_BATCH: usize = 32;
+pub const READ_BATCH: usize = 64;
 
 /// Bytes of messages that share a block of memory, which stays as long as a receiver keeps any of
 /// them.
@@ -113,7 +113,6 @@ pub struct Scratch {
     memory: Vec<u8>,
     /// Empty between reads; kept for its memory.
     buffers: Vec<Buffer>,
-    lens: [usize; READ_BATCH],
 }
 
 impl Scratch {
@@ -138,9 +137,10 @@ impl Scratch {
         if self.buffers.is_empty() {
             return Ok(None);
         }
-        let received = source.receive_into(&mut self.buffers, layout, &mut self.lens);
+        let mut lens = [0; READ_BATCH];
+        let received = source.receive_into(&mut self.buffers, layout, &mut lens);
         if let Ok(count) = received {
-            let filled = self.buffers.drain(..count).zip(self.lens);
+            let filled = self.buffers.drain(..count).zip(lens);
             filled.map(|(buffer, len)| Filled::new(buffer.park(), len as u32)).for_each(each);
         }
         self.buffers.clear();
@@ -167,8 +167,9 @@ impl Scratch {
             let whole = mem::take(memory);
             *memory = &mut whole[..layout.payload_offset() + payload];
         }
-        let received = source.receive_into(&mut memories, layout, &mut self.lens)?;
-        let messages = memories.iter().map(|memory| &**memory).zip(self.lens).take(received);
+        let mut lens = [0; READ_BATCH];
+        let received = source.receive_into(&mut memories, layout, &mut lens)?;
+        let messages = memories.iter().map(|memory| &**memory).zip(lens).take(received);
         copy_out(messages, layout, each);
         Ok(received)
     }
