@@ -172,10 +172,10 @@ impl Endpoint {
         if let Some(key) = waiter.take() {
             self.leave_queue(key);
         }
-        Poll::Ready(match self.take_single() {
-            Some(datagram) => Ok(Some(wrap(datagram))),
-            None => self.take_or_end(portion).map(|taken| taken.map(wrap)),
-        })
+        if let Some(datagram) = self.take_single() {
+            return Poll::Ready(Ok(Some(wrap(datagram))));
+        }
+        self.take_or_end(portion, wrap)
     }
 
     /// The inbox is empty: whether there is neither more to take, nor the end to tell.
@@ -207,12 +207,16 @@ impl Endpoint {
 
     /// What there is to take, or `None` for the end.
     #[inline(never)]
-    fn take_or_end(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
+    fn take_or_end<T>(
+        &self,
+        portion: Portion,
+        wrap: impl FnOnce(ReceivedMessage) -> T,
+    ) -> Poll<io::Result<Option<T>>> {
         let taken = self.take(portion);
         if taken.is_none() {
             self.owes_end.set(false);
         }
-        taken.transpose()
+        Poll::Ready(taken.transpose().map(|taken| taken.map(wrap)))
     }
 
     fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
