@@ -325,8 +325,10 @@ fn sockets_share_a_port_where_all_ask_for_it(shape: Shape) {
         for _ in 0..BACKLOG {
             sender_to(&first).send(b"to either").unwrap();
         }
-        first.drain().unwrap();
-        second.drain().unwrap();
+        for socket in [&first, &second] {
+            socket.drain().unwrap();
+            while socket.recv().await.unwrap().is_some() {}
+        }
         let (first, second) = (first.stats().received, second.stats().received);
         assert_eq!(first + second, BACKLOG);
         assert!(first > 0 && second > 0, "{first} and {second}");
@@ -362,10 +364,10 @@ fn the_counts_balance(shape: Shape) {
         }
         receiver.drain().unwrap();
         send_numbered(&sender, 0..5);
-        let stats = receiver.stats();
-        assert_eq!((stats.received, stats.delivered, stats.refused), (BACKLOG, 10, 5));
+        assert_eq!((receiver.stats().delivered, receiver.stats().refused), (10, 5));
         while receiver.recv().await.unwrap().is_some() {}
-        assert_eq!(receiver.stats().delivered, BACKLOG);
+        let stats = receiver.stats();
+        assert_eq!((stats.received, stats.delivered, stats.refused), (BACKLOG, BACKLOG, 5));
 
         let overrun = UdpSocket::options().recv_buffer_size(4_096).bind("127.0.0.1:0").unwrap();
         send_numbered(&sender_to(&overrun), 0..BACKLOG);

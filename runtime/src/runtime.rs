@@ -235,7 +235,11 @@ impl Runtime {
         if busy() {
             return Wait::No;
         }
-        match self.handle.timers().borrow().next_timeout(clock::now()) {
+        let timers = self.handle.timers().borrow();
+        if timers.is_empty() {
+            return Wait::Forever;
+        }
+        match timers.next_timeout(clock::now()) {
             Some(Duration::ZERO) => Wait::No,
             Some(timeout) => Wait::AtMost(timeout),
             None => Wait::Forever,

@@ -156,21 +156,21 @@ impl<A: Address> DatagramSocket<A> {
         Writable::new(&self.endpoint)
     }
 
-    /// Seals the socket and takes everything that is queued out of the kernel. From then on the
-    /// receive methods hand out what is left, and then `None`: this is what closing a channel is to
-    /// its receiver.
+    /// Seals the socket: nothing more is queued on it. From then on the receive methods hand out what
+    /// is left, here and in the kernel, and then `None`: this is what closing a channel is to its
+    /// receiver.
     ///
     /// UDP peers see their later datagrams vanish, as with a closed port but without an error; the
     /// kernel counts them ([`SocketStats::refused`]). Unix peers get `BrokenPipe`. The socket can
     /// still send. Other descriptors of the same socket (from `dup`, or inherited) are sealed too.
     ///
     /// Needs no `await` for itself: when it returns, the seal is in place. It takes a few
-    /// microseconds and as long as reading what is queued takes.
+    /// microseconds.
     ///
     /// # Errors
     ///
     /// That the kernel refuses the seal, because the filter of the socket is locked
-    /// (`SO_LOCK_FILTER`): what is queued has been read nevertheless. `TimedOut` where the kernel has
+    /// (`SO_LOCK_FILTER`): what is queued is handed out nevertheless. `TimedOut` where the kernel has
     /// no memory for any request, for 5 seconds: the socket is sealed but was not read, and can be
     /// drained again.
     pub fn drain(&self) -> io::Result<()> {

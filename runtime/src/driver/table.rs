@@ -153,12 +153,7 @@ impl<O, M: Copy> Table<O, M> {
         self.complete_operation(id, result, finality)
     }
 
-    fn complete_operation(
-        &mut self,
-        id: Id,
-        result: i32,
-        finality: Finality,
-    ) -> Completion<O, M> {
+    fn complete_operation(&mut self, id: Id, result: i32, finality: Finality) -> Completion<O, M> {
         let slot = self.slot(id);
         if finality == Finality::More {
             // A one-shot operation that announces a second completion keeps its memory.

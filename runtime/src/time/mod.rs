@@ -122,7 +122,6 @@ impl Timers {
         Some(due.saturating_sub(self.since_origin(now)))
     }
 
-    /// Whether nobody waits for time to pass.
     /// How many timers are pending.
     pub(crate) fn len(&self) -> usize {
         self.wheel.len()
