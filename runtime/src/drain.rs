@@ -254,8 +254,8 @@ impl Drop for Delivery {
 pub(crate) struct Emptied {
     /// Sockets that the kernel refused to seal.
     pub(crate) unsealed: usize,
-    /// Sockets whose receive the kernel did not give back in time. They were not read: what is
-    /// received late would come after what was read.
+    /// Sockets that were given up; and those whose receive the kernel did not give back in time,
+    /// which were not read at all: what is received late would come after what was read.
     pub(crate) unread: usize,
 }
 
@@ -279,10 +279,10 @@ pub(crate) fn empty_sockets(
         unsealed = seal(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
     }
-    read(sockets, &mut wakes);
+    let given_up = read(sockets, &mut wakes);
     wakes.run();
-    let unread = sockets.iter().filter(|socket| !socket.is_reaped()).count();
-    Emptied { unsealed, unread }
+    let not_reaped = sockets.iter().filter(|socket| !socket.is_reaped()).count();
+    Emptied { unsealed, unread: not_reaped + given_up }
 }
 
 /// Step 1. Returns how many sockets the kernel refused to seal.
@@ -299,14 +299,19 @@ fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut W
     handle.collect_until(|| sockets.iter().all(|socket| socket.is_reaped()), wakes);
 }
 
-/// Step 4. Ends, because after the seal the queues only shrink.
-fn read(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+/// Step 4. Ends, because after the seal the queues only shrink. Returns how many sockets were given
+/// up.
+fn read(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) -> usize {
     let mut unread: Vec<&Rc<dyn Drainable>> = sockets.iter().collect();
+    let mut given_up = 0;
     while !unread.is_empty() {
         unread.retain(|socket| {
-            socket.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
+            let progress = socket.read(DRAIN_READ_BATCH, Pass::Last, wakes);
+            given_up += usize::from(progress == ReadProgress::GivenUp);
+            progress == ReadProgress::More
         });
     }
+    given_up
 }
 
 /// Waits on another thread until every CPU has finished what the network was doing on it, while

@@ -430,6 +430,8 @@ impl Endpoint {
                 Err(_) => {}
             }
         }
+        // It cannot be told, and that nothing was queued has to be proved.
+        self.stats.borrow_mut().abandoned += 1;
     }
 
     /// Throws away what is in the inbox, and counts it.
@@ -577,11 +579,8 @@ impl Drainable for Endpoint {
     fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress {
         let mut receive = self.receive.borrow_mut();
         let receive = &mut *receive;
-        if !receive.machine.is_reading() {
-            return ReadProgress::Empty;
-        }
         let mut left = limit;
-        while left > 0 {
+        while left > 0 && receive.machine.is_reading() {
             let read = self.read_now(receive, left, wakes);
             if pass == Pass::Early && read == Read::Empty {
                 return ReadProgress::Empty;
@@ -590,16 +589,22 @@ impl Drainable for Endpoint {
                 Read::Datagrams(count) => count,
                 Read::Error | Read::Interrupted | Read::Empty => 1,
             };
-            if receive.machine.read(read) == ReadOn::No || self.is_used_up(count) {
+            let read_on = receive.machine.read(read);
+            if read_on == ReadOn::Yes && self.is_used_up(count) {
                 receive.machine.give_up();
-                for waker in receive.inbox.take_wakers() {
-                    wakes.wake(waker);
-                }
-                return ReadProgress::Empty;
+            }
+            if receive.machine.is_drained() {
+                receive.inbox.take_wakers().into_iter().for_each(|waker| wakes.wake(waker));
             }
             left = left.saturating_sub(count);
         }
-        ReadProgress::More
+        if receive.machine.is_reading() {
+            ReadProgress::More
+        } else if receive.machine.is_given_up() {
+            ReadProgress::GivenUp
+        } else {
+            ReadProgress::Empty
+        }
     }
 
     fn undelivered(&self) -> usize {

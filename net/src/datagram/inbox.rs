@@ -79,8 +79,14 @@ impl<T: Several> Inbox<T> {
         }
     }
 
-    /// Adds an error; hands `wake` the waker of one waiter.
+    /// Adds an error; hands `wake` the waker of one waiter. It takes the place of one that waits
+    /// right before it, for which somebody was woken: the kernel, too, has one pending error for a
+    /// socket, and a storm of them is not to fill the memory of a drain.
     pub(super) fn push_error(&mut self, error: io::Error, wake: impl FnOnce(Waker)) {
+        if let (Some(Place::Error), Some(last)) = (self.arrivals.back(), self.errors.back_mut()) {
+            *last = error;
+            return;
+        }
         self.errors.push_back(error);
         self.arrivals.push_back(Place::Error);
         if let Some(waker) = self.waiters.next_waker() {
@@ -232,6 +238,29 @@ mod tests {
             assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
         }
         assert_eq!((inbox.datagrams(), inbox.messages(), inbox.errors()), (0, 0, 0));
+    }
+
+    /// Fails when a storm of errors fills the memory.
+    #[test]
+    fn of_errors_in_a_row_the_last_is_kept_in_its_place() {
+        let mut inbox = TestInbox::default();
+        wait(&mut inbox);
+        wait(&mut inbox);
+        let mut woken = 0;
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::HostUnreachable] {
+            inbox.push_error(kind.into(), |_| woken += 1);
+        }
+        assert_eq!((woken, inbox.errors(), inbox.messages()), (1, 1, 0));
+        assert_eq!(push(&mut inbox, "a"), 1);
+        inbox.push_error(io::ErrorKind::ConnectionRefused.into(), drop);
+        assert_eq!((inbox.errors(), inbox.messages()), (2, 1));
+        let Some(Arrival::Error(first)) = inbox.pop(Portion::Datagram, &mut ()) else {
+            panic!("the errors came first");
+        };
+        assert_eq!(first.kind(), io::ErrorKind::HostUnreachable);
+        for expected in ["a", "error", "nothing"] {
+            assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
+        }
     }
 
     #[test]
