@@ -35,6 +35,7 @@ on_every_shape!(
     an_unread_socket_of_trains_stops_no_other,
     gro_goes_off_without_losing_or_joining_a_datagram,
     gro_goes_off_while_trains_arrive,
+    an_error_that_is_pending_when_gro_goes_off_is_told,
     a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated,
     a_socket_given_back_has_no_trains,
     a_batch_arrives_once_and_in_order,
@@ -249,6 +250,25 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
         }
         sending.join().unwrap();
         assert!(receiver.stats().delivered > 0);
+    });
+}
+
+/// Whoever takes the error from the kernel hands it over: the receive, the read of the queue, or the
+/// look into it (which has a test of its own, in `gro.rs`).
+fn an_error_that_is_pending_when_gro_goes_off_is_told(shape: Shape) {
+    run(&shape.runtime(), async {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // It listens to somebody else: for us the port is closed, and for others it is taken.
+        let closed_to_us = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        closed_to_us.connect("127.0.0.1:9").unwrap();
+        receiver.connect(closed_to_us.local_addr().unwrap()).unwrap();
+        for on in [false, true, false] {
+            receiver.try_send(b"anybody there?").unwrap();
+            receiver.set_gro(on).unwrap();
+            assert_eq!(receiver.gro(), on);
+            let error = receiver.recv().await.expect_err("nobody is there");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        }
     });
 }
 

@@ -476,6 +476,13 @@ impl Endpoint {
         }
     }
 
+    /// Hands an error to a receiver, as if a completion had brought it.
+    pub(super) fn surface(&self, error: io::Error) {
+        let mut wakes = Wakes::default();
+        self.receive.borrow_mut().inbox.push_error(error, |waker| wakes.wake(waker));
+        wakes.run();
+    }
+
     /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
     /// in flight.
     pub(super) fn read_now(&self, receive: &mut Receive, limit: usize, wakes: &mut Wakes) -> Read {
