@@ -107,7 +107,8 @@ impl Handle {
 ///
 /// When it returns, every datagram that was queued before the seal has been handed to a receiver,
 /// or the deadline of the policy has passed and the report counts what is left. The program goes
-/// on, and can open new sockets.
+/// on, and can open new sockets. A socket that the kernel refuses to seal is read once: see
+/// [`DrainReport::unsealed`].
 ///
 /// What a task does with its last datagram is waited for as long as it does something: computes,
 /// sends, calls `spawn_blocking`, or, if it was handed the datagram after the seal, sleeps. So is a

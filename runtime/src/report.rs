@@ -94,7 +94,11 @@ pub struct DrainReport {
     pub stats: SocketStats,
     /// Datagrams that no receiver took until the deadline.
     pub undelivered: u64,
-    /// Sockets that the kernel refused to seal; they were read up to a bound.
+    /// Sockets that the kernel refused to seal (`SO_LOCK_FILTER`). Each was read once, to the end of
+    /// its queue or up to 65 536 datagrams ([`unread`](Self::unread)), and its receivers were told
+    /// the end there: reading on until nobody sends would be no drain that ends. What has come
+    /// later is read by the next drain of the socket. If it is dropped, or the runtime ends, over a
+    /// queue that is not empty, it counts as [`abandoned`](SocketStats::abandoned).
     pub unsealed: usize,
     /// Sockets that were not read to the end of their queue. What is left there is lost, unless the
     /// socket is drained again. Either the kernel did not give the receive back within 5 seconds,

@@ -45,7 +45,7 @@ pub(crate) struct Endpoint {
     stats: RefCell<SocketStats>,
     seal: Cell<Seal>,
     life: Cell<Life>,
-    /// True once somebody has asked for a datagram.
+    /// True exactly when somebody has asked for a datagram and was not told the end since.
     is_received_from: Cell<bool>,
     /// True exactly while a receiver has been handed a datagram after the seal, but not yet the
     /// end.
@@ -248,12 +248,18 @@ impl Endpoint {
         ready!(poll_receive_budget(cx));
         let taken = self.take(portion);
         if taken.is_none() {
-            self.owes_end.set(false);
+            self.told_end();
         }
         if let Some(key) = waiter.take() {
             let _own = self.receive.borrow_mut().inbox.served(key);
         }
         Poll::Ready(taken.transpose())
+    }
+
+    /// A receiver was handed the end. Whether it asks again is not known.
+    fn told_end(&self) {
+        self.owes_end.set(false);
+        self.is_received_from.set(false);
     }
 
     fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
@@ -281,7 +287,7 @@ impl Endpoint {
         match self.take(portion) {
             Some(taken) => taken.map(Some),
             None if self.is_drained() => {
-                self.owes_end.set(false);
+                self.told_end();
                 Ok(None)
             }
             None => Err(io::ErrorKind::WouldBlock.into()),
@@ -562,6 +568,7 @@ impl Drainable for Endpoint {
         if let Seal::Sealed { .. } = self.seal.get() {
             return Ok(());
         }
+        self.reopen_without_seal();
         let drops = self.socket.drop_count().unwrap_or(0);
         let sealed = match self.family {
             Family::Internet => self.socket.seal_by_filter(),
@@ -575,6 +582,7 @@ impl Drainable for Endpoint {
     }
 
     fn cancel(&self) {
+        self.reopen_without_seal();
         let verdict = self.receive.borrow_mut().machine.stop(Then::Read);
         self.carry_out(verdict);
     }
@@ -629,6 +637,7 @@ impl Drainable for Endpoint {
 
     fn end(&self) {
         let drops = self.socket.drop_count().unwrap_or(0);
+        self.note_abandonment();
         self.life.set(Life::Ended { drops });
         self.discard();
         // It fails only for a descriptor that somebody else has closed already.
@@ -644,6 +653,14 @@ impl Endpoint {
     /// Whether the drain has come to this socket, also where the kernel refused the seal.
     fn is_sealed(&self) -> bool {
         !matches!(self.seal.get(), Seal::Open)
+    }
+
+    /// A socket without a seal whose queue was read to its end has been queued to since then, for
+    /// all that is known. The seal is what lets a drain read once.
+    fn reopen_without_seal(&self) {
+        if let Seal::Refused { .. } = self.seal.get() {
+            self.receive.borrow_mut().machine.reopen();
+        }
     }
 
     /// Whether a socket without a seal has been read for long enough.

@@ -51,7 +51,8 @@ enum State {
     Reading,
     /// Nothing will come any more.
     Drained,
-    /// The same, although the queue was not read to its end. Another drain may try again.
+    /// The same, although the queue was not read to its end, or did not end there. Another drain
+    /// reads on.
     GivenUp,
 }
 
@@ -292,6 +293,13 @@ impl ReceiveMachine {
             return ReadOn::Yes;
         }
         ReadOn::No
+    }
+
+    /// What was the end is none, because the socket has no seal: the next drain reads on.
+    pub(crate) fn reopen(&mut self) {
+        if self.state == State::Drained {
+            self.state = State::GivenUp;
+        }
     }
 
     /// Nothing more will be read, whatever is there.
