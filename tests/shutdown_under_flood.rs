@@ -89,7 +89,8 @@ fn every_udp_datagram_is_received_dropped_or_refused(shape: Shape) {
     }
 }
 
-/// Fails when an empty queue before the seal is taken for the end.
+/// Received, dropped or refused: while senders are waited for, the queue runs empty and is filled
+/// again. Fails when an empty queue before the seal is taken for the end.
 fn a_drain_that_waits_for_senders_loses_nothing(shape: Shape) {
     drain_accounts_for_every_datagram(shape, 0, Drain::default().quiesce(true));
 }

@@ -210,7 +210,12 @@ impl Socket {
             None => {}
             Some(Arrival::Error(error)) => {
                 self.error = None;
-                self.ledger.in_inbox.push_back(Arrival::Error(error));
+                // Of errors in a row that nobody has taken, the inbox keeps the last.
+                if let Some(Arrival::Error(last)) = self.ledger.in_inbox.back_mut() {
+                    *last = error;
+                } else {
+                    self.ledger.in_inbox.push_back(Arrival::Error(error));
+                }
             }
             Some(Arrival::Datagram(datagram)) => {
                 self.queue.pop_front();

@@ -108,7 +108,8 @@ impl Handle {
 ///
 /// When it returns, every datagram that was queued before the seal has been handed to a receiver,
 /// or the deadline of the policy has passed and the report counts what is left. The program goes
-/// on, and can open new sockets.
+/// on, and can open new sockets. A socket that the kernel refuses to seal is read once: see
+/// [`DrainReport::unsealed`].
 ///
 /// What a task does with its last datagram is waited for as long as it does something: computes,
 /// sends, calls `spawn_blocking`, or, if it was handed the datagram after the seal, sleeps. So is a
@@ -167,6 +168,8 @@ struct Delivery {
     started: Instant,
     sockets: usize,
     emptied: Emptied,
+    /// Sockets that were given up, as far as has been read.
+    given_up: usize,
     deadline: Sleep,
     /// `quiescences` of the ledger when the delivery began: once it has grown, all is delivered.
     quiescences: u64,
@@ -196,6 +199,7 @@ impl Delivery {
         Self {
             started,
             sockets: sockets.len(),
+            given_up: emptied.given_up,
             emptied,
             deadline: sleep(policy.deadline),
             quiescences: handle.ledger().quiescences(),
@@ -207,16 +211,14 @@ impl Delivery {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainOutcome> {
         if self.handle.ledger().quiescences() > self.quiescences {
             return Poll::Ready(match self.count_undelivered() {
-                _ if self.emptied.unread > 0 => DrainOutcome::DeadlinePassed,
+                _ if self.unread() > 0 => DrainOutcome::DeadlinePassed,
                 0 => DrainOutcome::Complete,
                 _ => DrainOutcome::Unclaimed,
             });
         }
         if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
             return Poll::Ready(match self.count_undelivered() {
-                0 if self.handle.unfinished() == 0 && self.emptied.unread == 0 => {
-                    DrainOutcome::Complete
-                }
+                0 if self.handle.unfinished() == 0 && self.unread() == 0 => DrainOutcome::Complete,
                 _ => DrainOutcome::DeadlinePassed,
             });
         }
@@ -225,11 +227,16 @@ impl Delivery {
     }
 
     /// How many datagrams nobody has taken, also of those that only the kernel has.
-    fn count_undelivered(&self) -> usize {
+    fn count_undelivered(&mut self) -> usize {
         let mut wakes = Wakes::default();
-        read_all(&self.handle.ledger().open(), &mut wakes);
+        self.given_up = read_all(&self.handle.ledger().open(), &mut wakes);
         wakes.run();
         self.handle.ledger().undelivered()
+    }
+
+    /// How many sockets were not read to the end of their queue.
+    fn unread(&self) -> usize {
+        self.emptied.not_reaped + self.given_up
     }
 
     fn report(&self, outcome: DrainOutcome) -> DrainReport {
@@ -240,7 +247,7 @@ impl Delivery {
             stats: ledger.stats(),
             undelivered: ledger.undelivered() as u64,
             unsealed: self.emptied.unsealed,
-            unread: self.emptied.unread,
+            unread: self.unread(),
             unfinished: self.handle.unfinished(),
             tasks_dropped: 0,
             operations_leaked: 0,
@@ -262,9 +269,11 @@ impl Drop for Delivery {
 pub(crate) struct Emptied {
     /// Sockets that the kernel refused to seal.
     pub(crate) unsealed: usize,
+    /// Sockets that could not be read.
+    pub(crate) given_up: usize,
     /// Sockets whose receive the kernel did not give back in time. They were not read: what is
     /// received late would come after what was read.
-    pub(crate) unread: usize,
+    pub(crate) not_reaped: usize,
 }
 
 /// Steps 1 to 4 for some sockets.
@@ -287,10 +296,10 @@ pub(crate) fn empty_sockets(
         unsealed = seal(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
     }
-    read_first(sockets, &mut wakes);
+    let given_up = read_first(sockets, &mut wakes);
     wakes.run();
-    let unread = sockets.iter().filter(|socket| !socket.is_reaped()).count();
-    Emptied { unsealed, unread }
+    let not_reaped = sockets.iter().filter(|socket| !socket.is_reaped()).count();
+    Emptied { unsealed, given_up, not_reaped }
 }
 
 /// Step 1. Returns how many sockets the kernel refused to seal.
@@ -307,21 +316,31 @@ fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut W
     handle.collect_until(|| sockets.iter().all(|socket| socket.is_reaped()), wakes);
 }
 
-/// Step 4.
-fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
-    for socket in sockets {
-        socket.read(READ_AHEAD, Pass::Last, wakes);
-    }
+/// Step 4. Returns how many sockets were given up.
+fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) -> usize {
+    let given_up = |socket: &&Rc<dyn Drainable>| loop {
+        match socket.read(READ_AHEAD, Pass::Last, wakes) {
+            // Only errors so far.
+            ReadProgress::More if socket.undelivered() == 0 => {}
+            progress => break progress == ReadProgress::GivenUp,
+        }
+    };
+    sockets.iter().filter(given_up).count()
 }
 
 /// Reads every socket to its end, round-robin. Ends, because after the seal the queues only shrink.
-fn read_all(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+/// Returns how many sockets were given up.
+fn read_all(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) -> usize {
     let mut unread: Vec<&Rc<dyn Drainable>> = sockets.iter().collect();
+    let mut given_up = 0;
     while !unread.is_empty() {
         unread.retain(|socket| {
-            socket.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
+            let progress = socket.read(DRAIN_READ_BATCH, Pass::Last, wakes);
+            given_up += usize::from(progress == ReadProgress::GivenUp);
+            progress == ReadProgress::More
         });
     }
+    given_up
 }
 
 /// Waits on another thread until every CPU has finished what the network was doing on it, while

@@ -72,6 +72,8 @@ pub enum ReadProgress {
     More,
     /// The queue is empty; after the seal it stays so.
     Empty,
+    /// It was not read to its end and will not be, unless it is drained again.
+    GivenUp,
 }
 
 /// What the runtime knows of its sockets.

@@ -25,10 +25,12 @@ pub(crate) const BUFFER_OVERHEAD: usize = 256;
 /// 1 MiB is five times the default of that.
 pub(crate) const MAX_BUFFER_SIZE: usize = 1 << 20;
 
-/// Errors in a row after which the drain stops reading a socket. Pending socket errors (an ICMP
-/// answer) come one per read and the datagrams after them; a descriptor that can no longer be read
-/// at all would answer with errors for ever.
-pub const MAX_DRAIN_ERRORS: u32 = 64;
+/// Errors in a row after which the drain gives a socket up, and says so in its report. A pending
+/// socket error comes before the datagrams and is cleared by being told, and whoever forges ICMP
+/// answers to a connected socket can bring the next one about. If nine in ten reads meet one, 64 in
+/// a row do once in a thousand times, and so many never do. A descriptor that cannot be read at all
+/// has failed as often in some ten milliseconds, so no list of errnos has to tell the two apart.
+pub const MAX_DRAIN_ERRORS: u32 = 65_536;
 
 /// Datagrams that the drain reads from one socket before it turns to the next.
 pub const DRAIN_READ_BATCH: usize = 64;

@@ -136,15 +136,15 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// If the kernel refuses to seal it: it is emptied as far as a bound allows all the same. If the
-    /// kernel does not give its receive back: it is not read, and may be emptied again.
+    /// If the kernel refuses to seal it: it is emptied as far as a bound allows all the same. If it
+    /// could not be read to the end of its queue: it may be emptied again.
     pub fn empty_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
         let emptied = empty_sockets(&self.handle, &[socket], false);
-        if emptied.unread > 0 {
+        if emptied.not_reaped + emptied.given_up > 0 {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the kernel does not give the receive of the socket back, for want of memory: \
-                 it is sealed, but was not read; drain it again",
+                "the socket could not be read to the end of its queue: the kernel does not give its \
+                 receive back, for want of memory, or reading it only fails; drain it again",
             ));
         }
         if emptied.unsealed > 0 {

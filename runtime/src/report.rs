@@ -18,8 +18,8 @@ pub struct SocketStats {
     pub delivered: u64,
     /// Thrown away with their socket, which was dropped or stopped before they were received.
     pub discarded: u64,
-    /// Sockets that were dropped while datagrams were queued in the kernel, which nobody has seen
-    /// or counted. Drain a socket before dropping it, and this stays 0.
+    /// Sockets that were dropped while datagrams were queued in the kernel, or may have been, which
+    /// nobody has seen or counted. Drain a socket before dropping it, and this stays 0.
     pub abandoned: u64,
     /// Given back with their socket by `into_std`.
     pub handed_over: u64,
@@ -71,7 +71,8 @@ impl Sum for SocketStats {
 pub enum DrainOutcome {
     /// Everything was delivered.
     Complete,
-    /// The deadline passed first, or sockets could not be read ([`DrainReport::unread`]).
+    /// The deadline passed first, or sockets could not be read to the end of their queue
+    /// ([`DrainReport::unread`]).
     DeadlinePassed,
     /// Everything was delivered for which there was a receiver; what is undelivered came to sockets
     /// that nobody has ever received from.
@@ -93,11 +94,17 @@ pub struct DrainReport {
     pub stats: SocketStats,
     /// Datagrams that no receiver took until the deadline.
     pub undelivered: u64,
-    /// Sockets that the kernel refused to seal; they were read up to a bound.
+    /// Sockets that the kernel refused to seal (`SO_LOCK_FILTER`). Each was read once, to the end of
+    /// its queue or up to 65 536 datagrams ([`unread`](Self::unread)), and its receivers were told
+    /// the end there: reading on until nobody sends would be no drain that ends. What has come
+    /// later is read by the next drain of the socket. If it is dropped, or the runtime ends, over a
+    /// queue that is not empty, it counts as [`abandoned`](SocketStats::abandoned).
     pub unsealed: usize,
-    /// Sockets whose receive the kernel did not give back within 5 seconds, because it had no
-    /// memory for any request, and which were not read therefore: what is left in their queues is
-    /// lost.
+    /// Sockets that were not read to the end of their queue. What is left there is lost, unless the
+    /// socket is drained again. Either the kernel did not give the receive back within 5 seconds,
+    /// because it had no memory for any request; or 65 536 reads in a row failed, by a descriptor
+    /// that cannot be read, or by errors that others bring about faster than they are read (ICMP);
+    /// or the socket is one of `unsealed`, and as many datagrams were read.
     pub unread: usize,
     /// Calls of `spawn_blocking` and operations that had not ended at the deadline.
     pub unfinished: usize,
@@ -142,7 +149,7 @@ impl fmt::Display for DrainReport {
             (stats.handed_over, "handed over"),
             (stats.abandoned, "sockets dropped with datagrams queued"),
             (self.unsealed as u64, "sockets not sealed"),
-            (self.unread as u64, "SOCKETS NOT READ"),
+            (self.unread as u64, "SOCKETS NOT READ TO THE END"),
             (self.unfinished as u64, "operations unfinished"),
             (self.tasks_dropped as u64, "tasks dropped"),
             (self.operations_leaked as u64, "operations leaked"),

@@ -284,6 +284,8 @@ impl Runtime {
         self.handle.advance(Phase::Ended);
         report.tasks_dropped = self.handle.tasks().drop_all();
         report.operations_leaked = self.close();
+        // What had no seal may have been queued to until now.
+        report.stats.abandoned = self.handle.ledger().stats().abandoned;
         #[cfg(feature = "tracing")]
         tracing::info!(%report, "the ebbtide runtime ends");
         report

@@ -184,7 +184,7 @@ fn a_shutdown_under_a_kernel_that_refuses_for_good_ends_and_tells() {
     println!("{tally:?}: {report}");
     assert_eq!((report.outcome, report.unread), (DrainOutcome::DeadlinePassed, 1), "{report}");
     assert!(report.operations_leaked > 0, "{report}");
-    assert!(report.to_string().contains("SOCKETS NOT READ 1"), "{report}");
+    assert!(report.to_string().contains("SOCKETS NOT READ TO THE END 1"), "{report}");
 }
 
 /// As above, but it comes to its senses: what one drain could not read, the next one does.

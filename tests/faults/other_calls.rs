@@ -1,10 +1,14 @@
 //! The other calls on the path of a datagram fail: receiving by hand (epoll, and the drain on both
 //! drivers), and telling epoll what to watch.
 
+use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
-use ebbtide::net::UnixAddr;
-use libc::{EINTR, ENOBUFS, ENOMEM, ENOSPC};
+use ebbtide::net::{Address, DatagramSocket, UnixAddr};
+use ebbtide::{Drain, DrainOutcome};
+use libc::{EBADF, ECONNREFUSED, EINTR, ENOBUFS, ENOMEM, ENOSPC};
 
 use crate::faults::{Fault, Manner, Watchdog, with_fault};
 use crate::program;
@@ -14,6 +18,10 @@ on_every_shape!(
     receives_that_are_interrupted_lose_nothing,
     receives_that_fail_are_told_once_each_and_lose_nothing,
     polls_that_are_interrupted_lose_nothing,
+    thousands_of_errors_in_a_row_do_not_end_a_drain,
+    a_socket_that_cannot_be_read_is_given_up_and_told,
+    a_socket_that_was_given_up_can_be_drained_again,
+    a_socket_that_cannot_be_looked_at_counts_as_abandoned,
 );
 
 const SAMPLE: [u64; 4] = [1, 2, 5, 50];
@@ -58,6 +66,103 @@ fn receives_that_fail_are_told_once_each_and_lose_nothing(shape: Shape) {
         let (struck, _) = strike_all(shape, libc::SYS_recvmmsg, errno, &[errno]);
         assert!(struck > 0);
     }
+}
+
+/// So many that one enter does not bring them all, and the drain has to read.
+const SENT: u64 = 100;
+
+/// A socket with `SENT` datagrams in its queue.
+fn loaded<T: Transport>() -> (socket2::Socket, DatagramSocket<T>) {
+    let (sender, socket) = T::pair();
+    (0..SENT).for_each(|_| assert_eq!(sender.send(b"queued").unwrap(), 6));
+    (sender, T::open(socket))
+}
+
+/// Counts what is received until the end; errors are of one kind only.
+async fn count<A: Address>(socket: DatagramSocket<A>, errno: i32, received: Rc<Cell<u64>>) {
+    loop {
+        match socket.recv().await {
+            Ok(Some(_)) => received.set(received.get() + 1),
+            Ok(None) => return,
+            Err(error) => assert_eq!(error.raw_os_error(), Some(errno)),
+        }
+    }
+}
+
+/// As if ICMP answers came faster than the socket is read, for a while. Fails when some dozens of
+/// errors in a row end the reading, or each of them waits in memory to be told.
+fn thousands_of_errors_in_a_row_do_not_end_a_drain(shape: Shape) {
+    fn pass<T: Transport>(shape: Shape) {
+        let fault = Fault::burst(libc::SYS_recvmmsg, 1, 5_000, Manner::Refuse(ECONNREFUSED));
+        let (report, tally) = with_fault(fault, || {
+            let runtime = shape.runtime();
+            let received: Rc<Cell<u64>> = Rc::default();
+            let _sender = runtime.block_on(async {
+                let (sender, socket) = loaded::<T>();
+                ebbtide::spawn(count(socket, ECONNREFUSED, Rc::clone(&received)));
+                sender
+            });
+            let report = runtime.shutdown(Drain::default());
+            assert_eq!(received.get(), SENT, "{report}");
+            report
+        });
+        assert_eq!((report.outcome, report.unread), (DrainOutcome::Complete, 0), "{report}");
+        assert_eq!(tally.failures, 5_000);
+        assert!((1..=3).contains(&report.stats.errors), "{}: {:?}", shape.name, report.stats);
+    }
+    let _watchdog = Watchdog::new("errors in a row");
+    pass::<UnixAddr>(shape);
+    pass::<SocketAddr>(shape);
+}
+
+/// Fails when the drain of such a socket does not end, or says that it is complete.
+fn a_socket_that_cannot_be_read_is_given_up_and_told(shape: Shape) {
+    let _watchdog = Watchdog::new("reads that fail for good");
+    let fault = Fault::burst(libc::SYS_recvmmsg, 1, u64::MAX, Manner::Refuse(EBADF));
+    let (report, _) = with_fault(fault, || {
+        let runtime = shape.runtime();
+        let _sender = runtime.block_on(async {
+            let (sender, socket) = loaded::<SocketAddr>();
+            ebbtide::spawn(count(socket, EBADF, Rc::default()));
+            sender
+        });
+        runtime.shutdown(Drain::default())
+    });
+    assert_eq!((report.outcome, report.unread), (DrainOutcome::DeadlinePassed, 1), "{report}");
+    assert!(report.to_string().contains("SOCKETS NOT READ TO THE END 1"), "{report}");
+    assert!(report.stats.delivered < SENT, "{report}");
+}
+
+/// Fails when a socket that was given up counts as read for ever.
+fn a_socket_that_was_given_up_can_be_drained_again(shape: Shape) {
+    let _watchdog = Watchdog::new("reads that fail for long");
+    let fault = Fault::burst(libc::SYS_recvmmsg, 1, 65_600, Manner::Refuse(ENOMEM));
+    let ((), tally) = with_fault(fault, || {
+        let runtime = shape.runtime();
+        runtime.block_on(async {
+            let (_sender, socket) = loaded::<UnixAddr>();
+            let error = socket.drain().expect_err("it cannot be read");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+            socket.drain().unwrap();
+            let received: Rc<Cell<u64>> = Rc::default();
+            count(socket, ENOMEM, Rc::clone(&received)).await;
+            assert_eq!(received.get(), SENT);
+        });
+    });
+    assert_eq!(tally.failures, 65_600);
+}
+
+/// Fails when a look that only fails counts as one at an empty queue.
+fn a_socket_that_cannot_be_looked_at_counts_as_abandoned(shape: Shape) {
+    let _watchdog = Watchdog::new("looks that fail for good");
+    let fault = Fault::burst(libc::SYS_recvfrom, 1, u64::MAX, Manner::Refuse(ECONNREFUSED));
+    let (report, tally) = with_fault(fault, || {
+        let runtime = shape.runtime();
+        drop(runtime.block_on(async { loaded::<SocketAddr>() }));
+        runtime.shutdown(Drain::default())
+    });
+    assert!(tally.failures > 0);
+    assert_eq!(report.stats.abandoned, 1, "{report}");
 }
 
 fn polls_that_are_interrupted_lose_nothing(shape: Shape) {

@@ -16,6 +16,7 @@ use crate::support::{Random, Shape, Transport};
 on_every_shape!(
     the_largest_datagrams_arrive_whole_among_the_smallest,
     what_is_longer_than_the_buffer_is_cut_and_harms_no_other,
+    the_longest_datagrams_fill_a_buffer_to_its_end_and_no_further,
 );
 
 /// Bytes that are different in every place and datagram.
@@ -102,12 +103,13 @@ fn the_largest_datagrams_arrive_whole_among_the_smallest(shape: Shape) {
     pass(shape.runtime(), unix, 500, 16, BUFFER, len(BUFFER));
 }
 
+fn open<T: Transport>() -> (Socket, DatagramSocket<T>) {
+    let (sender, socket) = T::pair();
+    (sender, T::open(socket))
+}
+
 /// Fails when the length of a payload is not clamped to its buffer.
 fn what_is_longer_than_the_buffer_is_cut_and_harms_no_other(shape: Shape) {
-    fn open<T: Transport>() -> (Socket, DatagramSocket<T>) {
-        let (sender, socket) = T::pair();
-        (sender, T::open(socket))
-    }
     let _watchdog = Watchdog::new("what is longer than the buffer");
     for size in [1, 2, 15, 16, 17, 100, 255, 256, 257, 1_000] {
         let len = move |number| {
@@ -119,4 +121,14 @@ fn what_is_longer_than_the_buffer_is_cut_and_harms_no_other(shape: Shape) {
         pass(runtime(), open::<UnixAddr>, 300, 60, size, len);
         pass(runtime(), open::<SocketAddr>, 300, 60, size, len);
     }
+}
+
+/// Fails in debug builds when the kernel is told that a buffer is longer than it is: it then writes
+/// over the canary behind it.
+fn the_longest_datagrams_fill_a_buffer_to_its_end_and_no_further(shape: Shape) {
+    let _watchdog = Watchdog::new("the longest datagrams");
+    let small = || shape.builder().buffer_size(1_000).build().unwrap();
+    pass(small(), open::<SocketAddr>, 50, 1, 1_000, |_| 65_507);
+    pass(small(), open::<UnixAddr>, 50, 1, 1_000, |_| 150_000);
+    pass(shape.runtime(), open::<UnixAddr>, 50, 1, 65_536, |_| 150_000);
 }

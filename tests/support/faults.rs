@@ -168,7 +168,10 @@ fn answer(fault: Fault, mut arguments: [usize; 6]) -> isize {
 /// The argument whose upper half the kernel does not look at: the sixth where a call has only five,
 /// else the first, which is a descriptor.
 fn marked(syscall: libc::c_long) -> usize {
-    if matches!(syscall, libc::SYS_io_uring_enter | libc::SYS_sendto) { 0 } else { 5 }
+    match syscall {
+        libc::SYS_io_uring_enter | libc::SYS_sendto | libc::SYS_recvfrom => 0,
+        _ => 5,
+    }
 }
 
 /// Makes the call past the filter; gives what the kernel gave.

@@ -42,7 +42,7 @@ pub(crate) struct Endpoint {
     stats: RefCell<SocketStats>,
     seal: Cell<Seal>,
     life: Cell<Life>,
-    /// True once somebody has asked for a datagram.
+    /// True exactly when somebody has asked for a datagram and was not told the end since.
     is_received_from: Cell<bool>,
     /// True exactly while a receiver has been handed a datagram after the seal, but not yet the
     /// end.
@@ -214,9 +214,15 @@ impl Endpoint {
     ) -> Poll<io::Result<Option<T>>> {
         let taken = self.take(portion);
         if taken.is_none() {
-            self.owes_end.set(false);
+            self.told_end();
         }
         Poll::Ready(taken.transpose().map(|taken| taken.map(wrap)))
+    }
+
+    /// A receiver was handed the end. Whether it asks again is not known.
+    fn told_end(&self) {
+        self.owes_end.set(false);
+        self.is_received_from.set(false);
     }
 
     fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
@@ -246,7 +252,7 @@ impl Endpoint {
         match self.take(portion) {
             Some(taken) => taken.map(Some),
             None if self.is_drained() => {
-                self.owes_end.set(false);
+                self.told_end();
                 Ok(None)
             }
             None => Err(io::ErrorKind::WouldBlock.into()),
@@ -423,6 +429,8 @@ impl Endpoint {
                 Err(_) => {}
             }
         }
+        // It cannot be told, and that nothing was queued has to be proved.
+        self.stats.borrow_mut().abandoned += 1;
     }
 
     /// What is left in the kernel's queue of a sealed socket is read, so that it can be counted.
@@ -457,6 +465,13 @@ impl Endpoint {
             Seal::Open | Seal::Refused { .. } => stats.dropped_by_kernel = u64::from(drops),
         }
         stats
+    }
+
+    /// Hands an error to a receiver, as if a completion had brought it.
+    pub(super) fn surface(&self, error: io::Error) {
+        let mut wakes = Wakes::default();
+        self.receiving.borrow_mut().failed(error, &mut wakes);
+        wakes.run();
     }
 
     /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
@@ -523,6 +538,7 @@ impl Drainable for Endpoint {
         if let Seal::Sealed { .. } = self.seal.get() {
             return Ok(());
         }
+        self.reopen_without_seal();
         let drops = self.socket.drop_count().unwrap_or(0);
         let sealed = match self.family {
             Family::Internet => self.socket.seal_by_filter(),
@@ -536,6 +552,7 @@ impl Drainable for Endpoint {
     }
 
     fn cancel(&self) {
+        self.reopen_without_seal();
         let verdict = self.receiving.borrow_mut().machine.stop(Then::Read);
         self.carry_out(verdict);
     }
@@ -547,11 +564,8 @@ impl Drainable for Endpoint {
     fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress {
         let mut receiving = self.receiving.borrow_mut();
         let receiving = &mut *receiving;
-        if !receiving.machine.is_reading() {
-            return ReadProgress::Empty;
-        }
         let mut left = limit;
-        while left > 0 {
+        while left > 0 && receiving.machine.is_reading() {
             let read = self.read_now(receiving, left, wakes);
             if pass == Pass::Early && read == Read::Empty {
                 return ReadProgress::Empty;
@@ -560,16 +574,22 @@ impl Drainable for Endpoint {
                 Read::Datagrams(count) => count,
                 Read::Error | Read::Interrupted | Read::Empty => 1,
             };
-            if receiving.machine.read(read) == ReadOn::No || self.is_used_up(count) {
+            let read_on = receiving.machine.read(read);
+            if read_on == ReadOn::Yes && self.is_used_up(count) {
                 receiving.machine.give_up();
-                for waker in receiving.inbox.take_wakers() {
-                    wakes.wake(waker);
-                }
-                return ReadProgress::Empty;
+            }
+            if receiving.machine.is_drained() {
+                wakes.wake(receiving.inbox.take_wakers());
             }
             left = left.saturating_sub(count);
         }
-        ReadProgress::More
+        if receiving.machine.is_reading() {
+            ReadProgress::More
+        } else if receiving.machine.is_given_up() {
+            ReadProgress::GivenUp
+        } else {
+            ReadProgress::Empty
+        }
     }
 
     fn undelivered(&self) -> usize {
@@ -589,6 +609,7 @@ impl Drainable for Endpoint {
 
     fn end(&self) {
         let drops = self.socket.drop_count().unwrap_or(0);
+        self.note_abandonment();
         self.life.set(Life::Ended { drops });
         self.discard();
         // It fails only for a descriptor that somebody else has closed already.
@@ -604,6 +625,14 @@ impl Endpoint {
     /// Whether the drain has come to this socket, also where the kernel refused the seal.
     fn is_sealed(&self) -> bool {
         !matches!(self.seal.get(), Seal::Open)
+    }
+
+    /// A socket without a seal whose queue was read to its end has been queued to since then, for
+    /// all that is known. The seal is what lets a drain read once.
+    fn reopen_without_seal(&self) {
+        if let Seal::Refused { .. } = self.seal.get() {
+            self.receiving.borrow_mut().machine.reopen();
+        }
     }
 
     /// Whether a socket without a seal has been read for long enough.

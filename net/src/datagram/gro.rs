@@ -152,13 +152,28 @@ impl Endpoint {
     fn turn_gro_off_if_empty(&self) -> io::Result<bool> {
         let socket = self.socket()?;
         set_flag(socket, libc::SOL_UDP, libc::UDP_GRO, false)?;
-        let peeked = self.socket.peek();
-        let is_empty = peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        let is_empty = self.is_queue_empty();
         if !is_empty {
             set_flag(socket, libc::SOL_UDP, libc::UDP_GRO, true)?;
         }
         self.receiving.borrow_mut().set_gro(!is_empty);
         Ok(is_empty)
+    }
+
+    /// Whether nothing is queued, or cannot be seen for errors. A look takes a pending error of the
+    /// socket away, as a receive does: so it goes where that of a receive goes.
+    fn is_queue_empty(&self) -> bool {
+        for _ in 0..MOST_TRIES {
+            match self.socket.peek() {
+                Ok(_) => return false,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return true,
+                    io::ErrorKind::Interrupted => {}
+                    _ => self.surface(error),
+                },
+            }
+        }
+        false
     }
 }
 
@@ -169,6 +184,29 @@ mod tests {
 
     use super::*;
     use crate::UdpSocket;
+
+    /// As when an ICMP answer comes between the last read and the moment that GRO goes off. Fails
+    /// when the look into the queue keeps the error to itself, or takes it for a datagram.
+    #[test]
+    fn an_error_that_a_look_finds_goes_to_the_receiver() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            // It listens to somebody else: for us the port is closed, and for others it is taken.
+            let closed_to_us = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            closed_to_us.connect("127.0.0.1:9").unwrap();
+            socket.connect(closed_to_us.local_addr().unwrap()).unwrap();
+            let endpoint = socket.endpoint();
+            endpoint.halt();
+            socket.try_send(b"anybody there?").unwrap();
+            assert!(endpoint.turn_gro_off_if_empty().unwrap(), "nothing is queued");
+            assert!(!endpoint.gro());
+            endpoint.start();
+            let error = socket.try_recv().expect_err("nobody is there");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        });
+        runtime.shutdown(Drain::default());
+    }
 
     /// As when a train comes between the last read and the moment that GRO goes off. Fails when it
     /// is left to be read as one datagram.

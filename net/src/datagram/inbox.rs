@@ -70,11 +70,34 @@ impl<F, M: Several> Inbox<F, M> {
         self.waiters.next_waker()
     }
 
-    /// Adds what is not in the pool. Returns whom to wake.
-    pub(super) fn push(&mut self, arrival: Arrival<M>) -> Option<Waker> {
-        self.errors += usize::from(matches!(arrival, Arrival::Error(_)));
-        self.beside.push_back((self.taken + self.filled.len() as u64, arrival));
+    /// Adds a message that is not in the pool. Returns whom to wake.
+    pub(super) fn push(&mut self, message: M) -> Option<Waker> {
+        self.push_beside(Arrival::Datagrams(message))
+    }
+
+    /// Adds an error. Returns whom to wake. It takes the place of one that waits right before it,
+    /// for which somebody was woken: the kernel, too, has one pending error for a socket, and a
+    /// storm of them is not to fill the memory of a drain.
+    pub(super) fn push_error(&mut self, error: io::Error) -> Option<Waker> {
+        let position = self.position();
+        if let Some((after, Arrival::Error(last))) = self.beside.back_mut()
+            && *after == position
+        {
+            *last = error;
+            return None;
+        }
+        self.errors += 1;
+        self.push_beside(Arrival::Error(error))
+    }
+
+    fn push_beside(&mut self, arrival: Arrival<M>) -> Option<Waker> {
+        self.beside.push_back((self.position(), arrival));
         self.waiters.next_waker()
+    }
+
+    /// How many of `filled`, of all that ever were, come before what arrives next.
+    fn position(&self) -> u64 {
+        self.taken + self.filled.len() as u64
     }
 
     /// The message that comes next, if it is in the pool.
@@ -270,9 +293,9 @@ mod tests {
     fn mixed() -> TestInbox {
         let mut inbox = TestInbox::default();
         push(&mut inbox, "a");
-        inbox.push(Arrival::Datagrams("bcd"));
+        inbox.push("bcd");
         push(&mut inbox, "e");
-        inbox.push(Arrival::Error(io::ErrorKind::ConnectionRefused.into()));
+        inbox.push_error(io::ErrorKind::ConnectionRefused.into());
         push(&mut inbox, "f");
         inbox
     }
@@ -313,9 +336,33 @@ mod tests {
         assert!(inbox.next_filled().is_none(), "`b` comes first");
         assert_eq!(pop(&mut inbox, Portion::Datagram), "b");
         assert!(inbox.next_filled().is_some());
-        inbox.push(Arrival::Datagrams("d"));
+        inbox.push("d");
         assert!(inbox.next_filled().is_none());
         for expected in ["c", "d", "nothing"] {
+            assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
+        }
+    }
+
+    /// Fails when a storm of errors fills the memory.
+    #[test]
+    fn of_errors_in_a_row_the_last_is_kept_in_its_place() {
+        let mut inbox = TestInbox::default();
+        wait(&mut inbox);
+        wait(&mut inbox);
+        let mut woken = 0;
+        for kind in [io::ErrorKind::ConnectionRefused, io::ErrorKind::HostUnreachable] {
+            woken += usize::from(inbox.push_error(kind.into()).is_some());
+        }
+        assert_eq!((woken, inbox.errors(), inbox.messages()), (1, 1, 0));
+        assert!(push(&mut inbox, "a"));
+        inbox.push_error(io::ErrorKind::ConnectionRefused.into());
+        assert_eq!((inbox.errors(), inbox.messages()), (2, 1));
+        let Some((Arrival::Error(first), _)) = inbox.pop(Portion::Datagram, |sealed| sealed.0)
+        else {
+            panic!("the errors came first");
+        };
+        assert_eq!(first.kind(), io::ErrorKind::HostUnreachable);
+        for expected in ["a", "error", "nothing"] {
             assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
         }
     }
@@ -336,7 +383,7 @@ mod tests {
         wait(&mut inbox);
         wait(&mut inbox);
         assert!(push(&mut inbox, "a"));
-        assert!(inbox.push(Arrival::Datagrams("b")).is_some());
+        assert!(inbox.push("b").is_some());
         assert!(!push(&mut inbox, "c"));
     }
 

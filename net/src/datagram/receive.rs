@@ -10,6 +10,10 @@
 //!                    Faulted
 //!
 //!   any ----seal----> Cancelling(Read) --final--> Reading --EAGAIN--> Drained
+//!                                                  |   ^
+//!                                  errors in a row |   | another drain
+//!                                                  v   |
+//!                                                 GivenUp
 //!   any ----leave---> Cancelling(Leave) --final--> Idle
 //! ```
 //!
@@ -47,6 +51,9 @@ enum State {
     Reading,
     /// Nothing will come any more.
     Drained,
+    /// The same, although the queue was not read to its end, or did not end there. Another drain
+    /// reads on.
+    GivenUp,
 }
 
 /// What follows a cancel.
@@ -146,7 +153,7 @@ impl ReceiveMachine {
                 Verdict::Keep
             }
             (State::Idle | State::Paused | State::Faulted, _)
-            | (State::Reading | State::Drained, _) => {
+            | (State::Reading | State::Drained | State::GivenUp, _) => {
                 unreachable!("a completion in {:?}, which has nothing in flight", self.state)
             }
         }
@@ -232,9 +239,11 @@ impl ReceiveMachine {
             }
             (State::Cancelling(_), _) => self.state = State::Cancelling(then),
             (State::Reading | State::Drained, _) => {}
-            (State::Idle | State::Paused | State::Faulted, Then::Read) => {
+            (State::Idle | State::Paused | State::Faulted | State::GivenUp, Then::Read) => {
+                self.errors = 0;
                 self.state = State::Reading;
             }
+            (State::GivenUp, _) => {}
             (State::Idle | State::Paused | State::Faulted, _) => self.state = State::Idle,
         }
         Verdict::Keep
@@ -264,23 +273,38 @@ impl ReceiveMachine {
 
     /// Whether nothing will come any more.
     pub(crate) fn is_drained(&self) -> bool {
-        self.state == State::Drained
+        matches!(self.state, State::Drained | State::GivenUp)
+    }
+
+    /// Whether the queue could not be read to its end.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.state == State::GivenUp
     }
 
     /// A direct read was made.
     pub(crate) fn read(&mut self, read: Read) -> ReadOn {
         assert_eq!(self.state, State::Reading, "only a reaped socket is read directly");
         self.errors = if read == Read::Error { self.errors + 1 } else { 0 };
-        if read != Read::Empty && self.errors < MAX_DRAIN_ERRORS {
+        if read == Read::Empty {
+            self.state = State::Drained;
+        } else if self.errors >= MAX_DRAIN_ERRORS {
+            self.give_up();
+        } else {
             return ReadOn::Yes;
         }
-        self.state = State::Drained;
         ReadOn::No
+    }
+
+    /// What was the end is none, because the socket has no seal: the next drain reads on.
+    pub(crate) fn reopen(&mut self) {
+        if self.state == State::Drained {
+            self.state = State::GivenUp;
+        }
     }
 
     /// Nothing more will be read, whatever is there.
     pub(crate) fn give_up(&mut self) {
-        self.state = State::Drained;
+        self.state = State::GivenUp;
     }
 }
 
@@ -393,16 +417,27 @@ mod tests {
             assert_eq!(machine.read(read), ReadOn::Yes, "{read:?}");
         }
         assert_eq!(machine.read(Read::Empty), ReadOn::No);
-        assert!(machine.is_drained());
+        assert!(machine.is_drained() && !machine.is_given_up());
     }
 
+    /// Fails when the reading of such a socket does not end, or passes for complete.
     #[test]
-    fn a_socket_that_only_fails_is_given_up() {
+    fn a_socket_that_only_fails_is_given_up_until_it_is_drained_again() {
         let mut machine = armed();
         machine.stop(Then::Read);
         machine.reaped();
-        let reads = std::iter::repeat_with(|| machine.read(Read::Error));
-        assert_eq!(reads.take_while(|&on| on == ReadOn::Yes).count() as u32 + 1, MAX_DRAIN_ERRORS);
+        for _drain in 0..2 {
+            let reads = std::iter::repeat_with(|| machine.read(Read::Error));
+            let failed = reads.take_while(|&on| on == ReadOn::Yes).count() as u32 + 1;
+            assert_eq!(failed, MAX_DRAIN_ERRORS);
+            assert!(machine.is_drained() && machine.is_given_up());
+            machine.stop(Then::Leave);
+            assert!(machine.is_given_up());
+            assert_eq!(machine.stop(Then::Read), Verdict::Keep);
+            assert!(machine.is_reading());
+        }
+        assert_eq!(machine.read(Read::Empty), ReadOn::No);
+        assert!(machine.is_drained() && !machine.is_given_up());
     }
 
     /// However many sockets are never read, a buffer stays free for the others. Fails when the

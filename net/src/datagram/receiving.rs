@@ -127,9 +127,7 @@ impl Receiving {
         match self.machine.place(load) {
             Place::Pool => {
                 self.received += 1;
-                if let Some(waker) = self.inbox.push_filled(filled) {
-                    wakes.wake(waker);
-                }
+                wakes.wake(self.inbox.push_filled(filled));
                 load
             }
             Place::Outside => {
@@ -165,9 +163,7 @@ impl Receiving {
         if machine.place(load) == Place::Pool {
             let count = scratch.receive_pooled(source, *layout, pool, limit, |filled| {
                 *received += 1;
-                if let Some(waker) = inbox.push_filled(filled) {
-                    wakes.wake(waker);
-                }
+                wakes.wake(inbox.push_filled(filled));
             })?;
             if let Some(count) = count {
                 return Ok(count);
@@ -183,18 +179,12 @@ impl Receiving {
     fn push(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {
         self.received += message.count() as u64;
         self.truncated += u64::from(message.is_truncated());
-        self.push_beside(Arrival::Datagrams(message), wakes);
+        wakes.wake(self.inbox.push(message));
     }
 
     /// An error came, for the receiver.
     pub(super) fn failed(&mut self, error: io::Error, wakes: &mut Wakes) {
-        self.push_beside(Arrival::Error(error), wakes);
-    }
-
-    fn push_beside(&mut self, arrival: Arrival<ReceivedMessage>, wakes: &mut Wakes) {
-        if let Some(waker) = self.inbox.push(arrival) {
-            wakes.wake(waker);
-        }
+        wakes.wake(self.inbox.push_error(error));
     }
 
     /// Takes what comes next if it is one datagram in the pool, with no control messages and no

@@ -169,10 +169,11 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// # Errors
     ///
-    /// That the kernel refuses the seal, because the filter of the socket is locked
-    /// (`SO_LOCK_FILTER`): what is queued is handed out nevertheless. `TimedOut` where the kernel has
-    /// no memory for any request, for 5 seconds: the socket is sealed but was not read, and can be
-    /// drained again.
+    /// `PermissionDenied` where the kernel refuses the seal, because the filter of the socket is
+    /// locked (`SO_LOCK_FILTER`): what was queued is handed out nevertheless, and what comes later
+    /// is read when it is drained again. `TimedOut` where the socket
+    /// could not be read to the end of its queue, because the kernel has no memory for any request,
+    /// for 5 seconds, or reading it only fails: it can be drained again.
     pub fn drain(&self) -> io::Result<()> {
         self.endpoint.drain()
     }

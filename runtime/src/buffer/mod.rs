@@ -6,6 +6,7 @@
 //!
 //! Invariant: a buffer is at any time either free, or in exactly one [`Buffer`].
 
+mod canary;
 mod mapping;
 mod pool;
 mod ring;

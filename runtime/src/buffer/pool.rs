@@ -12,6 +12,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr;
 use std::rc::Rc;
 
+use super::canary::{self, GAP};
 use super::mapping::Mapping;
 use super::ring::BufferRing;
 use super::window::Window;
@@ -33,8 +34,8 @@ struct Memory {
     /// Where the kernel takes from. `None` in a pool for a driver that reads by hand.
     ring: Option<Provided>,
     buffers: Mapping,
-    /// Bytes from one buffer to the next, and the length that the kernel may write.
-    stride: usize,
+    /// Bytes of a buffer, which the kernel may write. The next one comes [`GAP`] bytes later.
+    len: usize,
     /// Bytes of payload that a buffer is meant for.
     payload: usize,
     /// How many [`Buffer`]s share the buffer; 0 exactly when it is free.
@@ -74,18 +75,21 @@ impl Pool {
             FilledBy::Driver => None,
         };
         let last = u16::try_from(count).expect("the builder bounds the number of buffers");
-        let stride = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
+        let len = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
         let memory = Memory {
             // The first is on top.
             shelf: RefCell::new((0..last).rev().collect()),
             ring,
-            buffers: Mapping::new(stride * count)?,
-            stride,
+            buffers: Mapping::new((len + GAP) * count)?,
+            len,
             payload,
             holders: vec![Cell::new(0); count].into_boxed_slice(),
             unheld: Cell::new(count),
             claimed: Cell::new(0),
         };
+        if cfg!(debug_assertions) {
+            (0..last).for_each(|id| memory.plant(id.into()));
+        }
         let pool = Self { memory: Rc::new(memory) };
         pool.refill();
         Ok(pool)
@@ -113,7 +117,7 @@ impl Pool {
         if count == 0 {
             return;
         }
-        let len = u32::try_from(self.memory.stride).expect("the builder bounds buffers");
+        let len = u32::try_from(self.memory.len).expect("the builder bounds buffers");
         // The warmest last on the shelf, first to the kernel.
         let rest = shelf.len() - count;
         let buffers = shelf.drain(rest..).rev();
@@ -205,15 +209,46 @@ impl Memory {
         // SAFETY: the bytes are mapped as long as `self` lives and were zeroed when mapped. The
         // kernel writes them again only after the last share was dropped, and a share with others
         // beside it is never written to: see `deref_mut`.
-        unsafe { std::slice::from_raw_parts(self.address(id), self.stride) }
+        unsafe { std::slice::from_raw_parts(self.address(id), self.len) }
     }
 
     #[inline]
     fn address(&self, id: u32) -> *mut u8 {
-        let offset = id as usize * self.stride;
-        assert!(offset + self.stride <= self.buffers.len());
+        let offset = id as usize * (self.len + GAP);
+        assert!(offset + self.len + GAP <= self.buffers.len());
         // SAFETY: the offset lies inside the mapping, as just asserted.
         unsafe { self.buffers.start().as_ptr().add(offset) }
+    }
+
+    /// Where the gap behind a buffer starts.
+    fn gap(&self, id: u32) -> *mut [u8; GAP] {
+        // SAFETY: the buffer and the gap behind it lie inside the mapping, as `address` asserts.
+        unsafe { self.address(id).add(self.len).cast() }
+    }
+
+    /// Before anybody else has the memory.
+    fn plant(&self, id: u32) {
+        // SAFETY: mapped and zeroed, and nobody else's: no buffer reaches into the gap.
+        canary::plant(unsafe { &mut *self.gap(id) });
+    }
+
+    /// Looks whether a buffer was written to past its end, in debug builds.
+    #[inline]
+    fn check(&self, id: u32) {
+        if cfg!(debug_assertions) {
+            // SAFETY: mapped as long as `self` lives, and written by `plant` alone, before the
+            // kernel or a `Buffer` had any of it: no buffer reaches into the gap.
+            canary::check(id, unsafe { &*self.gap(id) });
+        }
+    }
+}
+
+impl Drop for Memory {
+    /// The buffers that were never filled have not been looked at.
+    fn drop(&mut self) {
+        if cfg!(debug_assertions) {
+            (0..self.holders.len()).for_each(|id| self.check(id as u32));
+        }
     }
 }
 
@@ -268,7 +303,7 @@ impl DerefMut for Buffer {
         let memory = &self.memory;
         // SAFETY: as in `bytes`; and `&mut self` is the only way to this buffer's bytes, because
         // there is no other share.
-        unsafe { std::slice::from_raw_parts_mut(memory.address(self.id), memory.stride) }
+        unsafe { std::slice::from_raw_parts_mut(memory.address(self.id), memory.len) }
     }
 }
 
@@ -278,6 +313,7 @@ impl Drop for Buffer {
         let left = self.holders().get() - 1;
         self.holders().set(left);
         if left == 0 {
+            self.memory.check(self.id);
             self.memory.unheld.set(self.memory.unheld.get() + 1);
             self.memory.shelf.borrow_mut().push(self.id as u16);
         }
@@ -363,6 +399,9 @@ impl Drop for Spilled {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
     use super::*;
 
     fn held(pool: &Pool, id: u16) -> Buffer {
@@ -456,6 +495,76 @@ mod tests {
         drop(pool);
         assert!(buffer.iter().all(|&byte| byte == 0));
         assert!(buffer.len() >= 100 + BUFFER_OVERHEAD);
+    }
+
+    /// Runs `body` in a process of its own, this test started again alone, which `body` ends by an
+    /// abort. Gives what it said.
+    fn said_before_it_aborted(test: &str, body: impl FnOnce()) -> String {
+        const CHILD: &str = "EBBTIDE_TEST_CHILD";
+        if std::env::var_os(CHILD).is_some() {
+            body();
+            panic!("it was to abort");
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let output = child.args([test, "--exact"]).env(CHILD, "").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}: {said}", output.status);
+        said
+    }
+
+    fn write_past(pool: &Pool, id: u16, at: usize) {
+        // SAFETY: the gap is mapped, and no buffer reaches into it.
+        unsafe { (*pool.memory.gap(id.into()))[at] = 7 };
+    }
+
+    /// Fails when nobody looks behind a buffer that comes back.
+    #[test]
+    #[cfg_attr(
+        any(miri, not(debug_assertions)),
+        ignore = "there are canaries in debug builds only"
+    )]
+    fn a_byte_past_a_buffer_is_told_when_the_buffer_comes_back() {
+        let name = "buffer::pool::tests::a_byte_past_a_buffer_is_told_when_the_buffer_comes_back";
+        let said = said_before_it_aborted(name, || {
+            let pool = Pool::new(3, 100, FilledBy::Kernel).unwrap();
+            let buffer = held(&pool, 1);
+            let share = buffer.share();
+            write_past(&pool, 1, 0);
+            drop(buffer);
+            // What the end of the pool would find does not count.
+            let _never_ended = ManuallyDrop::new(pool);
+            drop(share);
+        });
+        assert!(said.contains("the memory behind buffer 1 of a pool was written to"), "{said}");
+        assert!(said.contains("from byte 0 to byte 0 past its end"), "{said}");
+        assert!(said.contains(name), "{said}");
+    }
+
+    /// Fails when nobody looks behind the buffers that were never filled.
+    #[test]
+    #[cfg_attr(
+        any(miri, not(debug_assertions)),
+        ignore = "there are canaries in debug builds only"
+    )]
+    fn a_byte_past_a_buffer_is_told_when_the_pool_goes() {
+        let name = "buffer::pool::tests::a_byte_past_a_buffer_is_told_when_the_pool_goes";
+        let said = said_before_it_aborted(name, || {
+            let pool = Pool::new(3, 100, FilledBy::Driver).unwrap();
+            write_past(&pool, 2, 63);
+            drop(pool);
+        });
+        assert!(said.contains("the memory behind buffer 2 of a pool was written to"), "{said}");
+    }
+
+    /// Fails when the gap is taken for a part of the buffer.
+    #[test]
+    fn a_buffer_may_be_filled_to_its_last_byte() {
+        let pool = Pool::new(2, 100, FilledBy::Driver).unwrap();
+        let mut buffers = [pool.take_free().unwrap(), pool.take_free().unwrap()];
+        for buffer in &mut buffers {
+            assert_eq!(buffer.len(), 2 * BUFFER_OVERHEAD);
+            buffer.fill(7);
+        }
     }
 
     #[test]

@@ -62,9 +62,10 @@ pub struct Wakes {
 }
 
 impl Wakes {
-    /// Wakes `waker` later.
-    pub fn wake(&mut self, waker: Waker) {
-        self.wakers.push(waker);
+    /// Wakes whoever is to be woken later.
+    #[inline]
+    pub fn wake(&mut self, waker: impl IntoIterator<Item = Waker>) {
+        self.wakers.extend(waker);
     }
 
     /// Drops `value` later.
