@@ -10,7 +10,7 @@
 //! 6 end       drop the tasks; cancel and reap whatever is left; close sockets, pool and ring
 //! ```
 //!
-//! [`empty_sockets`] is steps 1 to 4, takes no await and runs no user code; [`drain`] adds step 5;
+//! [`seal_sockets`] is steps 1 to 4, takes no await and runs no user code; [`drain`] adds step 5;
 //! [`Runtime::shutdown`](crate::Runtime::shutdown) adds step 6. The order of 3 and 4 keeps the
 //! queue's order, and only after 1 does the end of 4 mean anything.
 //!
@@ -104,7 +104,7 @@ impl Handle {
     }
 }
 
-/// Seals, empties and delivers every datagram socket of the runtime that is open now.
+/// Seals every datagram socket of the runtime that is open now.
 ///
 /// When it returns, every datagram that was queued before the seal has been handed to a receiver,
 /// or the deadline of the policy has passed and the report counts what is left. The program goes
@@ -158,7 +158,7 @@ pub struct Draining {
 enum State {
     /// Nothing was done yet. `None`: the runtime of the thread that polls.
     Start { handle: Option<Handle> },
-    /// Steps 1 to 4 are done; receivers take what is in the inboxes.
+    /// Steps 1 to 4 are done; receivers take what was queued.
     Delivering(Delivery),
 }
 
@@ -167,7 +167,7 @@ struct Delivery {
     handle: Handle,
     started: Instant,
     sockets: usize,
-    emptied: Emptied,
+    sealed: Sealed,
     /// Sockets that were given up, as far as has been read.
     given_up: usize,
     deadline: Sleep,
@@ -194,13 +194,13 @@ impl Delivery {
     fn start(handle: Handle, policy: Drain) -> Self {
         let started = clock::now();
         let sockets = handle.ledger().open();
-        let emptied = empty_sockets(&handle, &sockets, policy.quiesce);
+        let sealed = seal_sockets(&handle, &sockets, policy.quiesce);
         handle.ledger().drain_started();
         Self {
             started,
             sockets: sockets.len(),
-            given_up: emptied.given_up,
-            emptied,
+            given_up: sealed.given_up,
+            sealed,
             deadline: sleep(policy.deadline),
             quiescences: handle.ledger().quiescences(),
             handle,
@@ -236,7 +236,7 @@ impl Delivery {
 
     /// How many sockets were not read to the end of their queue.
     fn unread(&self) -> usize {
-        self.emptied.not_reaped + self.given_up
+        self.sealed.not_reaped + self.given_up
     }
 
     fn report(&self, outcome: DrainOutcome) -> DrainReport {
@@ -246,7 +246,7 @@ impl Delivery {
             sockets: self.sockets,
             stats: ledger.stats(),
             undelivered: ledger.undelivered() as u64,
-            unsealed: self.emptied.unsealed,
+            unsealed: self.sealed.unsealed,
             unread: self.unread(),
             unfinished: self.handle.unfinished(),
             tasks_dropped: 0,
@@ -266,7 +266,7 @@ impl Drop for Delivery {
 
 /// What steps 1 to 4 could not do.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Emptied {
+pub(crate) struct Sealed {
     /// Sockets that the kernel refused to seal.
     pub(crate) unsealed: usize,
     /// Sockets that could not be read.
@@ -280,11 +280,11 @@ pub(crate) struct Emptied {
 ///
 /// To wait for senders, the receives are ended first, so that the sockets can be read meanwhile
 /// without depending on the pool; what the seal then finds queued is what arrived last.
-pub(crate) fn empty_sockets(
+pub(crate) fn seal_sockets(
     handle: &Handle,
     sockets: &[Rc<dyn Drainable>],
     quiesce: bool,
-) -> Emptied {
+) -> Sealed {
     let mut wakes = Wakes::default();
     let unsealed;
     if quiesce {
@@ -299,7 +299,7 @@ pub(crate) fn empty_sockets(
     let given_up = read_first(sockets, &mut wakes);
     wakes.run();
     let not_reaped = sockets.iter().filter(|socket| !socket.is_reaped()).count();
-    Emptied { unsealed, given_up, not_reaped }
+    Sealed { unsealed, given_up, not_reaped }
 }
 
 /// Step 1. Returns how many sockets the kernel refused to seal.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use crate::buffer::Pool;
-use crate::drain::empty_sockets;
+use crate::drain::seal_sockets;
 use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
@@ -136,18 +136,18 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// If the kernel refuses to seal it: it is emptied as far as a bound allows all the same. If it
-    /// could not be read to the end of its queue: it may be emptied again.
-    pub fn empty_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
-        let emptied = empty_sockets(&self.handle, &[socket], false);
-        if emptied.not_reaped + emptied.given_up > 0 {
+    /// If the kernel refuses to seal it: it is read as far as a bound allows all the same. If it
+    /// could not be read: it may be sealed again.
+    pub fn seal_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
+        let sealed = seal_sockets(&self.handle, &[socket], false);
+        if sealed.not_reaped + sealed.given_up > 0 {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the socket could not be read to the end of its queue: the kernel does not give its \
                  receive back, for want of memory, or reading it only fails; drain it again",
             ));
         }
-        if emptied.unsealed > 0 {
+        if sealed.unsealed > 0 {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 "the kernel refuses to seal the socket (its filter is locked): \

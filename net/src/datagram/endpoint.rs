@@ -366,7 +366,7 @@ impl Endpoint {
     /// Steps 1 to 4 of the drain for this socket alone.
     pub(crate) fn drain(self: &Rc<Self>) -> io::Result<()> {
         match self.life.get() {
-            Life::Open => self.port.empty_socket(Rc::clone(self) as Rc<dyn Drainable>),
+            Life::Open => self.port.seal_socket(Rc::clone(self) as Rc<dyn Drainable>),
             Life::Closed | Life::Ended { .. } => Ok(()),
         }
     }

@@ -15,7 +15,7 @@ use std::ptr;
 use super::message::{Copied, Filled, HEADER_LEN, Header, Layout, ReceivedMessage};
 use crate::buffer::{Buffer, Outside, Pool};
 
-/// Messages that one call reads at most: as many as a ring delivers in one enter.
+/// Messages that one call reads at most.
 pub const READ_BATCH: usize = 64;
 
 /// Bytes of messages that share a block of memory, which stays as long as a receiver keeps any of

@@ -1,10 +1,10 @@
 //! The driver without io_uring: edge-triggered epoll, and the retry until `EAGAIN` under the hood.
 //!
 //! It answers the same questions as the ring, with the same completions. A descriptor that becomes
-//! ready joins the end of a queue, which is served round-robin: each time up to [`READ_BATCH`]
-//! datagrams of one socket, until `EAGAIN` takes it out; between the rounds `epoll_wait` with a
-//! zero timeout lets new readiness join. An operation is attempted first, and waits for an edge
-//! only after `EAGAIN`, so that no edge can be missed.
+//! ready joins the end of a queue, which is served round-robin: each time up to
+//! [`DATAGRAMS_AT_ONCE`] of one socket, until `EAGAIN` takes it out; between the rounds `epoll_wait`
+//! with a zero timeout lets new readiness join. An operation is attempted first, and waits for an
+//! edge only after `EAGAIN`, so that no edge can be missed.
 
 // UNSAFETY: epoll_wait has no safe form in std.
 #![expect(unsafe_code, reason = "argued above")]
@@ -24,6 +24,9 @@ use super::operation::Submission;
 use super::sink::{Sink, Verdict};
 use super::table::{Finality, Id};
 use crate::buffer::Buffer;
+
+/// Datagrams that a socket gets in its turn: about as many as a ring delivers in one enter.
+const DATAGRAMS_AT_ONCE: usize = 32;
 
 /// Events that one `epoll_wait` can report.
 const EVENTS: usize = 256;
@@ -96,7 +99,7 @@ impl Epoll {
             attempts: VecDeque::new(),
             ended: Vec::new(),
             events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS],
-            buffers: Vec::with_capacity(READ_BATCH),
+            buffers: Vec::with_capacity(DATAGRAMS_AT_ONCE),
             waits: 0,
         };
         let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
@@ -119,7 +122,7 @@ impl Epoll {
         let number = sink.socket().as_raw_fd();
         self.places.insert(id, number);
         let watched = self.watched.entry(number).or_default();
-        watched.receive = Some(Receive { id, sink, wanted: READ_BATCH });
+        watched.receive = Some(Receive { id, sink, wanted: DATAGRAMS_AT_ONCE });
         if watched.registered & libc::EPOLLIN as u32 == 0 {
             self.register(number);
         }
@@ -266,7 +269,7 @@ impl Epoll {
             Ok(count) => {
                 // Twice as many as there were, and one more, which finds out that the queue is
                 // empty without another call.
-                receive.wanted = (2 * count + 1).min(READ_BATCH);
+                receive.wanted = (2 * count + 1).min(DATAGRAMS_AT_ONCE);
                 let mut verdict = Verdict::Keep;
                 for (buffer, len) in self.buffers.drain(..count).zip(lens) {
                     let len = i32::try_from(len).expect("the builder bounds the size of buffers");
