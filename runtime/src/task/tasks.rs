@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 
 use async_task::Runnable;
 use pin_project_lite::pin_project;
@@ -34,8 +34,9 @@ pub(crate) struct Tasks {
 
 /// What is known of a task whose future lives.
 struct Entry {
-    /// For aborting it, and for dropping it at the end.
-    waker: Waker,
+    /// For aborting it, and for dropping it at the end. `None` until it was polled in vain: until
+    /// then it is in the ready queue.
+    waker: Option<Waker>,
     /// True once `abort` was called: the future is dropped instead of polled.
     aborted: bool,
 }
@@ -81,14 +82,12 @@ impl Tasks {
         F: Future + 'static,
         F::Output: 'static,
     {
-        let entry = Entry { waker: Waker::noop().clone(), aborted: false };
-        let key = self.living.borrow_mut().insert(entry);
+        let key = self.living.borrow_mut().insert(Entry { waker: None, aborted: false });
         let living = Living { tasks: Rc::clone(self), key };
         let inbox = Arc::clone(&self.inbox);
         let schedule = move |runnable| schedule(&inbox, runnable);
         let (runnable, task) =
             async_task::spawn_local(Guarded { future: Some(future), living }, schedule);
-        self.living.borrow_mut()[key].waker = runnable.waker();
         if self.closed.get() {
             // Nobody would ever poll it: its handle reports that it was cancelled.
             drop(runnable);
@@ -120,7 +119,7 @@ impl Tasks {
 
     /// Has the future of a living task dropped at its next turn.
     pub(super) fn abort(&self, key: usize) {
-        let waker = self.living.borrow_mut().get_mut(key).map(|entry| {
+        let waker = self.living.borrow_mut().get_mut(key).and_then(|entry| {
             entry.aborted = true;
             entry.waker.clone()
         });
@@ -133,18 +132,26 @@ impl Tasks {
         self.living.borrow()[key].aborted
     }
 
+    /// A task was polled in vain, and waits for `waker`, which is its own.
+    fn waits(&self, key: usize, waker: &Waker) {
+        let known = &mut self.living.borrow_mut()[key].waker;
+        if known.is_none() {
+            *known = Some(waker.clone());
+        }
+    }
+
     /// Drops the futures of all tasks, also of those that the destructors of others spawn. Returns
     /// how many.
     pub(crate) fn drop_all(&self) -> usize {
         self.closed.set(true);
         let mut dropped = 0;
         loop {
-            // A waker makes its task ready, wherever it waits, and a ready task can be dropped.
-            let wakers: Vec<Waker> =
-                self.living.borrow().iter().map(|(_, entry)| entry.waker.clone()).collect();
-            if wakers.is_empty() {
+            if self.living() == 0 {
                 return dropped;
             }
+            // A waker makes its task ready, wherever it waits, and a ready task can be dropped.
+            let wakers: Vec<Waker> =
+                self.living.borrow().iter().filter_map(|(_, entry)| entry.waker.clone()).collect();
             for waker in wakers {
                 waker.wake();
             }
@@ -221,7 +228,11 @@ impl<F: Future> Future for Guarded<F> {
         let future = this.future.as_mut().as_pin_mut().expect("async-task polls no ended task");
         let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
         let output = match polled {
-            Ok(polled) => Ok(Output::new(ready!(polled))),
+            Ok(Poll::Ready(output)) => Ok(Output::new(output)),
+            Ok(Poll::Pending) => {
+                this.living.tasks.waits(this.living.key, cx.waker());
+                return Poll::Pending;
+            }
             Err(panic) => Err(JoinError::panic(panic)),
         };
         // The destructor of a future that ended runs under the same guard as its last poll.
