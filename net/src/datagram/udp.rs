@@ -197,14 +197,17 @@ impl UdpSocket {
     ///
     /// Gives how many of `transmits` were sent whole, which is all of them unless one failed. Its
     /// error comes with the next call, which sends nothing: after an error, go on behind the first.
+    /// Of a transmit of several datagrams ([`Transmit::segment_size`]) that failed, the first ones
+    /// may have been sent.
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send), of the first datagram or of an earlier batch.
+    /// Those of [`send`](Self::send), of the first transmit or of an earlier batch.
     ///
     /// # Cancellation
     ///
-    /// What has found room is sent, in order; the rest is not.
+    /// What has found room is sent, in order; the rest is not. A transmit of several datagrams may
+    /// be sent in part.
     ///
     /// ```
     /// # ebbtide_net::doc_run(async {
@@ -224,11 +227,18 @@ impl UdpSocket {
     }
 
     /// Sends as many of `transmits` as there is room for now; otherwise as
-    /// [`send_batch`](Self::send_batch).
+    /// [`send_batch`](Self::send_batch). Gives how many were sent whole.
+    ///
+    /// The first datagrams of the transmit behind those may have been sent as well, if it is one of
+    /// several ([`Transmit::segment_size`]): the room may end in its middle, and how far it came is
+    /// not told. Whoever sends it again sends these twice. What must not be doubled is given as
+    /// transmits of one datagram each, which leave together where they are alike, or to
+    /// [`send_batch`](Self::send_batch), which waits and goes on where it stopped.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there was room for none; else those of [`send_batch`](Self::send_batch).
+    /// `WouldBlock` if there was room for none as a whole; else those of
+    /// [`send_batch`](Self::send_batch).
     pub fn try_send_batch(&self, transmits: &[Transmit<'_>]) -> io::Result<usize> {
         let mut progress = Progress::default();
         match self.endpoint().try_send_batch(transmits, &mut progress) {
@@ -244,7 +254,7 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send).
+    /// Those of [`send`](Self::send); the first datagrams may have been sent.
     ///
     /// # Cancellation
     ///
