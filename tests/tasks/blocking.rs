@@ -1,0 +1,111 @@
+//! Calls that block, on threads of their own.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use ebbtide::net::UnixDatagram;
+use ebbtide::task::yield_now;
+use ebbtide::{Drain, DrainOutcome, Runtime, spawn, spawn_blocking};
+
+use super::run;
+
+#[test]
+fn a_blocking_call_gives_its_result_or_its_panic() {
+    run(async {
+        assert_eq!(spawn_blocking(|| 6 * 7).await.unwrap(), 42);
+        let error = spawn_blocking(|| panic!("over there")).await.unwrap_err();
+        assert_eq!(error.to_string(), "the task panicked: over there");
+    });
+}
+
+#[test]
+fn many_blocking_calls_end_each_with_its_own_result() {
+    run(async {
+        let calls: Vec<_> = (0..1000).map(|number| spawn_blocking(move || number)).collect();
+        for (number, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.await.unwrap(), number);
+        }
+    });
+}
+
+#[test]
+fn a_blocking_call_starts_while_the_task_holds_the_thread() {
+    run(async {
+        let (started, starts) = mpsc::channel();
+        let call = spawn_blocking(move || started.send(()).unwrap());
+        starts.recv().unwrap();
+        call.await.unwrap();
+    });
+}
+
+/// Fails when the call does not hold up the exit: its task is dropped instead.
+#[test]
+fn the_exit_waits_for_a_blocking_call() {
+    let runtime = Runtime::new().unwrap();
+    let ended = Rc::new(Cell::new(false));
+    runtime.block_on(async {
+        let ended = Rc::clone(&ended);
+        let (go_on, sealed) = mpsc::channel();
+        let (_peer, socket) = UnixDatagram::pair().unwrap();
+        // The call goes on only when the shutdown has begun.
+        spawn(async move {
+            assert!(socket.recv().await.unwrap().is_none());
+            go_on.send(()).unwrap();
+        });
+        spawn(async move {
+            let call = spawn_blocking(move || {
+                sealed.recv().unwrap();
+                thread::sleep(Duration::from_millis(20));
+            });
+            call.await.unwrap();
+            ended.set(true);
+        });
+        yield_now().await;
+    });
+    let report = runtime.shutdown(Drain::default());
+    assert!(ended.get(), "{report}");
+    assert_eq!((report.unfinished, report.tasks_dropped), (0, 0), "{report}");
+    assert_eq!(report.outcome, DrainOutcome::Complete);
+}
+
+#[test]
+fn the_exit_waits_for_a_blocking_call_up_to_the_deadline_only() {
+    let runtime = Runtime::new().unwrap();
+    let (release, released) = mpsc::channel::<()>();
+    let ended = Arc::new(AtomicBool::new(false));
+    runtime.block_on(async {
+        let ended = Arc::clone(&ended);
+        drop(spawn_blocking(move || {
+            let _ = released.recv();
+            ended.store(true, Ordering::SeqCst);
+        }));
+    });
+    let report = runtime.shutdown(Drain::default().deadline(Duration::from_millis(20)));
+    assert!(!ended.load(Ordering::SeqCst));
+    assert_eq!(report.unfinished, 1, "{report}");
+    assert_eq!(report.outcome, DrainOutcome::DeadlinePassed, "{report}");
+    assert!(report.to_string().contains("operations unfinished 1"), "{report}");
+    release.send(()).unwrap();
+}
+
+#[test]
+fn aborting_a_blocking_call_that_runs_has_no_effect() {
+    run(async {
+        let (started, starts) = mpsc::channel();
+        let (release, released) = mpsc::channel();
+        let call = spawn_blocking(move || {
+            started.send(()).unwrap();
+            released.recv().unwrap();
+            "result"
+        });
+        starts.recv().unwrap();
+        call.abort();
+        yield_now().await;
+        release.send(()).unwrap();
+        assert_eq!(call.await.unwrap(), "result");
+    });
+}

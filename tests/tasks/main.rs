@@ -1,0 +1,52 @@
+//! Tasks: join handles as tokio has them, panics that stop at the task, wakes from other threads,
+//! blocking calls, timers, and nobody who starves.
+
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
+mod blocking;
+mod fairness;
+mod join_handles;
+mod panics;
+mod places;
+mod time;
+mod wakes;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+
+use ebbtide::Runtime;
+use ebbtide::task::yield_now;
+
+/// Runs `future` on a runtime of its own.
+fn run<T>(future: impl Future<Output = T>) -> T {
+    Runtime::new().unwrap().block_on(future)
+}
+
+/// A flag that several tasks share.
+fn flag() -> (Rc<Cell<bool>>, Rc<Cell<bool>>) {
+    let flag = Rc::new(Cell::new(false));
+    (Rc::clone(&flag), flag)
+}
+
+/// Sets its flag, or panics, when it is dropped.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Lets other tasks run until `condition` holds.
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..1_000_000 {
+        if condition() {
+            return;
+        }
+        yield_now().await;
+    }
+    panic!("it never came true");
+}
