@@ -388,12 +388,14 @@ impl World {
                 self.note(Event::EndedSpurious);
                 return self.end(user_data, -libc::EAGAIN, 0);
             }
-            let Some(next) = self.sockets[socket].next() else { return };
+            if !self.sockets[socket].is_readable() {
+                return;
+            }
             if delivered == DELIVERIES {
                 self.note(Event::Limit);
                 return self.queues.schedule(user_data);
             }
-            self.take(socket);
+            let Some(next) = self.take(socket) else { return };
             let datagram = match next {
                 Arrival::Error(error) => {
                     self.note(Event::EndedError);
@@ -418,14 +420,15 @@ impl World {
     }
 
     /// The program's side takes what is next on a socket.
-    pub(crate) fn take(&mut self, socket: usize) {
-        if let Some(Arrival::Datagram(datagram)) = self.sockets[socket].next()
+    pub(crate) fn take(&mut self, socket: usize) -> Option<Arrival> {
+        let taken = self.sockets[socket].take()?;
+        if let Arrival::Datagram(datagram) = &taken
             && datagram.payload.len() > self.buffer_size
         {
             self.sockets[socket].ledger.truncated += 1;
         }
-        self.sockets[socket].take();
         self.wake_writers();
+        Some(taken)
     }
 
     /// Ends a request.
@@ -483,6 +486,10 @@ impl World {
     /// There may be room to send: in the queue of a peer, or in a send buffer.
     pub(crate) fn wake_writers(&mut self) {
         for index in 0..self.sockets.len() {
+            let socket = &self.sockets[index];
+            if !socket.send_buffer_blocks && socket.blocked_by.is_empty() {
+                continue;
+            }
             let sockets = &self.sockets;
             let is_full = |target: &usize| sockets[*target].blocks_senders();
             let full: Vec<usize> =
