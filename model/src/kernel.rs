@@ -34,6 +34,9 @@ pub(crate) struct Queues {
     requests: Vec<Request>,
     /// User data of requests that have something to do, which is done only in an enter.
     work: VecDeque<u64>,
+    /// What cancels named that was not in flight. Ids are not used twice: what is submitted later
+    /// was overtaken by its cancel.
+    missed: Vec<u64>,
     /// True exactly while a write to the eventfd was not posted.
     is_signalled: bool,
 }
@@ -91,6 +94,7 @@ impl Queues {
             overflow: VecDeque::new(),
             requests: Vec::new(),
             work: VecDeque::new(),
+            missed: Vec::new(),
             is_signalled: false,
         }
     }
@@ -176,7 +180,7 @@ impl World {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
         let mut count = queued.min(self.queues.submission.len());
-        if count > 0 && self.choices.chance(3) {
+        if count > 0 && self.choices.chance(self.refusals) {
             // No memory for a request: what is not submitted stays queued.
             count = self.choices.below(count);
             if count == 0 {
@@ -260,6 +264,10 @@ impl World {
             self.violate(format!("the id {user_data:#x} was used again while it was in flight"));
             return;
         }
+        if self.queues.missed.contains(&user_data) {
+            self.violate(format!("{user_data:#x} was submitted after what cancels it"));
+            return;
+        }
         let kind = match request {
             entry::Request::Cancel { target } => return self.cancel(user_data, target),
             entry::Request::Receive { descriptor, template, flags } => {
@@ -313,6 +321,7 @@ impl World {
     fn cancel(&mut self, user_data: u64, target: u64) {
         let Some(at) = self.queues.find(target) else {
             self.note(Event::CancelLate);
+            self.queues.missed.push(target);
             self.tell(format_args!("cancel: {target:#x} is not in flight"));
             return self.post_final(user_data, -libc::ENOENT, 0);
         };

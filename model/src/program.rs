@@ -1,14 +1,16 @@
 //! [`Program`]: a random program of sockets and tasks, all of whose decisions follow from the seed.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::panic::resume_unwind;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ebbtide_net::model::waiting;
 use ebbtide_net::{Datagram, DatagramSocket, UdpSocket, UnixDatagram};
 use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::time::sleep;
@@ -21,6 +23,9 @@ use crate::ring::{Handle, udp_address, unix_path};
 use crate::socket::{Arrival, Kind};
 use crate::world::{Sender, Shared};
 
+/// Of a hundred datagrams, how many a program keeps that lets go of any number at once.
+pub(crate) const MOST_KEPT: usize = 50;
+
 /// What a program is made of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
@@ -32,6 +37,8 @@ pub(crate) struct Size {
     pub(crate) moves: usize,
     /// Whether one sender never ends.
     pub(crate) has_flood: bool,
+    /// Of a hundred datagrams, how many tasks keep.
+    pub(crate) keeping: usize,
 }
 
 pub(crate) struct Program {
@@ -40,7 +47,7 @@ pub(crate) struct Program {
     /// For the descriptors of sockets.
     file: File,
     sockets: RefCell<Vec<Member>>,
-    tasks: RefCell<Vec<JoinHandle<()>>>,
+    tasks: RefCell<Vec<Task>>,
     /// Datagrams that the program keeps, and what must be in them.
     held: RefCell<Vec<Held>>,
 }
@@ -68,12 +75,26 @@ impl AnySocket {
         }
     }
 
+    /// How many receivers wait, by its own account.
+    pub(crate) fn waiting(&self) -> usize {
+        match self {
+            Self::Udp(socket) => waiting(socket),
+            Self::Unix(socket) => waiting(socket),
+        }
+    }
+
     fn drain(&self) -> std::io::Result<()> {
         match self {
             Self::Udp(socket) => socket.drain(),
             Self::Unix(socket) => socket.drain(),
         }
     }
+}
+
+struct Task {
+    handle: JoinHandle<()>,
+    /// True once the program has aborted it: what it waits for may be dropped.
+    is_aborted: Rc<Cell<bool>>,
 }
 
 struct Held {
@@ -171,10 +192,18 @@ impl Program {
 
     /// Opens a socket, with senders to it and tasks that receive from it.
     fn open_socket(self: &Rc<Self>) {
+        if let Some((index, socket)) = self.open_alone() {
+            self.populate(index, &socket);
+        }
+    }
+
+    /// Opens a socket that nobody has to do with.
+    fn open_alone(&self) -> Option<(usize, AnySocket)> {
         let kind = if self.chance(50) { Kind::Udp } else { Kind::Unix };
         let capacity = self.one_of(&[2, 5, 20, 80]);
         let Ok(file) = self.file.try_clone() else {
-            return self.world.borrow_mut().violate("there is no descriptor left".into());
+            self.world.borrow_mut().violate("there is no descriptor left".into());
+            return None;
         };
         let handle = Handle::open(&self.world, kind, capacity, file);
         let index = handle.index();
@@ -185,26 +214,37 @@ impl Program {
                 .map(|socket| AnySocket::Unix(Rc::new(socket))),
         };
         // Refused only while the runtime shuts down.
-        let Ok(socket) = opened else { return };
+        let socket = opened.ok()?;
+        let member = Member { index, socket: Some(socket.clone()), has_collector: false };
+        self.sockets.borrow_mut().push(member);
+        Some((index, socket))
+    }
+
+    fn populate(self: &Rc<Self>, index: usize, socket: &AnySocket) {
         for _ in 0..self.between(0, 3) {
             self.add_sender(index);
         }
         if self.size.has_flood && self.chance(60) {
             self.add_flood(index);
         }
-        let has_collector = self.chance(75);
-        let member = Member { index, socket: Some(socket.clone()), has_collector };
-        self.sockets.borrow_mut().push(member);
-        if has_collector {
+        if self.chance(75) {
+            self.member(index, |member| member.has_collector = true);
             let slowness = self.one_of(&[0, 0, 10, 30]);
             self.spawn_receiver(
-                &socket,
+                socket,
                 index,
                 Manner { limit: None, panics: false, slowness, way: None },
             );
         }
         for _ in 0..self.below(3) {
-            self.spawn_any_receiver(&socket, index);
+            self.spawn_any_receiver(socket, index);
+        }
+    }
+
+    fn member(&self, index: usize, change: impl FnOnce(&mut Member)) {
+        let mut sockets = self.sockets.borrow_mut();
+        if let Some(member) = sockets.iter_mut().find(|member| member.index == index) {
+            change(member);
         }
     }
 
@@ -234,7 +274,7 @@ impl Program {
                 let program = Rc::clone(self);
                 self.keep_task(spawn(async move {
                     program.pause().await;
-                    program.act().await;
+                    Box::pin(program.act()).await;
                 }));
             }
             1 | 2 => {
@@ -277,27 +317,31 @@ impl Program {
         }
     }
 
-    fn keep_task(&self, task: JoinHandle<()>) {
-        self.tasks.borrow_mut().push(task);
+    fn keep_task(&self, handle: JoinHandle<()>) {
+        self.tasks.borrow_mut().push(Task { handle, is_aborted: Rc::default() });
     }
 
     fn spawn_sender(self: &Rc<Self>) {
         let Some((_, socket)) = self.any_socket() else { return };
         let program = Rc::clone(self);
-        self.keep_task(spawn(async move {
+        let is_aborted = Rc::new(Cell::new(false));
+        let task = Rc::clone(&is_aborted);
+        let handle = spawn(async move {
             for _ in 0..program.below(program.size.datagrams) {
                 let count = program.world.borrow().sockets.len();
                 let target = program.below(count);
-                program.send(&socket, target).await;
+                program.send(&socket, target, &task).await;
                 if program.chance(20) {
                     program.pause().await;
                 }
             }
-        }));
+        });
+        self.tasks.borrow_mut().push(Task { handle, is_aborted });
     }
 
-    /// Sends one datagram from a socket of the program to another, in one of several ways.
-    async fn send(&self, socket: &AnySocket, target: usize) {
+    /// Sends one datagram from a socket of the program to another, in one of several ways. `task`
+    /// is true once the task that sends was aborted.
+    async fn send(&self, socket: &AnySocket, target: usize, task: &Rc<Cell<bool>>) {
         let kind = self.world.borrow().sockets[target].kind;
         let payload = {
             let mut world = self.world.borrow_mut();
@@ -312,7 +356,7 @@ impl Program {
                     let _ = socket.try_send_to(&payload, address);
                     return;
                 }
-                self.give_up_perhaps(impatient, socket.send_to(&payload, address)).await
+                self.tracked(socket.send_to(&payload, address), impatient, task).await
             }
             (AnySocket::Unix(socket), Kind::Unix) => {
                 let path = unix_path(target);
@@ -320,7 +364,7 @@ impl Program {
                     let _ = socket.try_send_to(&payload, path);
                     return;
                 }
-                self.give_up_perhaps(impatient, socket.send_to(&payload, path)).await
+                self.tracked(socket.send_to(&payload, path), impatient, task).await
             }
             _ => return,
         };
@@ -333,18 +377,19 @@ impl Program {
         }
     }
 
-    /// Polls a send; an impatient sender drops it if it has to wait.
-    async fn give_up_perhaps<F: Future>(&self, impatient: bool, send: F) -> Option<F::Output> {
-        let mut send = Box::pin(send);
-        poll_fn(move |cx| match send.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if impatient => {
-                self.note(Event::SendDropped);
-                Poll::Ready(None)
-            }
-            Poll::Pending => Poll::Pending,
-        })
-        .await
+    fn tracked<F: Future>(
+        &self,
+        send: F,
+        is_impatient: bool,
+        is_aborted: &Rc<Cell<bool>>,
+    ) -> TrackedSend<F> {
+        TrackedSend {
+            world: Rc::clone(&self.world),
+            send: Box::pin(send),
+            is_impatient,
+            is_aborted: Rc::clone(is_aborted),
+            is_waiting: false,
+        }
     }
 
     fn any_socket(&self) -> Option<(usize, AnySocket)> {
@@ -369,7 +414,7 @@ impl Program {
 
     /// Does something to the program.
     async fn act(self: &Rc<Self>) {
-        match self.below(12) {
+        match self.below(13) {
             0..2 => self.abort_task(),
             2..4 => self.drop_socket(),
             4 => self.drain_socket(),
@@ -382,6 +427,7 @@ impl Program {
             6..8 => self.release(),
             8 => self.drain_all().await,
             9 => self.check_stats(),
+            10 => self.open_and_let_go().await,
             _ => self.spawn_any(),
         }
     }
@@ -392,22 +438,51 @@ impl Program {
             return;
         }
         let task = &tasks[self.below(tasks.len())];
-        if !task.is_finished() {
+        if !task.handle.is_finished() {
             self.note(Event::Aborted);
-            task.abort();
+            task.is_aborted.set(true);
+            task.handle.abort();
+        }
+    }
+
+    /// Opens more sockets than the submission queue has room for, and lets go of the last of them
+    /// when the kernel was entered once.
+    async fn open_and_let_go(self: &Rc<Self>) {
+        let count = self.between(3, 6);
+        let opened: Vec<_> = (0..count).filter_map(|_| self.open_alone()).collect();
+        yield_now().await;
+        for (index, socket) in opened.into_iter().rev() {
+            match self.below(4) {
+                0 => self.populate(index, &socket),
+                1 => {
+                    self.drain(index, &socket);
+                    self.let_go(index);
+                }
+                _ => {
+                    self.note(Event::SocketsLetGo);
+                    drop(socket);
+                    self.let_go(index);
+                }
+            }
         }
     }
 
     fn drop_socket(&self) {
-        let dropped = {
-            let mut sockets = self.sockets.borrow_mut();
+        let index = {
+            let sockets = self.sockets.borrow();
             if sockets.is_empty() {
                 return;
             }
-            let at = self.below(sockets.len());
-            sockets[at].socket.take().map(|socket| (sockets[at].index, socket))
+            sockets[self.below(sockets.len())].index
         };
-        let Some((index, socket)) = dropped else { return };
+        self.let_go(index);
+    }
+
+    /// The program lets go of a socket; tasks may have it still.
+    fn let_go(&self, index: usize) {
+        let mut dropped = None;
+        self.member(index, |member| dropped = member.socket.take());
+        let Some(socket) = dropped else { return };
         let is_last = match &socket {
             AnySocket::Udp(socket) => Rc::strong_count(socket) == 1,
             AnySocket::Unix(socket) => Rc::strong_count(socket) == 1,
@@ -427,7 +502,12 @@ impl Program {
     }
 
     fn drain_socket(&self) {
-        let Some((index, socket)) = self.any_socket() else { return };
+        if let Some((index, socket)) = self.any_socket() {
+            self.drain(index, &socket);
+        }
+    }
+
+    fn drain(&self, index: usize, socket: &AnySocket) {
         let drained = socket.drain();
         let mut world = self.world.borrow_mut();
         world.note(Event::SocketDrained);
@@ -466,22 +546,25 @@ impl Program {
 
     fn check_stats(&self) {
         let Some((index, socket)) = self.any_socket() else { return };
-        let stats = socket.stats();
+        let (stats, waiting) = (socket.stats(), socket.waiting());
         let mut world = self.world.borrow_mut();
         let ledger = &world.sockets[index].ledger;
+        // Who was served, or has given up, does not wait any more.
+        let is_waited_for = waiting <= ledger.waiting;
         let inbox = stats.received - stats.delivered - stats.discarded;
         let holds = stats.delivered == ledger.delivered
             && stats.received <= ledger.taken
             && inbox <= ledger.undelivered()
-            && stats.errors == ledger.errors_delivered;
+            && stats.errors == ledger.errors_delivered
+            && is_waited_for;
         if !holds && !world.is_broken() {
-            world.violate(format!("socket {index}: {stats:?}"));
+            world.violate(format!("socket {index}: {stats:?}, and {waiting} wait"));
         }
     }
 
     /// A task was handed a datagram, and may want to keep it.
     pub(crate) fn keep<A: Peer>(&self, index: usize, datagram: Datagram<A>) {
-        if !self.chance(15) {
+        if !self.chance(self.size.keeping) {
             return;
         }
         self.note(Event::Held);
@@ -499,7 +582,9 @@ impl Program {
     /// Lets go of some of what is kept.
     fn release(&self) {
         let kept = self.held.borrow().len();
-        for left in 0..self.below(kept + 1) {
+        // Of a program that keeps nearly all, those few are what the pool has.
+        let most = if self.size.keeping > MOST_KEPT { kept.min(3) } else { kept };
+        for left in 0..self.below(most + 1) {
             let at = self.below(kept - left);
             let held = self.held.borrow_mut().swap_remove(at);
             self.check_held(&held);
@@ -544,6 +629,52 @@ impl Program {
 
     pub(crate) fn forget_tasks(&self) {
         self.tasks.take();
+    }
+}
+
+/// A send of the program, which is counted as long as it waits.
+struct TrackedSend<F> {
+    world: Shared,
+    send: Pin<Box<F>>,
+    /// Whether it is dropped if it has to wait.
+    is_impatient: bool,
+    is_aborted: Rc<Cell<bool>>,
+    is_waiting: bool,
+}
+
+impl<F> TrackedSend<F> {
+    fn set_waiting(&mut self, is_waiting: bool) {
+        let waiting = &mut self.world.borrow_mut().sends_waiting;
+        *waiting = *waiting + usize::from(is_waiting) - usize::from(self.is_waiting);
+        self.is_waiting = is_waiting;
+    }
+}
+
+impl<F: Future> Future for TrackedSend<F> {
+    /// `None`: it was dropped.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.send.as_mut().poll(cx);
+        if polled.is_pending() && self.is_impatient {
+            self.world.borrow_mut().note(Event::SendDropped);
+            return Poll::Ready(None);
+        }
+        self.set_waiting(polled.is_pending());
+        polled.map(Some)
+    }
+}
+
+impl<F> Drop for TrackedSend<F> {
+    fn drop(&mut self) {
+        if !self.is_waiting {
+            return;
+        }
+        self.set_waiting(false);
+        if !self.is_aborted.get() {
+            // Nobody lets go of it before its time but the end of the runtime.
+            self.world.borrow_mut().sends_cut += 1;
+        }
     }
 }
 

@@ -54,8 +54,14 @@ pub(crate) struct World {
     pub(crate) errors_left: usize,
     /// Most moves of others between two calls.
     pub(crate) bustle: usize,
+    /// Of a hundred enters, how many submit only a part, or nothing.
+    pub(crate) refusals: usize,
     /// Datagrams that the program holds.
     pub(crate) held: usize,
+    /// Sends of the program that wait for room.
+    pub(crate) sends_waiting: usize,
+    /// Of those, how many the end of the runtime has dropped.
+    pub(crate) sends_cut: usize,
     /// Whether a UDP seal may be refused.
     pub(crate) may_refuse_seals: bool,
     /// Largest payload that a buffer is meant for.
@@ -123,7 +129,10 @@ impl World {
             senders: Vec::new(),
             errors_left: 0,
             bustle: 0,
+            refusals: 0,
             held: 0,
+            sends_waiting: 0,
+            sends_cut: 0,
             may_refuse_seals: false,
             buffer_size: usize::MAX,
             pool: None,
@@ -177,6 +186,9 @@ impl World {
         if stage == Stage::Ending {
             for socket in &mut self.sockets {
                 socket.was_open_at_end = socket.is_open();
+            }
+            if self.sends_waiting > 0 {
+                self.note(Event::EndSendWaits);
             }
         }
     }
