@@ -575,6 +575,13 @@ impl World {
                      or the end is"
                 ));
             }
+            let is_left = socket.is_sealed() && self.queues.receive_of(at).is_none();
+            if is_left && socket.is_readable() && socket.ledger.waiting > 0 {
+                wrong = Some(format!(
+                    "socket {at}: a receiver waits, but {} are queued on the sealed socket",
+                    socket.queued()
+                ));
+            }
             let is_deaf = socket.seal == Seal::Open
                 && socket.is_readable()
                 && self.queues.receive_of(at).is_none()
