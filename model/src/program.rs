@@ -1,30 +1,25 @@
 //! [`Program`]: a random program of sockets and tasks, all of whose decisions follow from the seed.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::panic::resume_unwind;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use ebbtide_net::model::waiting;
-use ebbtide_net::{Datagram, DatagramSocket, UdpSocket, UnixDatagram};
+use ebbtide_net::{UdpSocket, UnixDatagram};
 use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::time::sleep;
 use ebbtide_runtime::{Drain, DrainOutcome, JoinHandle, SocketStats, drain_with, spawn};
 
-use crate::address::Peer;
 use crate::coverage::Event;
-use crate::receiving::{Received, WAYS, Way, receive};
-use crate::ring::{Handle, udp_address, unix_path};
+use crate::holding::Held;
+use crate::receiver::Manner;
+use crate::ring::Handle;
 use crate::socket::{Arrival, Kind};
 use crate::world::{Sender, Shared};
-
-/// Of a hundred datagrams, how many a program keeps that lets go of any number at once.
-pub(crate) const MOST_KEPT: usize = 50;
 
 /// What a program is made of.
 #[derive(Clone, Copy, Debug)]
@@ -42,14 +37,14 @@ pub(crate) struct Size {
 }
 
 pub(crate) struct Program {
-    world: Shared,
-    size: Size,
+    pub(crate) world: Shared,
+    pub(crate) size: Size,
     /// For the descriptors of sockets.
     file: File,
     sockets: RefCell<Vec<Member>>,
-    tasks: RefCell<Vec<Task>>,
+    pub(crate) tasks: RefCell<Vec<Task>>,
     /// Datagrams that the program keeps, and what must be in them.
-    held: RefCell<Vec<Held>>,
+    pub(crate) held: RefCell<Vec<Held>>,
 }
 
 /// A socket of the program.
@@ -91,33 +86,14 @@ impl AnySocket {
     }
 }
 
-struct Task {
-    handle: JoinHandle<()>,
+pub(crate) struct Task {
+    pub(crate) handle: JoinHandle<()>,
     /// True once the program has aborted it: what it waits for may be dropped.
-    is_aborted: Rc<Cell<bool>>,
-}
-
-struct Held {
-    index: usize,
-    datagram: Box<dyn AsRef<[u8]>>,
-    expected: Vec<u8>,
+    pub(crate) is_aborted: Rc<Cell<bool>>,
 }
 
 /// What a panic of a task carries, so that nobody takes it for one of ours.
 pub(crate) struct Expected;
-
-/// How a task that receives goes on.
-#[derive(Clone, Copy, Debug)]
-struct Manner {
-    /// Receives until then; `None`: to the end of the socket.
-    limit: Option<usize>,
-    /// Whether it panics at the limit.
-    panics: bool,
-    /// Of a hundred receives, how many are followed by a pause.
-    slowness: usize,
-    /// The one way in which it receives; `None`: each time another.
-    way: Option<Way>,
-}
 
 impl Program {
     pub(crate) fn new(world: &Shared, size: Size) -> std::io::Result<Rc<Self>> {
@@ -131,27 +107,23 @@ impl Program {
         }))
     }
 
-    pub(crate) fn world(&self) -> &Shared {
-        &self.world
-    }
-
-    fn below(&self, bound: usize) -> usize {
+    pub(crate) fn below(&self, bound: usize) -> usize {
         self.world.borrow_mut().choices.below(bound)
     }
 
-    fn between(&self, least: usize, most: usize) -> usize {
+    pub(crate) fn between(&self, least: usize, most: usize) -> usize {
         self.world.borrow_mut().choices.between(least, most)
     }
 
-    fn one_of<T: Copy>(&self, options: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&self, options: &[T]) -> T {
         self.world.borrow_mut().choices.one_of(options)
     }
 
-    fn chance(&self, percent: usize) -> bool {
+    pub(crate) fn chance(&self, percent: usize) -> bool {
         self.world.borrow_mut().choices.chance(percent)
     }
 
-    fn note(&self, event: Event) {
+    pub(crate) fn note(&self, event: Event) {
         self.world.borrow_mut().note(event);
     }
 
@@ -286,113 +258,11 @@ impl Program {
         }
     }
 
-    fn spawn_any_receiver(self: &Rc<Self>, socket: &AnySocket, index: usize) {
-        let manner = Manner {
-            limit: self.chance(70).then(|| self.below(20)),
-            panics: self.chance(30),
-            slowness: self.one_of(&[0, 10, 50]),
-            way: self.chance(50).then(|| self.one_of(&WAYS)),
-        };
-        let task = self.receiver(socket, index, manner);
-        self.keep_task(task);
-    }
-
-    /// A task that nobody aborts.
-    fn spawn_receiver(self: &Rc<Self>, socket: &AnySocket, index: usize, manner: Manner) {
-        drop(self.receiver(socket, index, manner));
-    }
-
-    fn receiver(
-        self: &Rc<Self>,
-        socket: &AnySocket,
-        index: usize,
-        manner: Manner,
-    ) -> JoinHandle<()> {
-        let program = Rc::clone(self);
-        match socket {
-            AnySocket::Udp(socket) => spawn(receive_all(program, Rc::clone(socket), index, manner)),
-            AnySocket::Unix(socket) => {
-                spawn(receive_all(program, Rc::clone(socket), index, manner))
-            }
-        }
-    }
-
-    fn keep_task(&self, handle: JoinHandle<()>) {
+    pub(crate) fn keep_task(&self, handle: JoinHandle<()>) {
         self.tasks.borrow_mut().push(Task { handle, is_aborted: Rc::default() });
     }
 
-    fn spawn_sender(self: &Rc<Self>) {
-        let Some((_, socket)) = self.any_socket() else { return };
-        let program = Rc::clone(self);
-        let is_aborted = Rc::new(Cell::new(false));
-        let task = Rc::clone(&is_aborted);
-        let handle = spawn(async move {
-            for _ in 0..program.below(program.size.datagrams) {
-                let count = program.world.borrow().sockets.len();
-                let target = program.below(count);
-                program.send(&socket, target, &task).await;
-                if program.chance(20) {
-                    program.pause().await;
-                }
-            }
-        });
-        self.tasks.borrow_mut().push(Task { handle, is_aborted });
-    }
-
-    /// Sends one datagram from a socket of the program to another, in one of several ways. `task`
-    /// is true once the task that sends was aborted.
-    async fn send(&self, socket: &AnySocket, target: usize, task: &Rc<Cell<bool>>) {
-        let kind = self.world.borrow().sockets[target].kind;
-        let payload = {
-            let mut world = self.world.borrow_mut();
-            let empties = world.choices.one_of(&[0, 20]);
-            world.compose(0, empties).payload
-        };
-        let impatient = self.chance(20);
-        let result = match (socket, kind) {
-            (AnySocket::Udp(socket), Kind::Udp) => {
-                let address = udp_address(target);
-                if self.chance(10) {
-                    let _ = socket.try_send_to(&payload, address);
-                    return;
-                }
-                self.tracked(socket.send_to(&payload, address), impatient, task).await
-            }
-            (AnySocket::Unix(socket), Kind::Unix) => {
-                let path = unix_path(target);
-                if self.chance(10) {
-                    let _ = socket.try_send_to(&payload, path);
-                    return;
-                }
-                self.tracked(socket.send_to(&payload, path), impatient, task).await
-            }
-            _ => return,
-        };
-        let Some(Err(error)) = result else { return };
-        let errno = error.raw_os_error();
-        let is_known = matches!(errno, Some(libc::EPIPE | libc::ECONNREFUSED))
-            || error.kind() == std::io::ErrorKind::NotConnected;
-        if !is_known {
-            self.world.borrow_mut().violate(format!("a send failed: {error}"));
-        }
-    }
-
-    fn tracked<F: Future>(
-        &self,
-        send: F,
-        is_impatient: bool,
-        is_aborted: &Rc<Cell<bool>>,
-    ) -> TrackedSend<F> {
-        TrackedSend {
-            world: Rc::clone(&self.world),
-            send: Box::pin(send),
-            is_impatient,
-            is_aborted: Rc::clone(is_aborted),
-            is_waiting: false,
-        }
-    }
-
-    fn any_socket(&self) -> Option<(usize, AnySocket)> {
+    pub(crate) fn any_socket(&self) -> Option<(usize, AnySocket)> {
         let sockets = self.sockets.borrow();
         let open: Vec<(usize, AnySocket)> = sockets
             .iter()
@@ -405,7 +275,7 @@ impl Program {
         Some(open[at].clone())
     }
 
-    async fn pause(&self) {
+    pub(crate) async fn pause(&self) {
         match self.below(3) {
             0 => yield_now().await,
             _ => sleep(Duration::from_millis(self.below(4) as u64)).await,
@@ -563,55 +433,6 @@ impl Program {
         }
     }
 
-    /// A task was handed a datagram, and may want to keep it.
-    pub(crate) fn keep<A: Peer>(&self, index: usize, datagram: Datagram<A>) {
-        if !self.chance(self.size.keeping) {
-            return;
-        }
-        self.note(Event::Held);
-        {
-            let mut world = self.world.borrow_mut();
-            world.held += 1;
-            if world.sockets[index].ledger.is_within_train() {
-                world.note(Event::TrainBegun);
-            }
-        }
-        let expected = datagram.to_vec();
-        self.held.borrow_mut().push(Held { index, datagram: Box::new(datagram), expected });
-    }
-
-    /// Lets go of some of what is kept.
-    fn release(&self) {
-        let kept = self.held.borrow().len();
-        // Of a program that keeps nearly all, those few are what the pool has.
-        let most = if self.size.keeping > MOST_KEPT { kept.min(3) } else { kept };
-        for left in 0..self.below(most + 1) {
-            let at = self.below(kept - left);
-            let held = self.held.borrow_mut().swap_remove(at);
-            self.check_held(&held);
-        }
-    }
-
-    /// Nobody has written to what is kept.
-    fn check_held(&self, held: &Held) {
-        self.world.borrow_mut().held -= 1;
-        if (*held.datagram).as_ref() != held.expected {
-            let mut world = self.world.borrow_mut();
-            world.violate(format!("socket {}: a datagram changed while it was kept", held.index));
-        }
-    }
-
-    /// Lets go of all that is kept, after the end.
-    pub(crate) fn release_all(&self) {
-        let held = self.held.take();
-        if !held.is_empty() {
-            self.note(Event::HeldPastEnd);
-        }
-        for held in &held {
-            self.check_held(held);
-        }
-    }
-
     /// Whether every open socket is received from to its end.
     pub(crate) fn must_complete(&self) -> bool {
         let world = self.world.borrow();
@@ -630,87 +451,5 @@ impl Program {
 
     pub(crate) fn forget_tasks(&self) {
         self.tasks.take();
-    }
-}
-
-/// A send of the program, which is counted as long as it waits.
-struct TrackedSend<F> {
-    world: Shared,
-    send: Pin<Box<F>>,
-    /// Whether it is dropped if it has to wait.
-    is_impatient: bool,
-    is_aborted: Rc<Cell<bool>>,
-    is_waiting: bool,
-}
-
-impl<F> TrackedSend<F> {
-    fn set_waiting(&mut self, is_waiting: bool) {
-        let waiting = &mut self.world.borrow_mut().sends_waiting;
-        *waiting = *waiting + usize::from(is_waiting) - usize::from(self.is_waiting);
-        self.is_waiting = is_waiting;
-    }
-}
-
-impl<F: Future> Future for TrackedSend<F> {
-    /// `None`: it was dropped.
-    type Output = Option<F::Output>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.send.as_mut().poll(cx);
-        if polled.is_pending() && self.is_impatient {
-            self.world.borrow_mut().note(Event::SendDropped);
-            return Poll::Ready(None);
-        }
-        self.set_waiting(polled.is_pending());
-        polled.map(Some)
-    }
-}
-
-impl<F> Drop for TrackedSend<F> {
-    fn drop(&mut self) {
-        if !self.is_waiting {
-            return;
-        }
-        self.set_waiting(false);
-        if !self.is_aborted.get() {
-            // Nobody lets go of it before its time but the end of the runtime.
-            self.world.borrow_mut().sends_cut += 1;
-        }
-    }
-}
-
-/// What a task that receives does.
-async fn receive_all<A: Peer>(
-    program: Rc<Program>,
-    socket: Rc<DatagramSocket<A>>,
-    index: usize,
-    manner: Manner,
-) {
-    let mut received = 0;
-    loop {
-        if manner.limit.is_some_and(|limit| received >= limit) {
-            break;
-        }
-        let way = manner.way.unwrap_or_else(|| program.one_of(&WAYS));
-        match receive(&program, &socket, index, way).await {
-            Received::Some(count) => received += count,
-            // It was not worth the while: it is not asked again without a pause.
-            Received::Nothing => sleep(Duration::from_millis(1)).await,
-            Received::End => return,
-        }
-        if program.chance(manner.slowness) {
-            program.pause().await;
-        }
-        if program.chance(10) {
-            program.release();
-        }
-        if program.world.borrow().is_broken() {
-            return;
-        }
-    }
-    if manner.panics {
-        program.note(Event::Panicked);
-        let last: Box<dyn Any + Send> = Box::new(Expected);
-        resume_unwind(last);
     }
 }

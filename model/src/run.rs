@@ -12,7 +12,8 @@ use ebbtide_runtime::{Drain, DrainOutcome, DrainReport, Runtime};
 
 use crate::choices::Choices;
 use crate::coverage::{Coverage, Event};
-use crate::program::{MOST_KEPT, Program, Size};
+use crate::holding::MOST_KEPT;
+use crate::program::{Program, Size};
 use crate::ring::Ring;
 use crate::socket::{Arrival, Seal};
 use crate::world::{Shared, Stage, World};

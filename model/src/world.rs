@@ -25,9 +25,6 @@ pub(crate) type Shared = Rc<RefCell<World>>;
 const MOST_CALLS: u64 = 400_000;
 const MOST_CALLS_AT_END: u64 = 100_000;
 
-/// Buffers of a pool that is given to the kernel whole.
-const WHOLE_POOL: usize = 64;
-
 /// Bytes to fill payloads with, each another than its neighbours. They are copied from here: to make
 /// them one by one takes an interpreter too long.
 const FILLING: [u8; 1024] = {
@@ -447,35 +444,5 @@ impl World {
             self.eventfd.as_ref().is_some_and(|mut file| file.read(&mut [0; 8]).is_ok());
         self.was_written |= is_written;
         is_written
-    }
-
-    /// When the kernel is entered, all free buffers of a small pool are with it.
-    pub(crate) fn check_provided(&mut self) {
-        let Some(pool) = &self.pool else { return };
-        let (count, free) = (pool.count(), pool.free());
-        let lent = self.buffers.with_program();
-        if count <= WHOLE_POOL && free > count - lent {
-            let of = format!("of {count} buffers the program's side has {lent}");
-            self.violate(format!("{of}, but the pool says that {free} are free"));
-        }
-    }
-
-    /// Compares the pool with what the kernel knows of its buffers.
-    pub(crate) fn check_pool(&mut self) {
-        if let Err(what) = self.buffers.observe() {
-            self.violate(what);
-        }
-        let Some(pool) = &self.pool else { return };
-        let (count, free) = (pool.count(), pool.free());
-        if free > 0 {
-            return;
-        }
-        // What is in the inboxes never takes the last one by itself; of a train that was begun, the
-        // rest counts as held.
-        let begun = self.sockets.iter().filter(|socket| socket.ledger.is_within_train()).count();
-        if self.held + begun == 0 {
-            let of = format!("of {count} buffers none is free");
-            self.violate(format!("{of}, but the program holds none"));
-        }
     }
 }
