@@ -1,10 +1,11 @@
 //! [`Peer`]: which sender of a world an address names.
 
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 
 use ebbtide_net::{Address, DatagramSocket, RecvTrain, UnixAddr};
 
-use crate::socket::FIRST_PORT;
+use crate::socket::{FIRST_PORT, sender_of};
 
 /// The address of a sender.
 pub(crate) trait Peer: Address + 'static {
@@ -27,7 +28,7 @@ impl Peer for SocketAddr {
 
 impl Peer for UnixAddr {
     fn sender(&self) -> Option<u16> {
-        self.as_pathname()?.to_str()?.parse().ok()
+        sender_of(self.as_pathname()?.as_os_str().as_bytes())
     }
 
     fn recv_train(_socket: &DatagramSocket<Self>) -> Option<RecvTrain<'_>> {

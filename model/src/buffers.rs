@@ -7,10 +7,10 @@
 use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use io_uring::types::BufRingEntry;
+
 use crate::entry::Reserved;
 
-/// Bytes of an entry of the ring (`struct io_uring_buf`).
-const ENTRY_LEN: usize = 16;
 /// Where the tail lies: in the reserved field of the first entry.
 const TAIL: usize = 14;
 /// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
@@ -27,6 +27,8 @@ pub(crate) struct Buffers {
     seen: u16,
     /// Who has each buffer, by id.
     holders: Vec<Holder>,
+    /// How many of them are the program's side.
+    with_program: usize,
 }
 
 /// Who has a buffer.
@@ -59,7 +61,7 @@ pub(crate) struct Message<'a> {
 
 impl Buffers {
     pub(crate) fn new() -> Self {
-        Self { address: 0, entries: 0, head: 0, seen: 0, holders: Vec::new() }
+        Self { address: 0, entries: 0, head: 0, seen: 0, holders: Vec::new(), with_program: 0 }
     }
 
     pub(crate) fn register(&mut self, address: u64, entries: u16) {
@@ -68,7 +70,8 @@ impl Buffers {
     }
 
     pub(crate) fn unregister(&mut self) {
-        *self = Self { holders: std::mem::take(&mut self.holders), ..Self::new() };
+        let holders = std::mem::take(&mut self.holders);
+        *self = Self { holders, with_program: self.with_program, ..Self::new() };
     }
 
     pub(crate) fn is_registered(&self) -> bool {
@@ -90,8 +93,12 @@ impl Buffers {
             let Some(holder) = self.holders.get_mut(usize::from(buffer.id)) else {
                 return Err(format!("the buffer {} was provided, which does not exist", buffer.id));
             };
-            if matches!(holder, Holder::Kernel | Holder::Completion) {
-                return Err(format!("the buffer {} was provided twice", buffer.id));
+            match holder {
+                Holder::Kernel | Holder::Completion => {
+                    return Err(format!("the buffer {} was provided twice", buffer.id));
+                }
+                Holder::Program => self.with_program -= 1,
+                Holder::Nobody => {}
             }
             *holder = Holder::Kernel;
         }
@@ -136,11 +143,12 @@ impl Buffers {
     /// The completion that says that the buffer `id` was filled is taken.
     pub(crate) fn hand_over(&mut self, id: u16) {
         self.holders[usize::from(id)] = Holder::Program;
+        self.with_program += 1;
     }
 
     /// How many buffers the program's side has.
     pub(crate) fn with_program(&self) -> usize {
-        self.holders.iter().filter(|holder| **holder == Holder::Program).count()
+        self.with_program
     }
 
     fn tail(&self) -> u16 {
@@ -151,25 +159,23 @@ impl Buffers {
 
     fn entry(&self, at: u16) -> Buffer {
         let index = usize::from(at & (self.entries - 1));
-        let entry: *const [u8; TAIL] =
-            ptr::with_exposed_provenance(self.address + index * ENTRY_LEN);
+        let at = self.address + index * size_of::<BufRingEntry>();
+        let entry: *const BufRingEntry = ptr::with_exposed_provenance(at);
         // SAFETY: `index` is below `entries`, the ring is mapped as long as it is registered, and
-        // the program's side does not touch entries below the tail.
-        let bytes = unsafe { entry.read() };
-        let address = u64::from_ne_bytes(std::array::from_fn(|at| bytes[at]));
-        let len = u32::from_ne_bytes(std::array::from_fn(|at| bytes[8 + at]));
-        let id = u16::from_ne_bytes([bytes[12], bytes[13]]);
-        Buffer { id, address: address as usize, len: len as usize }
+        // the program's side does not touch entries below the tail, nor the tail while the model
+        // runs, which is on the same thread.
+        let entry = unsafe { &*entry };
+        Buffer { id: entry.bid(), address: entry.addr() as usize, len: entry.len() as usize }
     }
 }
 
 /// The header that multishot recvmsg writes.
 pub(crate) fn header(name: usize, control: usize, payload: usize, flags: i32) -> [u8; HEADER_LEN] {
     let mut bytes = [0; HEADER_LEN];
-    let fields = [name as u32, control as u32, payload as u32, flags.cast_unsigned()];
-    for (chunk, field) in bytes.chunks_exact_mut(4).zip(fields) {
-        chunk.copy_from_slice(&field.to_ne_bytes());
-    }
+    bytes[..4].copy_from_slice(&(name as u32).to_ne_bytes());
+    bytes[4..8].copy_from_slice(&(control as u32).to_ne_bytes());
+    bytes[8..12].copy_from_slice(&(payload as u32).to_ne_bytes());
+    bytes[12..].copy_from_slice(&flags.to_ne_bytes());
     bytes
 }
 

@@ -82,6 +82,7 @@ events! {
     SocketOpenedLate = "sockets opened in the middle",
     ProgramDrained = "drains in the middle",
     SendDropped = "sends dropped while they waited for room",
+    SocketsLetGo = "sockets let go of while their receives were hardly submitted",
     // Ends.
     EndShutdown = "ends by shutdown",
     EndStop = "ends by stop",
@@ -89,6 +90,7 @@ events! {
     EndPanic = "ends by a panic that unwinds through the runtime",
     DeadlineZero = "ends with a deadline of zero",
     DeadlinePassed = "ends whose deadline passed",
+    EndSendWaits = "ends that began while a send waited for room",
     Complete = "ends that were complete",
     Unclaimed = "ends with datagrams that nobody claimed",
     MustComplete = "ends that had to be complete",

@@ -34,6 +34,25 @@ pub(crate) enum Request {
     },
 }
 
+/// The fields of an entry, as the kernel reads them. A whole one is read at once: an interpreter
+/// takes long over single bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Fields {
+    opcode: u8,
+    flags: u8,
+    priority: u16,
+    descriptor: i32,
+    offset: u64,
+    /// Of a template; of a cancel, the target.
+    address: u64,
+    len: u32,
+    /// Those of the operation: of a message, or the events of a poll.
+    operation: u32,
+    user_data: u64,
+    rest: [u64; 3],
+}
+
 const OPCODE_POLL_ADD: u8 = 6;
 const OPCODE_RECVMSG: u8 = 10;
 const OPCODE_ASYNC_CANCEL: u8 = 14;
@@ -47,27 +66,27 @@ const POLL_ADD_MULTI: u32 = 1 << 0;
 impl Entry {
     /// Reads an entry. The error says what of it the model does not know.
     pub(crate) fn read(entry: &squeue::Entry) -> Result<Self, String> {
-        const { assert!(size_of::<squeue::Entry>() == 64) }
+        const { assert!(size_of::<squeue::Entry>() == 64 && size_of::<Fields>() == 64) }
         // SAFETY: `Entry` is `repr(C)` around the kernel's structure of 64 bytes, all of which the
-        // crate has initialized, by zeroing them first.
-        let bytes: [u8; 64] = unsafe { ptr::from_ref(entry).cast::<[u8; 64]>().read() };
-        let user_data = u64_at(&bytes, 32);
-        let descriptor = u32_at(&bytes, 4).cast_signed();
-        let request = match bytes[0] {
+        // crate has initialized, by zeroing them first; every field of `Fields` takes any bytes,
+        // and `read_unaligned` asks for no alignment.
+        let fields = unsafe { ptr::from_ref(entry).cast::<Fields>().read_unaligned() };
+        let Fields { user_data, descriptor, .. } = fields;
+        let request = match fields.opcode {
             OPCODE_RECVMSG => {
-                let is_multishot = u16_at(&bytes, 2) & RECV_MULTISHOT != 0;
-                if !is_multishot || bytes[1] & BUFFER_SELECT == 0 {
+                let is_multishot = fields.priority & RECV_MULTISHOT != 0;
+                if !is_multishot || fields.flags & BUFFER_SELECT == 0 {
                     return Err("a recvmsg that is no multishot into provided buffers".into());
                 }
-                let flags = u32_at(&bytes, 28).cast_signed();
-                Request::Receive { descriptor, template: u64_at(&bytes, 16), flags }
+                let flags = fields.operation.cast_signed();
+                Request::Receive { descriptor, template: fields.address, flags }
             }
             OPCODE_POLL_ADD => Request::Poll {
                 descriptor,
-                events: u32_at(&bytes, 28),
-                multi: u32_at(&bytes, 24) & POLL_ADD_MULTI != 0,
+                events: fields.operation,
+                multi: fields.len & POLL_ADD_MULTI != 0,
             },
-            OPCODE_ASYNC_CANCEL => Request::Cancel { target: u64_at(&bytes, 16) },
+            OPCODE_ASYNC_CANCEL => Request::Cancel { target: fields.address },
             opcode => return Err(format!("an entry with the opcode {opcode}")),
         };
         Ok(Self { user_data, request })
@@ -88,18 +107,6 @@ pub(crate) fn read_template(address: u64) -> Reserved {
     // completion of the receive that names it.
     let template = unsafe { template.read() };
     Reserved { name: template.msg_namelen as usize, control: template.msg_controllen }
-}
-
-fn u16_at(bytes: &[u8; 64], at: usize) -> u16 {
-    u16::from_ne_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8; 64], at: usize) -> u32 {
-    u32::from_ne_bytes(std::array::from_fn(|index| bytes[at + index]))
-}
-
-fn u64_at(bytes: &[u8; 64], at: usize) -> u64 {
-    u64::from_ne_bytes(std::array::from_fn(|index| bytes[at + index]))
 }
 
 #[cfg(test)]

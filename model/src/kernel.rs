@@ -5,24 +5,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use crate::buffers::{Buffers, Message};
 use crate::coverage::Event;
 use crate::entry::{self, Entry, Reserved};
-use crate::socket::{Arrival, Seal, name_of};
 use crate::world::World;
 
 /// `IORING_CQE_F_BUFFER` and `IORING_CQE_F_MORE`.
-const HAS_BUFFER: u32 = 1 << 0;
-const MORE: u32 = 1 << 1;
+pub(crate) const HAS_BUFFER: u32 = 1 << 0;
+pub(crate) const MORE: u32 = 1 << 1;
 /// Where the id of the buffer lies in the flags of a completion.
-const BUFFER_SHIFT: u32 = 16;
-
-/// Datagrams that one visit delivers to a receive: one, and 32 more tries.
-const DELIVERIES: usize = 33;
-
-/// The time that the runtime waits for a single completion of what it cancelled, and does not see
-/// to anything else meanwhile.
-const REAP_STEP: Duration = Duration::from_millis(100);
+pub(crate) const BUFFER_SHIFT: u32 = 16;
 
 /// The two queues of a ring, and what is in flight between them.
 pub(crate) struct Queues {
@@ -31,11 +22,14 @@ pub(crate) struct Queues {
     submission: VecDeque<Entry>,
     completion: VecDeque<Completion>,
     overflow: VecDeque<Completion>,
-    requests: Vec<Request>,
+    pub(crate) requests: Vec<Request>,
     /// User data of requests that have something to do, which is done only in an enter.
     work: VecDeque<u64>,
+    /// What cancels named that was not in flight. Ids are not used twice: what is submitted later
+    /// was overtaken by its cancel.
+    missed: Vec<u64>,
     /// True exactly while a write to the eventfd was not posted.
-    is_signalled: bool,
+    pub(crate) is_signalled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +46,15 @@ impl Completion {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Request {
-    user_data: u64,
-    kind: Kind,
+pub(crate) struct Request {
+    pub(crate) user_data: u64,
+    pub(crate) kind: Kind,
     /// True once a cancel was carried out: what comes is the final completion.
     is_cancelled: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Receive {
         socket: usize,
         reserved: Reserved,
@@ -76,7 +70,7 @@ enum Kind {
 
 /// Whether a completion found room.
 #[derive(PartialEq, Eq)]
-enum Posted {
+pub(crate) enum Posted {
     Yes,
     No,
 }
@@ -91,6 +85,7 @@ impl Queues {
             overflow: VecDeque::new(),
             requests: Vec::new(),
             work: VecDeque::new(),
+            missed: Vec::new(),
             is_signalled: false,
         }
     }
@@ -124,13 +119,13 @@ impl Queues {
         self.work.retain(|waiting| *waiting != user_data);
     }
 
-    fn schedule(&mut self, user_data: u64) {
+    pub(crate) fn schedule(&mut self, user_data: u64) {
         if !self.work.contains(&user_data) {
             self.work.push_back(user_data);
         }
     }
 
-    fn receive_of(&self, socket: usize) -> Option<u64> {
+    pub(crate) fn receive_of(&self, socket: usize) -> Option<u64> {
         let is_it = |request: &&Request| matches!(request.kind, Kind::Receive { socket: of, .. } if of == socket);
         self.requests.iter().find(is_it).map(|request| request.user_data)
     }
@@ -176,7 +171,7 @@ impl World {
             return Err(io::Error::from_raw_os_error(libc::EBUSY));
         }
         let mut count = queued.min(self.queues.submission.len());
-        if count > 0 && self.choices.chance(3) {
+        if count > 0 && self.choices.chance(self.refusals) {
             // No memory for a request: what is not submitted stays queued.
             count = self.choices.below(count);
             if count == 0 {
@@ -260,6 +255,10 @@ impl World {
             self.violate(format!("the id {user_data:#x} was used again while it was in flight"));
             return;
         }
+        if self.queues.missed.contains(&user_data) {
+            self.violate(format!("{user_data:#x} was submitted after what cancels it"));
+            return;
+        }
         let kind = match request {
             entry::Request::Cancel { target } => return self.cancel(user_data, target),
             entry::Request::Receive { descriptor, template, flags } => {
@@ -313,6 +312,7 @@ impl World {
     fn cancel(&mut self, user_data: u64, target: u64) {
         let Some(at) = self.queues.find(target) else {
             self.note(Event::CancelLate);
+            self.queues.missed.push(target);
             self.tell(format_args!("cancel: {target:#x} is not in flight"));
             return self.post_final(user_data, -libc::ENOENT, 0);
         };
@@ -370,66 +370,8 @@ impl World {
         }
     }
 
-    /// Delivers to a multishot receive, until there is nothing more, or it ends.
-    fn receive(&mut self, user_data: u64, socket: usize, reserved: Reserved, true_length: bool) {
-        for delivered in 0..=DELIVERIES {
-            // First a buffer, then a look at the socket: without a buffer it ends in any case.
-            let Some(buffer) = self.buffers.next() else {
-                self.note(match self.sockets[socket].queued() {
-                    0 => Event::ArmedNoBuffer,
-                    _ => Event::EndedNoBuffer,
-                });
-                return self.end(user_data, -libc::ENOBUFS, 0);
-            };
-            if !Buffers::holds(buffer, reserved) {
-                return self.end(user_data, -libc::EFAULT, 0);
-            }
-            if self.choices.chance(1) {
-                self.note(Event::EndedSpurious);
-                return self.end(user_data, -libc::EAGAIN, 0);
-            }
-            let Some(next) = self.sockets[socket].next() else { return };
-            if delivered == DELIVERIES {
-                self.note(Event::Limit);
-                return self.queues.schedule(user_data);
-            }
-            self.take(socket);
-            let datagram = match next {
-                Arrival::Error(error) => {
-                    self.note(Event::EndedError);
-                    return self.end(user_data, -error, 0);
-                }
-                Arrival::Datagram(datagram) => datagram,
-            };
-            let name = name_of(self.sockets[socket].kind, datagram.sender);
-            let control = datagram.control();
-            let message = Message { name: &name, control: &control, payload: &datagram.payload };
-            let result = self.buffers.fill(buffer, reserved, &message, true_length);
-            let flags = HAS_BUFFER | u32::from(buffer.id) << BUFFER_SHIFT;
-            if datagram.payload.is_empty() {
-                self.note(Event::EndedEmpty);
-                return self.end(user_data, result, flags);
-            }
-            if self.post(Completion { user_data, result, flags: flags | MORE }) == Posted::No {
-                self.note(Event::EndedFull);
-                return self.end(user_data, result, flags);
-            }
-        }
-    }
-
-    /// The program's side takes what is next on a socket.
-    pub(crate) fn take(&mut self, socket: usize) {
-        if let Some(Arrival::Datagram(datagram)) = self.sockets[socket].next()
-            && datagram.payload.len() > self.buffer_size
-        {
-            self.sockets[socket].ledger.truncated += 1;
-        }
-        self.sockets[socket].take();
-        self.wake_writers();
-    }
-
     /// Ends a request.
-    fn end(&mut self, user_data: u64, result: i32, flags: u32) {
+    pub(crate) fn end(&mut self, user_data: u64, result: i32, flags: u32) {
         self.queues.remove(user_data);
         self.post_final(user_data, result, flags);
     }
@@ -445,7 +387,7 @@ impl World {
     }
 
     /// Posts a completion, if there is room and none waits for room already.
-    fn post(&mut self, completion: Completion) -> Posted {
+    pub(crate) fn post(&mut self, completion: Completion) -> Posted {
         let is_full = self.queues.completion.len() >= self.queues.completion_entries;
         if is_full || self.queues.has_overflowed() {
             return Posted::No;
@@ -471,124 +413,5 @@ impl World {
             self.buffers.hand_over(id);
         }
         Some(completion)
-    }
-
-    /// A socket has something to receive.
-    pub(crate) fn wake_receive(&mut self, socket: usize) {
-        if let Some(user_data) = self.queues.receive_of(socket) {
-            self.queues.schedule(user_data);
-        }
-    }
-
-    /// There may be room to send: in the queue of a peer, or in a send buffer.
-    pub(crate) fn wake_writers(&mut self) {
-        for index in 0..self.sockets.len() {
-            let sockets = &self.sockets;
-            let is_full = |target: &usize| sockets[*target].blocks_senders();
-            let full: Vec<usize> =
-                sockets[index].blocked_by.iter().copied().filter(is_full).collect();
-            let socket = &mut self.sockets[index];
-            let was_blocked = socket.send_buffer_blocks || socket.blocked_by.len() > full.len();
-            if socket.send_buffer_full || !was_blocked {
-                continue;
-            }
-            socket.blocked_by = full;
-            socket.send_buffer_blocks = false;
-            // For a wait that begins only now.
-            socket.room_came = true;
-            let is_of_it = |request: &&Request| request.kind == Kind::Room { socket: index };
-            let rooms: Vec<u64> =
-                self.queues.requests.iter().filter(is_of_it).map(|room| room.user_data).collect();
-            for user_data in rooms {
-                self.queues.schedule(user_data);
-            }
-        }
-    }
-
-    /// A wait for room begins.
-    fn begin_room(&mut self, user_data: u64, index: usize) {
-        let socket = &mut self.sockets[index];
-        let is_blocked = socket.send_buffer_blocks || !socket.blocked_by.is_empty();
-        if std::mem::take(&mut socket.room_came) || !is_blocked {
-            self.end_room(user_data);
-        }
-    }
-
-    fn end_room(&mut self, user_data: u64) {
-        self.note(Event::RoomCame);
-        self.end(user_data, i32::from(libc::POLLOUT), 0);
-    }
-
-    /// The eventfd was written to.
-    pub(crate) fn wake_watch(&mut self) {
-        self.queues.is_signalled = true;
-        let watch = self.queues.requests.iter().find(|request| request.kind == Kind::Watch);
-        if let Some(user_data) = watch.map(|watch| watch.user_data) {
-            self.queues.schedule(user_data);
-        }
-    }
-
-    fn post_wakeup(&mut self, user_data: u64) {
-        if !std::mem::take(&mut self.queues.is_signalled) {
-            return;
-        }
-        self.note(Event::Woken);
-        let flags = MORE;
-        let result = i32::from(libc::POLLIN);
-        if self.post(Completion { user_data, result, flags }) == Posted::No {
-            self.note(Event::WatchEnded);
-            self.end(user_data, result, 0);
-        }
-    }
-
-    /// The thread goes to sleep. Nobody may be forgotten.
-    fn check_asleep(&mut self, time: Option<Duration>) {
-        if time == Some(REAP_STEP) {
-            return;
-        }
-        let free = self.pool.as_ref().map_or(0, ebbtide_runtime::buffer::Pool::free);
-        let mut wrong = None;
-        for (at, socket) in self.sockets.iter().enumerate() {
-            if !socket.is_open() {
-                continue;
-            }
-            let inbox = socket.ledger.in_inbox.len();
-            if socket.ledger.waiting > 0 && (inbox > 0 || socket.is_read_out) {
-                wrong = Some(format!(
-                    "socket {at}: a receiver waits, but {inbox} arrivals are in the inbox, \
-                     or the end is"
-                ));
-            }
-            let is_deaf = socket.seal == Seal::Open
-                && socket.is_readable()
-                && self.queues.receive_of(at).is_none()
-                && inbox == 0
-                && free > 0;
-            if is_deaf {
-                wrong = Some(format!(
-                    "socket {at} is deaf: {} are queued, {free} buffers are free, but no receive \
-                     is armed",
-                    socket.queued()
-                ));
-            }
-        }
-        if let Some(what) = wrong {
-            self.violate(what);
-        }
-    }
-
-    /// A socket is closed while something of the ring may still name it.
-    pub(crate) fn check_unused(&mut self, socket: usize) {
-        if self.queues.receive_of(socket).is_some() {
-            self.violate(format!("socket {socket} was closed while its receive is in flight"));
-        }
-    }
-
-    /// A socket goes, with its descriptor: nothing may name it any more.
-    pub(crate) fn check_nothing_in_flight(&mut self, socket: usize) {
-        let names_it = |request: &Request| request.kind == Kind::Room { socket };
-        if self.queues.requests.iter().any(names_it) {
-            self.violate(format!("socket {socket} was closed while a poll for room is in flight"));
-        }
     }
 }

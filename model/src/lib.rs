@@ -5,12 +5,17 @@ mod buffers;
 mod choices;
 mod coverage;
 mod entry;
+mod holding;
+mod invariants;
 mod kernel;
 mod program;
+mod receiver;
 mod receiving;
+mod requests;
 mod rig;
 mod ring;
 mod run;
+mod sending;
 mod socket;
 mod world;
 

@@ -58,11 +58,18 @@ fn run(arguments: &Arguments) -> ExitCode {
     let mut failures = Vec::new();
     let mut done = 0;
     for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
+        if cfg!(miri) {
+            // What Miri finds ends the process at once, without the name of the seed.
+            println!("seed {seed}");
+        }
         match run_seed(seed, arguments.options) {
             Ok(more) => coverage.add(&more),
             Err(failure) => {
                 println!("{failure}");
-                println!("  replay it: cargo run --release -p ebbtide-model -- --seed {seed}");
+                let small = if arguments.options.small { " --small" } else { "" };
+                println!(
+                    "  replay it: cargo run --release -p ebbtide-model -- --seed {seed}{small}"
+                );
                 failures.push(failure);
             }
         }

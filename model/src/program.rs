@@ -1,23 +1,23 @@
 //! [`Program`]: a random program of sockets and tasks, all of whose decisions follow from the seed.
 
-use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use ebbtide_net::{Datagram, DatagramSocket, UdpSocket, UnixDatagram};
+use ebbtide_net::model::waiting;
+use ebbtide_net::{UdpSocket, UnixDatagram};
 use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::time::sleep;
 use ebbtide_runtime::{Drain, DrainOutcome, JoinHandle, SocketStats, drain_with, spawn};
 
-use crate::address::Peer;
 use crate::coverage::Event;
-use crate::receiving::{Received, WAYS, Way, receive};
-use crate::ring::{Handle, udp_address, unix_path};
+use crate::holding::Held;
+use crate::receiver::Manner;
+use crate::ring::Handle;
 use crate::socket::{Arrival, Kind};
 use crate::world::{Sender, Shared};
 
@@ -32,17 +32,19 @@ pub(crate) struct Size {
     pub(crate) moves: usize,
     /// Whether one sender never ends.
     pub(crate) has_flood: bool,
+    /// Of a hundred datagrams, how many tasks keep.
+    pub(crate) keeping: usize,
 }
 
 pub(crate) struct Program {
-    world: Shared,
-    size: Size,
+    pub(crate) world: Shared,
+    pub(crate) size: Size,
     /// For the descriptors of sockets.
     file: File,
     sockets: RefCell<Vec<Member>>,
-    tasks: RefCell<Vec<JoinHandle<()>>>,
+    pub(crate) tasks: RefCell<Vec<Task>>,
     /// Datagrams that the program keeps, and what must be in them.
-    held: RefCell<Vec<Held>>,
+    pub(crate) held: RefCell<Vec<Held>>,
 }
 
 /// A socket of the program.
@@ -68,6 +70,14 @@ impl AnySocket {
         }
     }
 
+    /// How many receivers wait, by its own account.
+    pub(crate) fn waiting(&self) -> usize {
+        match self {
+            Self::Udp(socket) => waiting(socket),
+            Self::Unix(socket) => waiting(socket),
+        }
+    }
+
     fn drain(&self) -> std::io::Result<()> {
         match self {
             Self::Udp(socket) => socket.drain(),
@@ -76,27 +86,14 @@ impl AnySocket {
     }
 }
 
-struct Held {
-    index: usize,
-    datagram: Box<dyn AsRef<[u8]>>,
-    expected: Vec<u8>,
+pub(crate) struct Task {
+    pub(crate) handle: JoinHandle<()>,
+    /// True once the program has aborted it: what it waits for may be dropped.
+    pub(crate) is_aborted: Rc<Cell<bool>>,
 }
 
 /// What a panic of a task carries, so that nobody takes it for one of ours.
 pub(crate) struct Expected;
-
-/// How a task that receives goes on.
-#[derive(Clone, Copy, Debug)]
-struct Manner {
-    /// Receives until then; `None`: to the end of the socket.
-    limit: Option<usize>,
-    /// Whether it panics at the limit.
-    panics: bool,
-    /// Of a hundred receives, how many are followed by a pause.
-    slowness: usize,
-    /// The one way in which it receives; `None`: each time another.
-    way: Option<Way>,
-}
 
 impl Program {
     pub(crate) fn new(world: &Shared, size: Size) -> std::io::Result<Rc<Self>> {
@@ -110,27 +107,23 @@ impl Program {
         }))
     }
 
-    pub(crate) fn world(&self) -> &Shared {
-        &self.world
-    }
-
-    fn below(&self, bound: usize) -> usize {
+    pub(crate) fn below(&self, bound: usize) -> usize {
         self.world.borrow_mut().choices.below(bound)
     }
 
-    fn between(&self, least: usize, most: usize) -> usize {
+    pub(crate) fn between(&self, least: usize, most: usize) -> usize {
         self.world.borrow_mut().choices.between(least, most)
     }
 
-    fn one_of<T: Copy>(&self, options: &[T]) -> T {
+    pub(crate) fn one_of<T: Copy>(&self, options: &[T]) -> T {
         self.world.borrow_mut().choices.one_of(options)
     }
 
-    fn chance(&self, percent: usize) -> bool {
+    pub(crate) fn chance(&self, percent: usize) -> bool {
         self.world.borrow_mut().choices.chance(percent)
     }
 
-    fn note(&self, event: Event) {
+    pub(crate) fn note(&self, event: Event) {
         self.world.borrow_mut().note(event);
     }
 
@@ -171,10 +164,18 @@ impl Program {
 
     /// Opens a socket, with senders to it and tasks that receive from it.
     fn open_socket(self: &Rc<Self>) {
+        if let Some((index, socket)) = self.open_alone() {
+            self.populate(index, &socket);
+        }
+    }
+
+    /// Opens a socket that nobody has to do with.
+    fn open_alone(&self) -> Option<(usize, AnySocket)> {
         let kind = if self.chance(50) { Kind::Udp } else { Kind::Unix };
         let capacity = self.one_of(&[2, 5, 20, 80]);
         let Ok(file) = self.file.try_clone() else {
-            return self.world.borrow_mut().violate("there is no descriptor left".into());
+            self.world.borrow_mut().violate("there is no descriptor left".into());
+            return None;
         };
         let handle = Handle::open(&self.world, kind, capacity, file);
         let index = handle.index();
@@ -185,26 +186,37 @@ impl Program {
                 .map(|socket| AnySocket::Unix(Rc::new(socket))),
         };
         // Refused only while the runtime shuts down.
-        let Ok(socket) = opened else { return };
+        let socket = opened.ok()?;
+        let member = Member { index, socket: Some(socket.clone()), has_collector: false };
+        self.sockets.borrow_mut().push(member);
+        Some((index, socket))
+    }
+
+    fn populate(self: &Rc<Self>, index: usize, socket: &AnySocket) {
         for _ in 0..self.between(0, 3) {
             self.add_sender(index);
         }
         if self.size.has_flood && self.chance(60) {
             self.add_flood(index);
         }
-        let has_collector = self.chance(75);
-        let member = Member { index, socket: Some(socket.clone()), has_collector };
-        self.sockets.borrow_mut().push(member);
-        if has_collector {
+        if self.chance(75) {
+            self.member(index, |member| member.has_collector = true);
             let slowness = self.one_of(&[0, 0, 10, 30]);
             self.spawn_receiver(
-                &socket,
+                socket,
                 index,
                 Manner { limit: None, panics: false, slowness, way: None },
             );
         }
         for _ in 0..self.below(3) {
-            self.spawn_any_receiver(&socket, index);
+            self.spawn_any_receiver(socket, index);
+        }
+    }
+
+    fn member(&self, index: usize, change: impl FnOnce(&mut Member)) {
+        let mut sockets = self.sockets.borrow_mut();
+        if let Some(member) = sockets.iter_mut().find(|member| member.index == index) {
+            change(member);
         }
     }
 
@@ -234,7 +246,7 @@ impl Program {
                 let program = Rc::clone(self);
                 self.keep_task(spawn(async move {
                     program.pause().await;
-                    program.act().await;
+                    Box::pin(program.act()).await;
                 }));
             }
             1 | 2 => {
@@ -246,108 +258,11 @@ impl Program {
         }
     }
 
-    fn spawn_any_receiver(self: &Rc<Self>, socket: &AnySocket, index: usize) {
-        let manner = Manner {
-            limit: self.chance(70).then(|| self.below(20)),
-            panics: self.chance(30),
-            slowness: self.one_of(&[0, 10, 50]),
-            way: self.chance(50).then(|| self.one_of(&WAYS)),
-        };
-        let task = self.receiver(socket, index, manner);
-        self.keep_task(task);
+    pub(crate) fn keep_task(&self, handle: JoinHandle<()>) {
+        self.tasks.borrow_mut().push(Task { handle, is_aborted: Rc::default() });
     }
 
-    /// A task that nobody aborts.
-    fn spawn_receiver(self: &Rc<Self>, socket: &AnySocket, index: usize, manner: Manner) {
-        drop(self.receiver(socket, index, manner));
-    }
-
-    fn receiver(
-        self: &Rc<Self>,
-        socket: &AnySocket,
-        index: usize,
-        manner: Manner,
-    ) -> JoinHandle<()> {
-        let program = Rc::clone(self);
-        match socket {
-            AnySocket::Udp(socket) => spawn(receive_all(program, Rc::clone(socket), index, manner)),
-            AnySocket::Unix(socket) => {
-                spawn(receive_all(program, Rc::clone(socket), index, manner))
-            }
-        }
-    }
-
-    fn keep_task(&self, task: JoinHandle<()>) {
-        self.tasks.borrow_mut().push(task);
-    }
-
-    fn spawn_sender(self: &Rc<Self>) {
-        let Some((_, socket)) = self.any_socket() else { return };
-        let program = Rc::clone(self);
-        self.keep_task(spawn(async move {
-            for _ in 0..program.below(program.size.datagrams) {
-                let count = program.world.borrow().sockets.len();
-                let target = program.below(count);
-                program.send(&socket, target).await;
-                if program.chance(20) {
-                    program.pause().await;
-                }
-            }
-        }));
-    }
-
-    /// Sends one datagram from a socket of the program to another, in one of several ways.
-    async fn send(&self, socket: &AnySocket, target: usize) {
-        let kind = self.world.borrow().sockets[target].kind;
-        let payload = {
-            let mut world = self.world.borrow_mut();
-            let empties = world.choices.one_of(&[0, 20]);
-            world.compose(0, empties).payload
-        };
-        let impatient = self.chance(20);
-        let result = match (socket, kind) {
-            (AnySocket::Udp(socket), Kind::Udp) => {
-                let address = udp_address(target);
-                if self.chance(10) {
-                    let _ = socket.try_send_to(&payload, address);
-                    return;
-                }
-                self.give_up_perhaps(impatient, socket.send_to(&payload, address)).await
-            }
-            (AnySocket::Unix(socket), Kind::Unix) => {
-                let path = unix_path(target);
-                if self.chance(10) {
-                    let _ = socket.try_send_to(&payload, path);
-                    return;
-                }
-                self.give_up_perhaps(impatient, socket.send_to(&payload, path)).await
-            }
-            _ => return,
-        };
-        let Some(Err(error)) = result else { return };
-        let errno = error.raw_os_error();
-        let is_known = matches!(errno, Some(libc::EPIPE | libc::ECONNREFUSED))
-            || error.kind() == std::io::ErrorKind::NotConnected;
-        if !is_known {
-            self.world.borrow_mut().violate(format!("a send failed: {error}"));
-        }
-    }
-
-    /// Polls a send; an impatient sender drops it if it has to wait.
-    async fn give_up_perhaps<F: Future>(&self, impatient: bool, send: F) -> Option<F::Output> {
-        let mut send = Box::pin(send);
-        poll_fn(move |cx| match send.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending if impatient => {
-                self.note(Event::SendDropped);
-                Poll::Ready(None)
-            }
-            Poll::Pending => Poll::Pending,
-        })
-        .await
-    }
-
-    fn any_socket(&self) -> Option<(usize, AnySocket)> {
+    pub(crate) fn any_socket(&self) -> Option<(usize, AnySocket)> {
         let sockets = self.sockets.borrow();
         let open: Vec<(usize, AnySocket)> = sockets
             .iter()
@@ -360,7 +275,7 @@ impl Program {
         Some(open[at].clone())
     }
 
-    async fn pause(&self) {
+    pub(crate) async fn pause(&self) {
         match self.below(3) {
             0 => yield_now().await,
             _ => sleep(Duration::from_millis(self.below(4) as u64)).await,
@@ -369,7 +284,7 @@ impl Program {
 
     /// Does something to the program.
     async fn act(self: &Rc<Self>) {
-        match self.below(12) {
+        match self.below(13) {
             0..2 => self.abort_task(),
             2..4 => self.drop_socket(),
             4 => self.drain_socket(),
@@ -382,6 +297,7 @@ impl Program {
             6..8 => self.release(),
             8 => self.drain_all().await,
             9 => self.check_stats(),
+            10 => self.open_and_let_go().await,
             _ => self.spawn_any(),
         }
     }
@@ -392,22 +308,51 @@ impl Program {
             return;
         }
         let task = &tasks[self.below(tasks.len())];
-        if !task.is_finished() {
+        if !task.handle.is_finished() {
             self.note(Event::Aborted);
-            task.abort();
+            task.is_aborted.set(true);
+            task.handle.abort();
+        }
+    }
+
+    /// Opens more sockets than the submission queue has room for, and lets go of the last of them
+    /// when the kernel was entered once.
+    async fn open_and_let_go(self: &Rc<Self>) {
+        let count = self.between(3, 6);
+        let opened: Vec<_> = (0..count).filter_map(|_| self.open_alone()).collect();
+        yield_now().await;
+        for (index, socket) in opened.into_iter().rev() {
+            match self.below(4) {
+                0 => self.populate(index, &socket),
+                1 => {
+                    self.drain(index, &socket);
+                    self.let_go(index);
+                }
+                _ => {
+                    self.note(Event::SocketsLetGo);
+                    drop(socket);
+                    self.let_go(index);
+                }
+            }
         }
     }
 
     fn drop_socket(&self) {
-        let dropped = {
-            let mut sockets = self.sockets.borrow_mut();
+        let index = {
+            let sockets = self.sockets.borrow();
             if sockets.is_empty() {
                 return;
             }
-            let at = self.below(sockets.len());
-            sockets[at].socket.take().map(|socket| (sockets[at].index, socket))
+            sockets[self.below(sockets.len())].index
         };
-        let Some((index, socket)) = dropped else { return };
+        self.let_go(index);
+    }
+
+    /// The program lets go of a socket; tasks may have it still.
+    fn let_go(&self, index: usize) {
+        let mut dropped = None;
+        self.member(index, |member| dropped = member.socket.take());
+        let Some(socket) = dropped else { return };
         let is_last = match &socket {
             AnySocket::Udp(socket) => Rc::strong_count(socket) == 1,
             AnySocket::Unix(socket) => Rc::strong_count(socket) == 1,
@@ -427,13 +372,19 @@ impl Program {
     }
 
     fn drain_socket(&self) {
-        let Some((index, socket)) = self.any_socket() else { return };
+        if let Some((index, socket)) = self.any_socket() {
+            self.drain(index, &socket);
+        }
+    }
+
+    fn drain(&self, index: usize, socket: &AnySocket) {
         let drained = socket.drain();
         let mut world = self.world.borrow_mut();
         world.note(Event::SocketDrained);
-        let is_empty = world.sockets[index].queued() == 0;
-        if drained.is_ok() && !is_empty && world.sockets[index].is_open() && !world.is_broken() {
-            world.violate(format!("socket {index} was drained, but datagrams are queued"));
+        // What is queued still is read as receivers take it.
+        let socket = &world.sockets[index];
+        if drained.is_ok() && !socket.is_sealed() && socket.is_open() && !world.is_broken() {
+            world.violate(format!("socket {index} was drained, but is not sealed"));
         }
     }
 
@@ -466,63 +417,19 @@ impl Program {
 
     fn check_stats(&self) {
         let Some((index, socket)) = self.any_socket() else { return };
-        let stats = socket.stats();
+        let (stats, waiting) = (socket.stats(), socket.waiting());
         let mut world = self.world.borrow_mut();
         let ledger = &world.sockets[index].ledger;
+        // Who was served, or has given up, does not wait any more.
+        let is_waited_for = waiting <= ledger.waiting;
         let inbox = stats.received - stats.delivered - stats.discarded;
         let holds = stats.delivered == ledger.delivered
             && stats.received <= ledger.taken
             && inbox <= ledger.undelivered()
-            && stats.errors == ledger.errors_delivered;
+            && stats.errors == ledger.errors_delivered
+            && is_waited_for;
         if !holds && !world.is_broken() {
-            world.violate(format!("socket {index}: {stats:?}"));
-        }
-    }
-
-    /// A task was handed a datagram, and may want to keep it.
-    pub(crate) fn keep<A: Peer>(&self, index: usize, datagram: Datagram<A>) {
-        if !self.chance(15) {
-            return;
-        }
-        self.note(Event::Held);
-        {
-            let mut world = self.world.borrow_mut();
-            world.held += 1;
-            if world.sockets[index].ledger.is_within_train() {
-                world.note(Event::TrainBegun);
-            }
-        }
-        let expected = datagram.to_vec();
-        self.held.borrow_mut().push(Held { index, datagram: Box::new(datagram), expected });
-    }
-
-    /// Lets go of some of what is kept.
-    fn release(&self) {
-        let kept = self.held.borrow().len();
-        for left in 0..self.below(kept + 1) {
-            let at = self.below(kept - left);
-            let held = self.held.borrow_mut().swap_remove(at);
-            self.check_held(&held);
-        }
-    }
-
-    /// Nobody has written to what is kept.
-    fn check_held(&self, held: &Held) {
-        self.world.borrow_mut().held -= 1;
-        if (*held.datagram).as_ref() != held.expected {
-            let mut world = self.world.borrow_mut();
-            world.violate(format!("socket {}: a datagram changed while it was kept", held.index));
-        }
-    }
-
-    /// Lets go of all that is kept, after the end.
-    pub(crate) fn release_all(&self) {
-        let held = self.held.take();
-        if !held.is_empty() {
-            self.note(Event::HeldPastEnd);
-        }
-        for held in &held {
-            self.check_held(held);
+            world.violate(format!("socket {index}: {stats:?}, and {waiting} wait"));
         }
     }
 
@@ -544,41 +451,5 @@ impl Program {
 
     pub(crate) fn forget_tasks(&self) {
         self.tasks.take();
-    }
-}
-
-/// What a task that receives does.
-async fn receive_all<A: Peer>(
-    program: Rc<Program>,
-    socket: Rc<DatagramSocket<A>>,
-    index: usize,
-    manner: Manner,
-) {
-    let mut received = 0;
-    loop {
-        if manner.limit.is_some_and(|limit| received >= limit) {
-            break;
-        }
-        let way = manner.way.unwrap_or_else(|| program.one_of(&WAYS));
-        match receive(&program, &socket, index, way).await {
-            Received::Some(count) => received += count,
-            // It was not worth the while: it is not asked again without a pause.
-            Received::Nothing => sleep(Duration::from_millis(1)).await,
-            Received::End => return,
-        }
-        if program.chance(manner.slowness) {
-            program.pause().await;
-        }
-        if program.chance(10) {
-            program.release();
-        }
-        if program.world.borrow().is_broken() {
-            return;
-        }
-    }
-    if manner.panics {
-        program.note(Event::Panicked);
-        let last: Box<dyn Any + Send> = Box::new(Expected);
-        resume_unwind(last);
     }
 }

@@ -63,7 +63,7 @@ pub(crate) async fn receive<A: Peer>(
     index: usize,
     way: Way,
 ) -> Received {
-    let world = program.world();
+    let world = &program.world;
     match way {
         Way::Recv => {
             let received = Tracked::new(world, index, socket.recv()).await;
@@ -192,8 +192,8 @@ fn one<A: Peer>(
             delivered(program, index, datagram);
             Received::Some(1)
         }
-        Ok(None) => end(program.world(), index),
-        Err(error) => failed(program.world(), index, &error),
+        Ok(None) => end(&program.world, index),
+        Err(error) => failed(&program.world, index, &error),
     }
 }
 
@@ -203,7 +203,7 @@ fn delivered<A: Peer>(program: &Program, index: usize, datagram: Datagram<A>) {
         sender: datagram.peer().sender(),
         whole: Some((datagram.original_len(), datagram.is_truncated())),
     };
-    program.world().borrow_mut().deliver(index, &seen, usize::MAX);
+    program.world.borrow_mut().deliver(index, &seen, usize::MAX);
     program.keep(index, datagram);
 }
 

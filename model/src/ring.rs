@@ -197,15 +197,14 @@ impl ModelSocket for Handle {
             world.note(Event::DirectInterrupted);
             return failed(libc::EINTR);
         }
-        let socket = &mut world.sockets[self.index];
-        let Some(arrival) = socket.next() else {
+        let Some(arrival) = world.take(self.index) else {
+            let socket = &mut world.sockets[self.index];
             socket.is_read_out |= socket.is_sealed();
             world.tell(format_args!("socket {}: read directly: EAGAIN", self.index));
             return failed(libc::EAGAIN);
         };
-        let kind = socket.kind;
+        let kind = world.sockets[self.index].kind;
         world.tell(format_args!("socket {}: read directly: {arrival:?}", self.index));
-        world.take(self.index);
         let datagram = match arrival {
             Arrival::Error(errno) => {
                 world.note(Event::DirectError);

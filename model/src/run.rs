@@ -12,6 +12,7 @@ use ebbtide_runtime::{Drain, DrainOutcome, DrainReport, Runtime};
 
 use crate::choices::Choices;
 use crate::coverage::{Coverage, Event};
+use crate::holding::MOST_KEPT;
 use crate::program::{Program, Size};
 use crate::ring::Ring;
 use crate::socket::{Arrival, Seal};
@@ -92,6 +93,13 @@ fn listen_to_panics() {
     });
 }
 
+/// Of a hundred datagrams, how many tasks keep.
+const KEEPING: [usize; 5] = [15, 15, 15, 15, 95];
+
+/// Buffers of a program that keeps nearly all: few enough to be all held, and enough for starved
+/// receives to be patient. Receiving goes on as it lets go of one or two.
+const HOARDED: [usize; 2] = [40, 64];
+
 /// How a program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -106,7 +114,12 @@ fn run_program(world: &Shared, options: Options) -> std::io::Result<()> {
     let (builder, submission, completion, size, end, deadline) = {
         let mut inside = world.borrow_mut();
         let choices = &mut inside.choices;
-        let buffers = choices.one_of(&[1, 2, 3, 4, 6, 8, 16, 40, 150]);
+        let keeping = choices.one_of(&KEEPING);
+        let hoards = keeping > MOST_KEPT && !options.small;
+        let buffers = match hoards {
+            true => choices.one_of(&HOARDED),
+            false => choices.one_of(&[1, 2, 3, 4, 6, 8, 16, 40, 150]),
+        };
         let buffer_size = choices.one_of(&[24, 64, 200]);
         let submission = choices.one_of(&[2, 2, 4, 16]);
         let completion = choices.one_of(&[2, 4, 8, 64]).max(submission);
@@ -121,13 +134,16 @@ fn run_program(world: &Shared, options: Options) -> std::io::Result<()> {
             .operations_per_poll(choices.one_of(&[1, 5, 100]))
             .drain(drain);
         let size = match options.small {
-            true => Size { sockets: 2, tasks: 3, datagrams: 10, moves: 10, has_flood: false },
+            true => {
+                Size { sockets: 2, tasks: 3, datagrams: 10, moves: 10, has_flood: false, keeping }
+            }
             false => Size {
                 sockets: choices.between(1, 4),
                 tasks: choices.between(0, 6),
-                datagrams: choices.one_of(&[5, 20, 60]),
-                moves: choices.one_of(&[10, 40, 100]),
+                datagrams: if hoards { 60 } else { choices.one_of(&[5, 20, 60]) },
+                moves: if hoards { 100 } else { choices.one_of(&[10, 40, 100]) },
                 has_flood: choices.chance(25),
+                keeping,
             },
         };
         let end = match choices.below(8) {
@@ -139,6 +155,7 @@ fn run_program(world: &Shared, options: Options) -> std::io::Result<()> {
         let bustle = choices.one_of(&[0, 1, 1, 3, 8]);
         let errors = choices.one_of(&[0, 0, 3, 90]);
         inside.bustle = bustle;
+        inside.refusals = inside.choices.one_of(&[3, 3, 3, 30]);
         inside.errors_left = errors;
         inside.buffer_size = buffer_size;
         // A flood would never let such a socket come to its end.
@@ -238,7 +255,11 @@ fn check_end(
     }
     for (index, socket) in program.take_sockets() {
         let stats = socket.stats();
+        let waiting = socket.waiting();
         let mut world = world.borrow_mut();
+        if waiting > 0 {
+            world.violate(format!("socket {index}: {waiting} receivers wait after the end"));
+        }
         let ledger = &world.sockets[index].ledger;
         let drops = u64::from(ledger.drops_told);
         let holds = stats.received == ledger.taken
@@ -329,6 +350,11 @@ fn check_report(world: &Shared, program: &Program, report: &DrainReport, end: En
     check(!report.panicking, "it panicked");
     let is_complete = report.outcome == DrainOutcome::Complete;
     check(!is_complete || report.undelivered == 0, "it is complete, but something is undelivered");
+    // At the deadline it is complete as well where only the budget of a poll keeps a send.
+    let is_quiescent = is_complete
+        && matches!(end, End::Shutdown(_))
+        && report.elapsed < Duration::from_millis(deadline);
+    check(!is_quiescent || world.sends_cut == 0, "it is complete, but a send was cut off");
     check(!must_complete || is_complete, "every socket is received from, but it is not complete");
     let wrong = wrong.join("; ");
     if !wrong.is_empty() {

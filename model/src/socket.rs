@@ -196,34 +196,26 @@ impl Socket {
         self.queue.push_back(datagram);
     }
 
-    /// What a receive would give.
-    pub(crate) fn next(&self) -> Option<Arrival> {
-        match self.error {
-            Some(error) => Some(Arrival::Error(error)),
-            None => self.queue.front().cloned().map(Arrival::Datagram),
-        }
-    }
-
-    /// A receive takes what `next` said.
-    pub(crate) fn take(&mut self) {
-        match self.next() {
-            None => {}
-            Some(Arrival::Error(error)) => {
-                self.error = None;
-                // Of errors in a row that nobody has taken, the inbox keeps the last.
-                if let Some(Arrival::Error(last)) = self.ledger.in_inbox.back_mut() {
-                    *last = error;
-                } else {
-                    self.ledger.in_inbox.push_back(Arrival::Error(error));
-                }
+    /// A receive takes what is next: the pending error, or the first datagram of the queue.
+    pub(crate) fn take(&mut self) -> Option<Arrival> {
+        if let Some(error) = self.error.take() {
+            // Of errors in a row that nobody has taken, the inbox keeps the last.
+            if let Some(Arrival::Error(last)) = self.ledger.in_inbox.back_mut() {
+                *last = error;
+            } else {
+                self.ledger.in_inbox.push_back(Arrival::Error(error));
             }
-            Some(Arrival::Datagram(datagram)) => {
-                self.queue.pop_front();
-                self.ledger.taken += datagram.count();
-                let each = datagram.split().into_iter().map(Arrival::Datagram);
-                self.ledger.in_inbox.extend(each);
-            }
+            return Some(Arrival::Error(error));
         }
+        let datagram = self.queue.pop_front()?;
+        self.ledger.taken += datagram.count();
+        if datagram.segment_size.is_none() {
+            self.ledger.in_inbox.push_back(Arrival::Datagram(datagram.clone()));
+        } else {
+            let each = datagram.clone().split().into_iter().map(Arrival::Datagram);
+            self.ledger.in_inbox.extend(each);
+        }
+        Some(Arrival::Datagram(datagram))
     }
 
     /// It is closed: what is queued is gone.
@@ -237,29 +229,30 @@ impl Socket {
 
 /// The address of a sender as the kernel writes it.
 pub(crate) fn name_of(kind: Kind, sender: u16) -> Vec<u8> {
-    let family = |family: i32| (family as u16).to_ne_bytes();
+    let name = |family: i32, len: usize| {
+        let mut name = vec![0; len];
+        name[..2].copy_from_slice(&(family as u16).to_ne_bytes());
+        name
+    };
     match kind {
         Kind::Udp if sender.is_multiple_of(3) => {
-            let mut name = family(libc::AF_INET6).to_vec();
-            name.extend((FIRST_PORT + sender).to_be_bytes());
-            name.extend([0; 4]);
-            name.extend(std::net::Ipv6Addr::LOCALHOST.octets());
-            name.extend([0; 4]);
+            let mut name = name(libc::AF_INET6, 28);
+            name[2..4].copy_from_slice(&(FIRST_PORT + sender).to_be_bytes());
+            name[8..24].copy_from_slice(&std::net::Ipv6Addr::LOCALHOST.octets());
             name
         }
         Kind::Udp => {
-            let mut name = family(libc::AF_INET).to_vec();
-            name.extend((FIRST_PORT + sender).to_be_bytes());
-            name.extend([127, 0, 0, 1]);
-            name.extend([0; 8]);
+            let mut name = name(libc::AF_INET, 16);
+            name[2..4].copy_from_slice(&(FIRST_PORT + sender).to_be_bytes());
+            name[4..8].copy_from_slice(&[127, 0, 0, 1]);
             name
         }
         // A socket without a name of its own.
         Kind::Unix if sender.is_multiple_of(3) => Vec::new(),
         Kind::Unix => {
-            let mut name = family(libc::AF_UNIX).to_vec();
-            name.extend(path_of(sender).as_bytes());
-            name.push(0);
+            let path = path_of(sender);
+            let mut name = name(libc::AF_UNIX, 2 + path.len() + 1);
+            name[2..][..path.len()].copy_from_slice(&path);
             name
         }
     }
@@ -268,8 +261,22 @@ pub(crate) fn name_of(kind: Kind, sender: u16) -> Vec<u8> {
 /// The UDP port of the sender 0.
 pub(crate) const FIRST_PORT: u16 = 20_000;
 
-/// The path of a Unix sender. One has the greatest length.
-pub(crate) fn path_of(sender: u16) -> String {
-    let width = if sender % 3 == 2 { 107 } else { 3 };
-    format!("{sender:0width$}")
+/// The digits at the end of a Unix sender's path.
+const PATH_DIGITS: usize = 5;
+
+/// The path of a Unix sender. One in three has the greatest length.
+pub(crate) fn path_of(sender: u16) -> Vec<u8> {
+    let digit = |unit: u16| b'0' + (sender / unit % 10) as u8;
+    let digits = [digit(10_000), digit(1_000), digit(100), digit(10), digit(1)];
+    let mut path = vec![b'0'; if sender % 3 == 2 { 107 } else { PATH_DIGITS }];
+    let start = path.len() - PATH_DIGITS;
+    path[start..].copy_from_slice(&digits);
+    path
+}
+
+/// The Unix sender whose path this is.
+pub(crate) fn sender_of(path: &[u8]) -> Option<u16> {
+    let digits = path.last_chunk::<PATH_DIGITS>()?;
+    let sender = str::from_utf8(digits).ok()?.parse().ok()?;
+    (path == path_of(sender)).then_some(sender)
 }

@@ -7,9 +7,9 @@ use std::os::fd::AsFd;
 use ebbtide_runtime::driver::Layout;
 use socket2::SockAddr;
 
-use crate::address::INTERNET_NAME_LEN;
+use crate::address::{Address, INTERNET_NAME_LEN};
 use crate::control::Wanted;
-use crate::datagram::{UdpSocket, UnixDatagram, open_udp, open_unix};
+use crate::datagram::{DatagramSocket, UdpSocket, UnixDatagram, open_udp, open_unix};
 use crate::socket::Socket;
 
 /// A socket of a kernel in memory. Its descriptor is what the kernel's queues know it by; dropping
@@ -55,4 +55,9 @@ pub fn udp(socket: Box<dyn ModelSocket>) -> io::Result<UdpSocket> {
 /// As [`udp`].
 pub fn unix(socket: Box<dyn ModelSocket>) -> io::Result<UnixDatagram> {
     open_unix(Socket::Model(socket))
+}
+
+/// How many receive futures of a socket wait, by its own account.
+pub fn waiting<A: Address>(socket: &DatagramSocket<A>) -> usize {
+    socket.endpoint().waiting()
 }

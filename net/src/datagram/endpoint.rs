@@ -344,6 +344,12 @@ impl Endpoint {
         self.receiving.borrow().gro()
     }
 
+    /// How many receive futures wait.
+    #[cfg(feature = "model")]
+    pub(crate) fn waiting(&self) -> usize {
+        self.receiving.borrow().inbox.waiting()
+    }
+
     pub(crate) fn family(&self) -> Family {
         self.family
     }

@@ -231,6 +231,12 @@ impl<F, M: Several> Inbox<F, M> {
         (next, own)
     }
 
+    /// How many receivers wait.
+    #[cfg(feature = "model")]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// Nothing will arrive any more: everybody who waits has to be told.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         std::iter::from_fn(|| self.waiters.next_waker()).collect()

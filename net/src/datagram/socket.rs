@@ -43,7 +43,7 @@ impl<A: Address> DatagramSocket<A> {
         Self { endpoint, address: PhantomData }
     }
 
-    pub(super) fn endpoint(&self) -> &Rc<Endpoint> {
+    pub(crate) fn endpoint(&self) -> &Rc<Endpoint> {
         &self.endpoint
     }
 

@@ -72,8 +72,8 @@ impl Waiters {
     }
 
     /// How many wait.
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    #[cfg(any(test, feature = "model"))]
+    pub(crate) fn len(&self) -> usize {
         self.queue.len()
     }
 }

@@ -1,0 +1,134 @@
+//! The tasks that send, and what becomes of a send that waits.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use ebbtide_runtime::spawn;
+
+use crate::coverage::Event;
+use crate::program::{AnySocket, Program, Task};
+use crate::ring::{udp_address, unix_path};
+use crate::socket::Kind;
+use crate::world::Shared;
+
+impl Program {
+    pub(crate) fn spawn_sender(self: &Rc<Self>) {
+        let Some((_, socket)) = self.any_socket() else { return };
+        let program = Rc::clone(self);
+        let is_aborted = Rc::new(Cell::new(false));
+        let task = Rc::clone(&is_aborted);
+        let handle = spawn(async move {
+            for _ in 0..program.below(program.size.datagrams) {
+                let count = program.world.borrow().sockets.len();
+                let target = program.below(count);
+                program.send(&socket, target, &task).await;
+                if program.chance(20) {
+                    program.pause().await;
+                }
+            }
+        });
+        self.tasks.borrow_mut().push(Task { handle, is_aborted });
+    }
+
+    /// Sends one datagram from a socket of the program to another, in one of several ways. `task`
+    /// is true once the task that sends was aborted.
+    async fn send(&self, socket: &AnySocket, target: usize, task: &Rc<Cell<bool>>) {
+        let kind = self.world.borrow().sockets[target].kind;
+        let payload = {
+            let mut world = self.world.borrow_mut();
+            let empties = world.choices.one_of(&[0, 20]);
+            world.compose(0, empties).payload
+        };
+        let impatient = self.chance(20);
+        let result = match (socket, kind) {
+            (AnySocket::Udp(socket), Kind::Udp) => {
+                let address = udp_address(target);
+                if self.chance(10) {
+                    let _ = socket.try_send_to(&payload, address);
+                    return;
+                }
+                self.tracked(socket.send_to(&payload, address), impatient, task).await
+            }
+            (AnySocket::Unix(socket), Kind::Unix) => {
+                let path = unix_path(target);
+                if self.chance(10) {
+                    let _ = socket.try_send_to(&payload, path);
+                    return;
+                }
+                self.tracked(socket.send_to(&payload, path), impatient, task).await
+            }
+            _ => return,
+        };
+        let Some(Err(error)) = result else { return };
+        let errno = error.raw_os_error();
+        let is_known = matches!(errno, Some(libc::EPIPE | libc::ECONNREFUSED))
+            || error.kind() == std::io::ErrorKind::NotConnected;
+        if !is_known {
+            self.world.borrow_mut().violate(format!("a send failed: {error}"));
+        }
+    }
+
+    fn tracked<F: Future>(
+        &self,
+        send: F,
+        is_impatient: bool,
+        is_aborted: &Rc<Cell<bool>>,
+    ) -> TrackedSend<F> {
+        TrackedSend {
+            world: Rc::clone(&self.world),
+            send: Box::pin(send),
+            is_impatient,
+            is_aborted: Rc::clone(is_aborted),
+            is_waiting: false,
+        }
+    }
+}
+
+/// A send of the program, which is counted as long as it waits.
+struct TrackedSend<F> {
+    world: Shared,
+    send: Pin<Box<F>>,
+    /// Whether it is dropped if it has to wait.
+    is_impatient: bool,
+    is_aborted: Rc<Cell<bool>>,
+    is_waiting: bool,
+}
+
+impl<F> TrackedSend<F> {
+    fn set_waiting(&mut self, is_waiting: bool) {
+        let waiting = &mut self.world.borrow_mut().sends_waiting;
+        *waiting = *waiting + usize::from(is_waiting) - usize::from(self.is_waiting);
+        self.is_waiting = is_waiting;
+    }
+}
+
+impl<F: Future> Future for TrackedSend<F> {
+    /// `None`: it was dropped.
+    type Output = Option<F::Output>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.send.as_mut().poll(cx);
+        if polled.is_pending() && self.is_impatient {
+            self.world.borrow_mut().note(Event::SendDropped);
+            return Poll::Ready(None);
+        }
+        self.set_waiting(polled.is_pending());
+        polled.map(Some)
+    }
+}
+
+impl<F> Drop for TrackedSend<F> {
+    fn drop(&mut self) {
+        if !self.is_waiting {
+            return;
+        }
+        self.set_waiting(false);
+        if !self.is_aborted.get() {
+            // Nobody lets go of it before its time but the end of the runtime.
+            self.world.borrow_mut().sends_cut += 1;
+        }
+    }
+}
