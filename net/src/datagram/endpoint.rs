@@ -6,20 +6,16 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{
     Armed, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
 };
-use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS, READ_AHEAD};
-use ebbtide_runtime::task::poll_receive_budget;
+use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
 use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
 
-use super::inbox::{Arrival, Portion};
+use super::held::Held;
 use super::receive::{Outcome, Read, ReadOn, Then};
-use super::receiving::Receiving;
 use super::sender::Sender;
-use super::waiters::WaiterKey;
 use crate::socket::Socket;
 
 /// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
@@ -38,15 +34,15 @@ pub(crate) struct Endpoint {
     pub(super) socket: Socket,
     family: Family,
     layout: Layout,
-    pub(super) receiving: RefCell<Receiving>,
-    stats: RefCell<SocketStats>,
+    pub(super) held: RefCell<Held>,
+    pub(super) stats: RefCell<SocketStats>,
     seal: Cell<Seal>,
     life: Cell<Life>,
     /// True exactly when somebody has asked for a datagram and was not told the end since.
-    is_received_from: Cell<bool>,
+    pub(super) is_received_from: Cell<bool>,
     /// True exactly while a receiver has been handed a datagram after the seal, but not yet the
     /// end.
-    owes_end: Cell<bool>,
+    pub(super) owes_end: Cell<bool>,
     pub(super) sender: Sender,
     /// Both set once, right after the endpoint was made.
     multishot: OnceCell<MultishotKey>,
@@ -88,7 +84,7 @@ impl Endpoint {
     ) -> io::Result<Rc<Self>> {
         let port = Port::current()?;
         let endpoint = Rc::new(Self {
-            receiving: RefCell::new(Receiving::new(port.pool().clone(), layout, family)),
+            held: RefCell::new(Held::new(port.pool().clone(), layout, family)),
             port,
             socket,
             family,
@@ -113,13 +109,13 @@ impl Endpoint {
 
     /// Begins to receive, or goes on after [`halt`](Self::halt).
     pub(super) fn start(&self) {
-        self.receiving.borrow_mut().machine.start();
+        self.held.borrow_mut().machine.start();
         self.port.arm(self.multishot());
     }
 
     /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
     pub(super) fn halt(&self) {
-        let verdict = self.receiving.borrow_mut().machine.stop(Then::Leave);
+        let verdict = self.held.borrow_mut().machine.stop(Then::Leave);
         self.carry_out(verdict);
         self.port.reap(self.multishot());
     }
@@ -135,13 +131,13 @@ impl Endpoint {
     }
 
     /// Does at the driver what the machine has decided outside of a completion.
-    fn carry_out(&self, verdict: Verdict) {
+    pub(super) fn carry_out(&self, verdict: Verdict) {
         match verdict {
             Verdict::Keep => {}
             Verdict::Cancel => {
                 self.port.cancel(self.multishot());
                 if self.port.is_reaped(self.multishot()) {
-                    self.receiving.borrow_mut().machine.reaped();
+                    self.held.borrow_mut().machine.reaped();
                 }
             }
             Verdict::Rearm | Verdict::RearmWhenBuffersReturn => {
@@ -149,179 +145,6 @@ impl Endpoint {
                 self.port.arm(self.multishot());
             }
         }
-    }
-
-    /// Takes the next arrival, as what `wrap` makes of it. `Ready(Ok(None))`: sealed and drained.
-    ///
-    /// Inlined into the program's own loop, so that a datagram that has come alone, with nothing
-    /// beside it, is handed over in registers.
-    #[inline(always)]
-    pub(super) fn poll_receive<T>(
-        &self,
-        portion: Portion,
-        waiter: &mut Option<WaiterKey>,
-        cx: &Context<'_>,
-        wrap: impl FnOnce(ReceivedMessage) -> T,
-    ) -> Poll<io::Result<Option<T>>> {
-        self.is_received_from.set(true);
-        if self.receiving.borrow().inbox.is_empty() && self.finds_nothing() {
-            return self.wait(waiter, cx);
-        }
-        // Only what is handed over is charged for: a `select` over many sockets polls them all.
-        ready!(poll_receive_budget(cx));
-        if let Some(key) = waiter.take() {
-            self.leave_queue(key);
-        }
-        if let Some(datagram) = self.take_single() {
-            return Poll::Ready(Ok(Some(wrap(datagram))));
-        }
-        self.take_or_end(portion, wrap)
-    }
-
-    /// The inbox is empty: whether there is neither more to take, nor the end to tell.
-    #[inline(never)]
-    fn finds_nothing(&self) -> bool {
-        self.read_on();
-        self.receiving.borrow().inbox.is_empty() && !self.is_drained()
-    }
-
-    /// If the socket is sealed and the inbox is empty: reads on until it is not, or to the end.
-    fn read_on(&self) {
-        let mut wakes = Wakes::default();
-        self.read_ahead(&mut wakes);
-        wakes.run();
-    }
-
-    fn read_ahead(&self, wakes: &mut Wakes) {
-        let asks = || {
-            let receiving = self.receiving.borrow();
-            receiving.machine.is_reading() && receiving.inbox.is_empty()
-        };
-        while asks() && self.read(READ_AHEAD, Pass::Last, wakes) == ReadProgress::More {}
-    }
-
-    /// A receiver that waited is served.
-    fn leave_queue(&self, key: WaiterKey) {
-        let _own = self.receiving.borrow_mut().inbox.served(key);
-    }
-
-    /// What there is to take, or `None` for the end.
-    #[inline(never)]
-    fn take_or_end<T>(
-        &self,
-        portion: Portion,
-        wrap: impl FnOnce(ReceivedMessage) -> T,
-    ) -> Poll<io::Result<Option<T>>> {
-        let taken = self.take(portion);
-        if taken.is_none() {
-            self.told_end();
-        }
-        Poll::Ready(taken.transpose().map(|taken| taken.map(wrap)))
-    }
-
-    /// A receiver was handed the end. Whether it asks again is not known.
-    fn told_end(&self) {
-        self.owes_end.set(false);
-        self.is_received_from.set(false);
-    }
-
-    fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
-        // Cloned before and dropped after the borrow: wakers are foreign code.
-        let waker = cx.waker().clone();
-        let (key, _replaced) = self.receiving.borrow_mut().inbox.wait(*waiter, waker);
-        *waiter = Some(key);
-        Poll::Pending
-    }
-
-    /// The future of a receive was dropped.
-    #[cold]
-    pub(crate) fn abandon_receive(&self, waiter: WaiterKey) {
-        let (next, _own) = self.receiving.borrow_mut().inbox.dropped(waiter);
-        if let Some(next) = next {
-            next.wake();
-        }
-    }
-
-    /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
-    pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
-        if self.receiving.borrow().inbox.messages() == 0 && self.life.get() == Life::Open {
-            self.port.collect_now();
-            self.read_on();
-        }
-        self.is_received_from.set(true);
-        match self.take(portion) {
-            Some(taken) => taken.map(Some),
-            None if self.is_drained() => {
-                self.told_end();
-                Ok(None)
-            }
-            None => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-
-    /// Takes the next arrival if it is in the inbox and no error.
-    #[inline]
-    pub(super) fn take_datagram(&self) -> Option<ReceivedMessage> {
-        let next = self.receiving.borrow().inbox.is_next_datagram();
-        if !next {
-            return None;
-        }
-        self.take_single().or_else(|| self.take(Portion::Datagram)?.ok())
-    }
-
-    /// Takes the next arrival if it is the plainest: see [`Receiving::take_single`].
-    #[inline(always)]
-    fn take_single(&self) -> Option<ReceivedMessage> {
-        let taken = self.receiving.borrow_mut().take_single()?;
-        if self.is_sealed() {
-            self.taken_after_the_seal();
-        }
-        Some(taken)
-    }
-
-    /// A receiver has been handed a datagram, and will come back for the end.
-    fn taken_after_the_seal(&self) {
-        self.owes_end.set(true);
-        if self.receiving.borrow().inbox.has_waiters() {
-            // They will not ask again by themselves.
-            self.read_on();
-        }
-    }
-
-    /// Takes the next arrival from the inbox, and tells the machine.
-    fn take(&self, portion: Portion) -> Option<io::Result<ReceivedMessage>> {
-        let (arrival, next) = self.receiving.borrow_mut().take(portion)?;
-        if let Some(next) = next {
-            next.wake();
-        }
-        if self.receiving.borrow().machine.waits_for_receivers() {
-            self.tell_taken();
-        }
-        Some(match arrival {
-            Arrival::Datagrams(taken) => {
-                if self.is_sealed() {
-                    self.taken_after_the_seal();
-                }
-                Ok(taken)
-            }
-            Arrival::Error(error) => {
-                self.stats.borrow_mut().errors += 1;
-                Err(error)
-            }
-        })
-    }
-
-    /// Receivers have taken something, for which the machine waits.
-    fn tell_taken(&self) {
-        if self.life.get() != Life::Open {
-            return;
-        }
-        let verdict = {
-            let mut receiving = self.receiving.borrow_mut();
-            let (load, errors) = (receiving.load(), receiving.inbox.errors());
-            receiving.machine.taken(load, errors)
-        };
-        self.carry_out(verdict);
     }
 
     /// Counts what becomes of the receive.
@@ -335,19 +158,24 @@ impl Endpoint {
         verdict
     }
 
+    /// Whether the user has it, in a runtime that runs.
+    pub(super) fn is_open(&self) -> bool {
+        self.life.get() == Life::Open
+    }
+
     pub(super) fn is_drained(&self) -> bool {
-        self.life.get() != Life::Open || self.receiving.borrow().machine.is_drained()
+        !self.is_open() || self.held.borrow().machine.is_drained()
     }
 
     /// Whether the kernel may queue trains.
     pub(super) fn gro(&self) -> bool {
-        self.receiving.borrow().gro()
+        self.held.borrow().gro()
     }
 
     /// How many receive futures wait.
     #[cfg(feature = "model")]
     pub(crate) fn waiting(&self) -> usize {
-        self.receiving.borrow().inbox.waiting()
+        self.held.borrow().inbox.waiting()
     }
 
     pub(crate) fn family(&self) -> Family {
@@ -406,7 +234,7 @@ impl Endpoint {
             self.socket.kernel()?.detach_filter()?;
         }
         let mut taken = Vec::new();
-        for mut received in self.receiving.borrow_mut().take_all() {
+        for mut received in self.held.borrow_mut().take_all() {
             while let Some(first) = received.split_off_first() {
                 taken.push(first);
             }
@@ -449,16 +277,16 @@ impl Endpoint {
     /// Throws away what is in the inbox, and counts it.
     fn discard(&self) {
         let thrown_away = {
-            let mut receiving = self.receiving.borrow_mut();
-            self.stats.borrow_mut().discarded += receiving.datagrams() as u64;
-            receiving.take_all()
+            let mut held = self.held.borrow_mut();
+            self.stats.borrow_mut().discarded += held.datagrams() as u64;
+            held.take_all()
         };
         drop(thrown_away);
     }
 
     pub(crate) fn socket_stats(&self) -> SocketStats {
         let mut stats = *self.stats.borrow();
-        self.receiving.borrow().count(&mut stats);
+        self.held.borrow().count(&mut stats);
         let drops = match self.life.get() {
             Life::Ended { drops } => drops,
             Life::Open | Life::Closed => self.socket.drop_count().unwrap_or(0),
@@ -476,25 +304,20 @@ impl Endpoint {
     /// Hands an error to a receiver, as if a completion had brought it.
     pub(super) fn surface(&self, error: io::Error) {
         let mut wakes = Wakes::default();
-        self.receiving.borrow_mut().failed(error, &mut wakes);
+        self.held.borrow_mut().failed(error, &mut wakes);
         wakes.run();
     }
 
     /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
     /// in flight.
-    pub(super) fn read_now(
-        &self,
-        receiving: &mut Receiving,
-        limit: usize,
-        wakes: &mut Wakes,
-    ) -> Read {
-        match receiving.read(&self.socket, &mut self.port.scratch(), limit, wakes) {
+    pub(super) fn read_now(&self, held: &mut Held, limit: usize, wakes: &mut Wakes) -> Read {
+        match held.read(&self.socket, &mut self.port.scratch(), limit, wakes) {
             Ok(count) => Read::Datagrams(count),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Read::Empty,
                 io::ErrorKind::Interrupted => Read::Interrupted,
                 _ => {
-                    receiving.failed(error, wakes);
+                    held.failed(error, wakes);
                     Read::Error
                 }
             },
@@ -512,29 +335,29 @@ impl Sink for Endpoint {
     }
 
     fn receive(&self, filled: Filled, armed: Armed, wakes: &mut Wakes) -> Verdict {
-        let mut receiving = self.receiving.borrow_mut();
-        let load = receiving.arrived(filled, wakes);
-        match receiving.machine.complete(Outcome::Datagram, armed, load) {
+        let mut held = self.held.borrow_mut();
+        let load = held.arrived(filled, wakes);
+        match held.machine.complete(Outcome::Datagram, armed, load) {
             Verdict::Keep => Verdict::Keep,
             verdict => self.note(verdict),
         }
     }
 
     fn end(&self, error: Option<io::Error>, armed: Armed, wakes: &mut Wakes) -> Verdict {
-        let mut receiving = self.receiving.borrow_mut();
+        let mut held = self.held.borrow_mut();
         let outcome = match error {
             None => Outcome::Ended,
             Some(error) => match error.raw_os_error() {
                 Some(libc::ENOBUFS) => Outcome::OutOfBuffers,
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Outcome::Ended,
                 _ => {
-                    receiving.failed(error, wakes);
+                    held.failed(error, wakes);
                     Outcome::Error
                 }
             },
         };
-        let load = receiving.load();
-        let verdict = receiving.machine.complete(outcome, armed, load);
+        let load = held.load();
+        let verdict = held.machine.complete(outcome, armed, load);
         self.note(verdict)
     }
 }
@@ -559,20 +382,20 @@ impl Drainable for Endpoint {
 
     fn cancel(&self) {
         self.reopen_without_seal();
-        let verdict = self.receiving.borrow_mut().machine.stop(Then::Read);
+        let verdict = self.held.borrow_mut().machine.stop(Then::Read);
         self.carry_out(verdict);
     }
 
     fn is_reaped(&self) -> bool {
-        !self.receiving.borrow().machine.is_cancelling()
+        !self.held.borrow().machine.is_cancelling()
     }
 
     fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress {
-        let mut receiving = self.receiving.borrow_mut();
-        let receiving = &mut *receiving;
+        let mut held = self.held.borrow_mut();
+        let held = &mut *held;
         let mut left = limit;
-        while left > 0 && receiving.machine.is_reading() {
-            let read = self.read_now(receiving, left, wakes);
+        while left > 0 && held.machine.is_reading() {
+            let read = self.read_now(held, left, wakes);
             if pass == Pass::Early && read == Read::Empty {
                 return ReadProgress::Empty;
             }
@@ -580,18 +403,18 @@ impl Drainable for Endpoint {
                 Read::Datagrams(count) => count,
                 Read::Error | Read::Interrupted | Read::Empty => 1,
             };
-            let read_on = receiving.machine.read(read);
+            let read_on = held.machine.read(read);
             if read_on == ReadOn::Yes && self.is_used_up(count) {
-                receiving.machine.give_up();
+                held.machine.give_up();
             }
-            if receiving.machine.is_drained() {
-                wakes.wake(receiving.inbox.take_wakers());
+            if held.machine.is_drained() {
+                wakes.wake(held.inbox.take_wakers());
             }
             left = left.saturating_sub(count);
         }
-        if receiving.machine.is_reading() {
+        if held.machine.is_reading() {
             ReadProgress::More
-        } else if receiving.machine.is_given_up() {
+        } else if held.machine.is_given_up() {
             ReadProgress::GivenUp
         } else {
             ReadProgress::Empty
@@ -599,12 +422,12 @@ impl Drainable for Endpoint {
     }
 
     fn undelivered(&self) -> usize {
-        if self.is_sealed() { self.receiving.borrow().datagrams() } else { 0 }
+        if self.is_sealed() { self.held.borrow().datagrams() } else { 0 }
     }
 
     fn receivers(&self, wakes: &mut Wakes) -> Receivers {
         self.read_ahead(wakes);
-        let is_served = !self.is_sealed() || self.receiving.borrow().inbox.messages() == 0;
+        let is_served = !self.is_sealed() || self.held.borrow().inbox.messages() == 0;
         match is_served {
             true if self.owes_end.get() => Receivers::Uncertain,
             true => Receivers::Served,
@@ -629,7 +452,7 @@ impl Drainable for Endpoint {
 
 impl Endpoint {
     /// Whether the drain has come to this socket, also where the kernel refused the seal.
-    fn is_sealed(&self) -> bool {
+    pub(super) fn is_sealed(&self) -> bool {
         !matches!(self.seal.get(), Seal::Open)
     }
 
@@ -637,7 +460,7 @@ impl Endpoint {
     /// all that is known. The seal is what lets a drain read once.
     fn reopen_without_seal(&self) {
         if let Seal::Refused { .. } = self.seal.get() {
-            self.receiving.borrow_mut().machine.reopen();
+            self.held.borrow_mut().machine.reopen();
         }
     }
 
@@ -714,8 +537,8 @@ mod tests {
             let endpoint = receiver.endpoint();
             endpoint.halt();
             let pool = endpoint.port.pool().clone();
-            let empty = Receiving::new(pool, endpoint.layout, Family::Unix);
-            drop(endpoint.receiving.replace(empty));
+            let empty = Held::new(pool, endpoint.layout, Family::Unix);
+            drop(endpoint.held.replace(empty));
             assert_eq!(runtime.metrics().free_buffers, before);
         });
         runtime.shutdown(Drain::default());

@@ -90,7 +90,7 @@ impl Endpoint {
             ));
         }
         set_flag(self.socket()?, libc::SOL_UDP, libc::UDP_GRO, true)?;
-        self.receiving.borrow_mut().set_gro(true);
+        self.held.borrow_mut().set_gro(true);
         Ok(())
     }
 
@@ -134,9 +134,9 @@ impl Endpoint {
         let mut wakes = Wakes::default();
         let mut last = Read::Interrupted;
         {
-            let mut receiving = self.receiving.borrow_mut();
+            let mut held = self.held.borrow_mut();
             while last != Read::Empty && *left > 0 {
-                last = self.read_now(&mut receiving, DRAIN_READ_BATCH, &mut wakes);
+                last = self.read_now(&mut held, DRAIN_READ_BATCH, &mut wakes);
                 *left = left.saturating_sub(match last {
                     Read::Datagrams(count) => count,
                     Read::Error | Read::Interrupted | Read::Empty => 1,
@@ -156,7 +156,7 @@ impl Endpoint {
         if !is_empty {
             set_flag(socket, libc::SOL_UDP, libc::UDP_GRO, true)?;
         }
-        self.receiving.borrow_mut().set_gro(!is_empty);
+        self.held.borrow_mut().set_gro(!is_empty);
         Ok(is_empty)
     }
 

@@ -6,18 +6,19 @@
 //! recv       <- Datagram          <- Inbox
 //! ```
 //!
-//! [`Endpoint`] is what all datagram sockets share, and the only part that touches the driver; the
-//! machine, the inbox and the waiters are pure. [`UdpSocket`](crate::UdpSocket) and
+//! [`Endpoint`] is what all datagram sockets share, and the only part that touches the driver:
+//! `receiver.rs` and `sender.rs` are its two halves. The machine, the inbox and the waiters are pure. [`UdpSocket`](crate::UdpSocket) and
 //! [`UnixDatagram`](crate::UnixDatagram) add their addresses.
 
 mod endpoint;
 mod future;
 mod gro;
+mod held;
 mod inbox;
 mod message;
 mod outbox;
 mod receive;
-mod receiving;
+mod receiver;
 mod sender;
 mod socket;
 mod transmit;

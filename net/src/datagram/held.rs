@@ -1,5 +1,4 @@
-//! [`Receiving`]: the receiving side of a socket. The machine, the inbox, and what is counted of
-//! every datagram.
+//! [`Held`]: what a socket holds. The receive machine, the inbox, and the counts of every datagram.
 
 use std::io;
 use std::iter;
@@ -16,7 +15,7 @@ use super::inbox::{Arrival, Inbox, Portion, Several};
 use super::receive::{Load, Place, ReceiveMachine};
 use crate::control::segment_size;
 
-pub(super) struct Receiving {
+pub(super) struct Held {
     pub(super) machine: ReceiveMachine,
     pub(super) inbox: Inbox<Filled, ReceivedMessage>,
     opener: Opener,
@@ -75,7 +74,7 @@ impl Several for ReceivedMessage {
     }
 }
 
-impl Receiving {
+impl Held {
     pub(super) fn new(pool: Pool, layout: Layout, family: Family) -> Self {
         Self {
             machine: ReceiveMachine::new(),
@@ -258,7 +257,7 @@ impl Receiving {
     }
 }
 
-impl Drop for Receiving {
+impl Drop for Held {
     /// What waits in the pool has no destructor of its own.
     fn drop(&mut self) {
         self.take_all();

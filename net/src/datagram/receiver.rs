@@ -1,0 +1,189 @@
+//! How an [`Endpoint`] hands out what has arrived: the short way of nearly every datagram, the long
+//! way of all others, and the reading on after the seal.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use ebbtide_runtime::driver::{ReceivedMessage, Wakes};
+use ebbtide_runtime::limits::READ_AHEAD;
+use ebbtide_runtime::task::poll_receive_budget;
+use ebbtide_runtime::{Drainable, Pass, ReadProgress};
+
+use super::endpoint::Endpoint;
+use super::inbox::{Arrival, Portion};
+use super::waiters::WaiterKey;
+
+impl Endpoint {
+    /// Takes the next arrival, as what `wrap` makes of it. `Ready(Ok(None))`: sealed and drained.
+    ///
+    /// Inlined into the program's own loop, so that a datagram that has come alone, with nothing
+    /// beside it, is handed over in registers.
+    #[inline(always)]
+    pub(super) fn poll_receive<T>(
+        &self,
+        portion: Portion,
+        waiter: &mut Option<WaiterKey>,
+        cx: &Context<'_>,
+        wrap: impl FnOnce(ReceivedMessage) -> T,
+    ) -> Poll<io::Result<Option<T>>> {
+        self.is_received_from.set(true);
+        if self.held.borrow().inbox.is_empty() && self.finds_nothing() {
+            return self.wait(waiter, cx);
+        }
+        // Only what is handed over is charged for: a `select` over many sockets polls them all.
+        ready!(poll_receive_budget(cx));
+        if let Some(key) = waiter.take() {
+            self.leave_queue(key);
+        }
+        if let Some(datagram) = self.take_single() {
+            return Poll::Ready(Ok(Some(wrap(datagram))));
+        }
+        self.take_or_end(portion, wrap)
+    }
+
+    /// The inbox is empty: whether there is neither more to take, nor the end to tell.
+    #[inline(never)]
+    fn finds_nothing(&self) -> bool {
+        self.read_on();
+        self.held.borrow().inbox.is_empty() && !self.is_drained()
+    }
+
+    /// If the socket is sealed and the inbox is empty: reads on until it is not, or to the end.
+    fn read_on(&self) {
+        let mut wakes = Wakes::default();
+        self.read_ahead(&mut wakes);
+        wakes.run();
+    }
+
+    pub(super) fn read_ahead(&self, wakes: &mut Wakes) {
+        let asks = || {
+            let held = self.held.borrow();
+            held.machine.is_reading() && held.inbox.is_empty()
+        };
+        while asks() && self.read(READ_AHEAD, Pass::Last, wakes) == ReadProgress::More {}
+    }
+
+    /// A receiver that waited is served.
+    fn leave_queue(&self, key: WaiterKey) {
+        let _own = self.held.borrow_mut().inbox.served(key);
+    }
+
+    /// What there is to take, or `None` for the end.
+    #[inline(never)]
+    fn take_or_end<T>(
+        &self,
+        portion: Portion,
+        wrap: impl FnOnce(ReceivedMessage) -> T,
+    ) -> Poll<io::Result<Option<T>>> {
+        let taken = self.take(portion);
+        if taken.is_none() {
+            self.told_end();
+        }
+        Poll::Ready(taken.transpose().map(|taken| taken.map(wrap)))
+    }
+
+    /// A receiver was handed the end. Whether it asks again is not known.
+    fn told_end(&self) {
+        self.owes_end.set(false);
+        self.is_received_from.set(false);
+    }
+
+    fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
+        // Cloned before and dropped after the borrow: wakers are foreign code.
+        let waker = cx.waker().clone();
+        let (key, _replaced) = self.held.borrow_mut().inbox.wait(*waiter, waker);
+        *waiter = Some(key);
+        Poll::Pending
+    }
+
+    /// The future of a receive was dropped.
+    #[cold]
+    pub(crate) fn abandon_receive(&self, waiter: WaiterKey) {
+        let (next, _own) = self.held.borrow_mut().inbox.dropped(waiter);
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+
+    /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
+    pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
+        if self.held.borrow().inbox.messages() == 0 && self.is_open() {
+            self.port.collect_now();
+            self.read_on();
+        }
+        self.is_received_from.set(true);
+        match self.take(portion) {
+            Some(taken) => taken.map(Some),
+            None if self.is_drained() => {
+                self.told_end();
+                Ok(None)
+            }
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Takes the next arrival if it is in the inbox and no error.
+    #[inline]
+    pub(super) fn take_datagram(&self) -> Option<ReceivedMessage> {
+        let next = self.held.borrow().inbox.is_next_datagram();
+        if !next {
+            return None;
+        }
+        self.take_single().or_else(|| self.take(Portion::Datagram)?.ok())
+    }
+
+    /// Takes the next arrival if it is the plainest: see [`Held::take_single`].
+    #[inline(always)]
+    fn take_single(&self) -> Option<ReceivedMessage> {
+        let taken = self.held.borrow_mut().take_single()?;
+        if self.is_sealed() {
+            self.taken_after_the_seal();
+        }
+        Some(taken)
+    }
+
+    /// A receiver has been handed a datagram, and will come back for the end.
+    fn taken_after_the_seal(&self) {
+        self.owes_end.set(true);
+        if self.held.borrow().inbox.has_waiters() {
+            // They will not ask again by themselves.
+            self.read_on();
+        }
+    }
+
+    /// Takes the next arrival from the inbox, and tells the machine.
+    fn take(&self, portion: Portion) -> Option<io::Result<ReceivedMessage>> {
+        let (arrival, next) = self.held.borrow_mut().take(portion)?;
+        if let Some(next) = next {
+            next.wake();
+        }
+        if self.held.borrow().machine.waits_for_receivers() {
+            self.tell_taken();
+        }
+        Some(match arrival {
+            Arrival::Datagrams(taken) => {
+                if self.is_sealed() {
+                    self.taken_after_the_seal();
+                }
+                Ok(taken)
+            }
+            Arrival::Error(error) => {
+                self.stats.borrow_mut().errors += 1;
+                Err(error)
+            }
+        })
+    }
+
+    /// Receivers have taken something, for which the machine waits.
+    fn tell_taken(&self) {
+        if !self.is_open() {
+            return;
+        }
+        let verdict = {
+            let mut held = self.held.borrow_mut();
+            let (load, errors) = (held.load(), held.inbox.errors());
+            held.machine.taken(load, errors)
+        };
+        self.carry_out(verdict);
+    }
+}
