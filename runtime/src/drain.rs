@@ -168,8 +168,10 @@ struct Delivery {
     started: Instant,
     sockets: usize,
     sealed: Sealed,
-    /// Sockets that were given up, as far as has been read.
+    /// Open sockets that were given up, as far as has been read.
     given_up: usize,
+    /// `given_up` of the ledger when the delivery began.
+    given_up_before: usize,
     deadline: Sleep,
     /// `quiescences` of the ledger when the delivery began: once it has grown, all is delivered.
     quiescences: u64,
@@ -200,6 +202,7 @@ impl Delivery {
             started,
             sockets: sockets.len(),
             given_up: sealed.given_up,
+            given_up_before: handle.ledger().given_up(),
             sealed,
             deadline: sleep(policy.deadline),
             quiescences: handle.ledger().quiescences(),
@@ -236,7 +239,8 @@ impl Delivery {
 
     /// How many sockets were not read to the end of their queue.
     fn unread(&self) -> usize {
-        self.sealed.not_reaped + self.given_up
+        let closed = self.handle.ledger().given_up() - self.given_up_before;
+        self.sealed.not_reaped + self.given_up + closed
     }
 
     fn report(&self, outcome: DrainOutcome) -> DrainReport {
@@ -319,9 +323,10 @@ fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut W
 /// Step 4. Returns how many sockets were given up.
 fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) -> usize {
     let given_up = |socket: &&Rc<dyn Drainable>| loop {
+        let before = socket.undelivered();
         match socket.read(READ_AHEAD, Pass::Last, wakes) {
             // Only errors so far.
-            ReadProgress::More if socket.undelivered() == 0 => {}
+            ReadProgress::More if socket.undelivered() == before => {}
             progress => break progress == ReadProgress::GivenUp,
         }
     };

@@ -29,6 +29,9 @@ pub trait Drainable: 'static {
     /// last pass, an empty queue is the end.
     fn read(&self, limit: usize, pass: Pass, wakes: &mut Wakes) -> ReadProgress;
 
+    /// Whether it was not read to the end of its queue and will not be, unless it is drained again.
+    fn is_given_up(&self) -> bool;
+
     /// Step 5. How many datagrams wait in its inbox, if it is sealed.
     fn undelivered(&self) -> usize;
 
@@ -82,6 +85,8 @@ pub(crate) struct Ledger {
     open: RefCell<Slab<Rc<dyn Drainable>>>,
     /// The counts of the sockets that were closed.
     closed: RefCell<SocketStats>,
+    /// How many of the closed ones had been given up.
+    given_up: Cell<usize>,
     /// Who waits for the runtime to be quiescent.
     waiters: RefCell<Vec<Waker>>,
     /// How often it was found quiescent while somebody waited for it.
@@ -117,6 +122,12 @@ impl Ledger {
     pub(crate) fn close(&self, socket: &dyn Drainable) {
         let stats = socket.stats();
         *self.closed.borrow_mut() += stats;
+        self.given_up.set(self.given_up.get() + usize::from(socket.is_given_up()));
+    }
+
+    /// How many sockets were closed that had been given up.
+    pub(crate) fn given_up(&self) -> usize {
+        self.given_up.get()
     }
 
     pub(crate) fn open(&self) -> Vec<Rc<dyn Drainable>> {

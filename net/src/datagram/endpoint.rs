@@ -421,6 +421,10 @@ impl Drainable for Endpoint {
         }
     }
 
+    fn is_given_up(&self) -> bool {
+        self.held.borrow().machine.is_given_up()
+    }
+
     fn undelivered(&self) -> usize {
         if self.is_sealed() { self.held.borrow().datagrams() } else { 0 }
     }
