@@ -72,14 +72,14 @@ fn receives_that_fail_are_told_once_each_and_lose_nothing(shape: Shape) {
 const SENT: u64 = 150;
 
 /// A socket with `SENT` datagrams in its queue.
-fn loaded<T: Transport>() -> (socket2::Socket, DatagramSocket<T>) {
+fn loaded<T: Transport>() -> (socket2::Socket, Rc<DatagramSocket<T>>) {
     let (sender, socket) = T::pair();
     (0..SENT).for_each(|_| assert_eq!(sender.send(b"queued").unwrap(), 6));
-    (sender, T::open(socket))
+    (sender, Rc::new(T::open(socket)))
 }
 
 /// Counts what is received until the end; errors are of one kind only.
-async fn count<A: Address>(socket: DatagramSocket<A>, errno: i32, received: Rc<Cell<u64>>) {
+async fn count<A: Address>(socket: Rc<DatagramSocket<A>>, errno: i32, received: Rc<Cell<u64>>) {
     loop {
         match socket.recv().await {
             Ok(Some(_)) => received.set(received.get() + 1),
@@ -115,20 +115,22 @@ fn thousands_of_errors_in_a_row_do_not_end_a_drain(shape: Shape) {
     pass::<SocketAddr>(shape);
 }
 
-/// Fails when the drain of such a socket does not end, or says that it is complete: also where its
-/// receiver finds out, and drops it.
+/// Fails when the drain of such a socket does not end, or says that it is complete: whether its
+/// receiver finds out, and whether the socket is gone by then.
 fn a_socket_that_cannot_be_read_is_given_up_and_told(shape: Shape) {
     let _watchdog = Watchdog::new("reads that fail for good");
-    for from in [1, 2] {
+    for (from, is_kept) in [(1, false), (1, true), (2, false), (2, true)] {
         let fault = Fault::burst(libc::SYS_recvmmsg, from, u64::MAX, Manner::Refuse(EBADF));
         let (report, _) = with_fault(fault, || {
             let runtime = shape.runtime();
-            let _sender = runtime.block_on(async {
+            let kept = runtime.block_on(async {
                 let (sender, socket) = loaded::<SocketAddr>();
-                ebbtide::spawn(count(socket, EBADF, Rc::default()));
-                sender
+                ebbtide::spawn(count(Rc::clone(&socket), EBADF, Rc::default()));
+                (sender, is_kept.then_some(socket))
             });
-            runtime.shutdown(Drain::default())
+            let report = runtime.shutdown(Drain::default());
+            drop(kept);
+            report
         });
         assert_eq!((report.outcome, report.unread), (DrainOutcome::DeadlinePassed, 1), "{report}");
         assert!(report.to_string().contains("SOCKETS NOT READ TO THE END 1"), "{report}");
