@@ -373,6 +373,11 @@ impl Life {
     }
 }
 
+/// How many datagrams can be on their way at once.
+fn processors() -> u64 {
+    thread::available_parallelism().map_or(1, |count| count.get() as u64)
+}
+
 impl Record {
     fn is_udp(&self) -> bool {
         matches!(self.channel.destination, Destination::Udp(_))
@@ -399,7 +404,9 @@ impl Record {
     }
 
     /// Checks one channel by itself, unless a part of it was thrown away. One that came to its end
-    /// has left nothing in the kernel.
+    /// has left nothing in the kernel; except that each processor may have had a UDP datagram past
+    /// the socket's filter when the seal took its place, and queue it after the queue was found
+    /// empty (Linux 6.18: 4 in 25 000 seals by a plain loop). Its send had not returned.
     fn check(&self, is_life_complete: bool, totals: &Totals) {
         let account = self.account.borrow();
         let (sent, ending) = (self.channel.sent(), self.ending.get());
@@ -417,7 +424,10 @@ impl Record {
             true => found <= sent,
             false => found == sent && account.holes == 0,
         };
-        if !balances || is_drained && account.left > 0 {
+        let late = if is_drained { account.left } else { 0 };
+        totals.late.fetch_add(late, Ordering::Relaxed);
+        let most = if self.is_udp() { processors() } else { 0 };
+        if !balances || late > most {
             totals.fail(format!("a channel does not balance: {}", self.describe()));
         }
     }

@@ -14,6 +14,8 @@ pub(super) struct Totals {
     /// For the progress: datagrams sent and delivered so far, in whatever life.
     pub(super) sent: AtomicU64,
     pub(super) delivered: AtomicU64,
+    /// Of those that were left: what a drained socket was left.
+    pub(super) late: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
@@ -113,6 +115,7 @@ impl Totals {
              handed over  {:12}  (with a socket that was given back)\n\
              left         {:12}  (in the kernel, of sockets that were dropped or given back)\n\
              dropped      {:12}  (by the kernel: no room, or after the seal)\n\
+             late         {:12}  (of those left: queued after a UDP socket was sealed and empty)\n\
              missing      {:12}  (the backlog of the processors dropped {backlog_drops})\n\
              truncated {}, re-armed {}, starved {}, paused {}",
             sums.lives,
@@ -125,6 +128,7 @@ impl Totals {
             sums.handed_over,
             sums.left,
             sums.dropped,
+            self.late.load(Ordering::Relaxed),
             sums.missing(),
             sums.truncated,
             sums.rearmed,
