@@ -25,7 +25,7 @@ const ACCESS: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 impl Mapping {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        let access = if GUARD > 0 { libc::PROT_NONE } else { ACCESS };
+        let access = if GUARD != 0 { libc::PROT_NONE } else { ACCESS };
         // SAFETY: an anonymous private mapping at an address of the kernel's choice; it touches no
         // memory that exists.
         let whole = unsafe {
@@ -45,7 +45,7 @@ impl Mapping {
         let start = unsafe { whole.cast::<u8>().add(GUARD) };
         let start = NonNull::new(start).expect("mmap never maps page zero");
         let mapping = Self { start, len };
-        if GUARD > 0 {
+        if GUARD != 0 {
             // SAFETY: the range is what lies between the guards of the mapping just made.
             let result = unsafe { libc::mprotect(start.as_ptr().cast(), len, ACCESS) };
             if result != 0 {
