@@ -29,8 +29,9 @@ use super::totals::{Sums, Totals};
 const LONGEST: usize = 65_536;
 
 /// How often the settlement looks again for what may still be on its way, a millisecond apart: the
-/// kernel delivers on another processor when it is busy.
-const LOOKS: u32 = 2_000;
+/// kernel delivers on another processor when it is busy, and a sender that was interrupted before it
+/// counted its send may wait for that processor. After a minute it is stuck.
+const LOOKS: u32 = 60_000;
 
 /// A kind of sockets.
 trait Kind: Address + 'static {
