@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use crate::driver::Wakes;
 use crate::handle::Handle;
 use crate::ledger::{Drainable, Pass, ReadProgress};
-use crate::limits::{DRAIN_READ_BATCH, READ_AHEAD};
+use crate::limits::DRAIN_READ_BATCH;
 use crate::membarrier;
 use crate::report::{DrainOutcome, DrainReport};
 use crate::time::{Sleep, clock, sleep};
@@ -168,10 +168,8 @@ struct Delivery {
     started: Instant,
     sockets: usize,
     sealed: Sealed,
-    /// Open sockets that were given up, as far as has been read.
-    given_up: usize,
-    /// `given_up` of the ledger when the delivery began.
-    given_up_before: usize,
+    /// `closed_given_up` of the ledger when the delivery began.
+    closed_given_up: usize,
     deadline: Sleep,
     /// `quiescences` of the ledger when the delivery began: once it has grown, all is delivered.
     quiescences: u64,
@@ -201,8 +199,7 @@ impl Delivery {
         Self {
             started,
             sockets: sockets.len(),
-            given_up: sealed.given_up,
-            given_up_before: handle.ledger().given_up(),
+            closed_given_up: handle.ledger().closed_given_up(),
             sealed,
             deadline: sleep(policy.deadline),
             quiescences: handle.ledger().quiescences(),
@@ -230,17 +227,18 @@ impl Delivery {
     }
 
     /// How many datagrams nobody has taken, also of those that only the kernel has.
-    fn count_undelivered(&mut self) -> usize {
+    fn count_undelivered(&self) -> usize {
         let mut wakes = Wakes::default();
-        self.given_up = read_all(&self.handle.ledger().open(), &mut wakes);
+        read_all(&self.handle.ledger().open(), &mut wakes);
         wakes.run();
         self.handle.ledger().undelivered()
     }
 
     /// How many sockets were not read to the end of their queue.
     fn unread(&self) -> usize {
-        let closed = self.handle.ledger().given_up() - self.given_up_before;
-        self.sealed.not_reaped + self.given_up + closed
+        let ledger = self.handle.ledger();
+        let closed = ledger.closed_given_up() - self.closed_given_up;
+        self.sealed.not_reaped + ledger.given_up() + closed
     }
 
     fn report(&self, outcome: DrainOutcome) -> DrainReport {
@@ -273,8 +271,6 @@ impl Drop for Delivery {
 pub(crate) struct Sealed {
     /// Sockets that the kernel refused to seal.
     pub(crate) unsealed: usize,
-    /// Sockets that could not be read.
-    pub(crate) given_up: usize,
     /// Sockets whose receive the kernel did not give back in time. They were not read: what is
     /// received late would come after what was read.
     pub(crate) not_reaped: usize,
@@ -300,10 +296,10 @@ pub(crate) fn seal_sockets(
         unsealed = seal(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
     }
-    let given_up = read_first(sockets, &mut wakes);
+    read_first(sockets, &mut wakes);
     wakes.run();
     let not_reaped = sockets.iter().filter(|socket| !socket.is_reaped()).count();
-    Sealed { unsealed, given_up, not_reaped }
+    Sealed { unsealed, not_reaped }
 }
 
 /// Step 1. Returns how many sockets the kernel refused to seal.
@@ -320,32 +316,24 @@ fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut W
     handle.collect_until(|| sockets.iter().all(|socket| socket.is_reaped()), wakes);
 }
 
-/// Step 4. Returns how many sockets were given up.
-fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) -> usize {
-    let given_up = |socket: &&Rc<dyn Drainable>| loop {
+/// Step 4. Reads on over errors, so that a socket that cannot be read at all is found out.
+fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+    for socket in sockets {
         let before = socket.undelivered();
-        match socket.read(READ_AHEAD, Pass::Last, wakes) {
-            // Only errors so far.
-            ReadProgress::More if socket.undelivered() == before => {}
-            progress => break progress == ReadProgress::GivenUp,
-        }
-    };
-    sockets.iter().filter(given_up).count()
+        while socket.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
+            && socket.undelivered() == before
+        {}
+    }
 }
 
 /// Reads every socket to its end, round-robin. Ends, because after the seal the queues only shrink.
-/// Returns how many sockets were given up.
-fn read_all(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) -> usize {
+fn read_all(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     let mut unread: Vec<&Rc<dyn Drainable>> = sockets.iter().collect();
-    let mut given_up = 0;
     while !unread.is_empty() {
         unread.retain(|socket| {
-            let progress = socket.read(DRAIN_READ_BATCH, Pass::Last, wakes);
-            given_up += usize::from(progress == ReadProgress::GivenUp);
-            progress == ReadProgress::More
+            socket.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
         });
     }
-    given_up
 }
 
 /// Waits on another thread until every CPU has finished what the network was doing on it, while

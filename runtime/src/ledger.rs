@@ -73,10 +73,8 @@ pub enum Pass {
 pub enum ReadProgress {
     /// There may be more.
     More,
-    /// The queue is empty; after the seal it stays so.
-    Empty,
-    /// It was not read to its end and will not be, unless it is drained again.
-    GivenUp,
+    /// The queue is empty, which after the seal it stays; or the socket was given up.
+    Ended,
 }
 
 /// What the runtime knows of its sockets.
@@ -86,7 +84,7 @@ pub(crate) struct Ledger {
     /// The counts of the sockets that were closed.
     closed: RefCell<SocketStats>,
     /// How many of the closed ones had been given up.
-    given_up: Cell<usize>,
+    closed_given_up: Cell<usize>,
     /// Who waits for the runtime to be quiescent.
     waiters: RefCell<Vec<Waker>>,
     /// How often it was found quiescent while somebody waited for it.
@@ -122,12 +120,18 @@ impl Ledger {
     pub(crate) fn close(&self, socket: &dyn Drainable) {
         let stats = socket.stats();
         *self.closed.borrow_mut() += stats;
-        self.given_up.set(self.given_up.get() + usize::from(socket.is_given_up()));
+        let given_up = usize::from(socket.is_given_up());
+        self.closed_given_up.set(self.closed_given_up.get() + given_up);
+    }
+
+    /// How many open sockets are given up.
+    pub(crate) fn given_up(&self) -> usize {
+        self.open.borrow().iter().filter(|(_, socket)| socket.is_given_up()).count()
     }
 
     /// How many sockets were closed that had been given up.
-    pub(crate) fn given_up(&self) -> usize {
-        self.given_up.get()
+    pub(crate) fn closed_given_up(&self) -> usize {
+        self.closed_given_up.get()
     }
 
     pub(crate) fn open(&self) -> Vec<Rc<dyn Drainable>> {

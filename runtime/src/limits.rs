@@ -32,12 +32,9 @@ pub(crate) const MAX_BUFFER_SIZE: usize = 1 << 20;
 /// has failed as often in some ten milliseconds, so no list of errnos has to tell the two apart.
 pub const MAX_DRAIN_ERRORS: u32 = 65_536;
 
-/// Datagrams that the drain reads from one socket before it turns to the next.
+/// Datagrams that are read from a sealed socket at once: by the drain before it turns to the next
+/// socket, and for receivers that have taken all that was read before.
 pub const DRAIN_READ_BATCH: usize = 64;
-
-/// Datagrams of a sealed socket that are read for its receivers at once, when they have taken all
-/// that was read before: as many as one recvmmsg takes.
-pub const READ_AHEAD: usize = 64;
 
 /// How often a turn enters the kernel again for what the last enter left behind, if tasks of the
 /// same thread have sent that much. More than the budget of a poll, so that a sender of empty

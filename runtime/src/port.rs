@@ -139,8 +139,8 @@ impl Port {
     /// If the kernel refuses to seal it: it is read as far as a bound allows all the same. If it
     /// could not be read: it may be sealed again.
     pub fn seal_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
-        let sealed = seal_sockets(&self.handle, &[socket], false);
-        if sealed.not_reaped + sealed.given_up > 0 {
+        let sealed = seal_sockets(&self.handle, &[Rc::clone(&socket)], false);
+        if sealed.not_reaped > 0 || socket.is_given_up() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "the socket could not be read to the end of its queue: the kernel does not give its \

@@ -397,7 +397,7 @@ impl Drainable for Endpoint {
         while left > 0 && held.machine.is_reading() {
             let read = self.read_now(held, left, wakes);
             if pass == Pass::Early && read == Read::Empty {
-                return ReadProgress::Empty;
+                return ReadProgress::Ended;
             }
             let count = match read {
                 Read::Datagrams(count) => count,
@@ -412,13 +412,7 @@ impl Drainable for Endpoint {
             }
             left = left.saturating_sub(count);
         }
-        if held.machine.is_reading() {
-            ReadProgress::More
-        } else if held.machine.is_given_up() {
-            ReadProgress::GivenUp
-        } else {
-            ReadProgress::Empty
-        }
+        if held.machine.is_reading() { ReadProgress::More } else { ReadProgress::Ended }
     }
 
     fn is_given_up(&self) -> bool {
@@ -511,7 +505,7 @@ mod tests {
             let mut wakes = Wakes::default();
             endpoint.cancel();
             endpoint.port.reap(endpoint.multishot());
-            assert_eq!(endpoint.read(1, Pass::Early, &mut wakes), ReadProgress::Empty);
+            assert_eq!(endpoint.read(1, Pass::Early, &mut wakes), ReadProgress::Ended);
             sender.try_send(b"comes before the seal").unwrap();
             while endpoint.read(1, Pass::Last, &mut wakes) == ReadProgress::More {}
             assert_eq!(receiver.try_recv().unwrap().unwrap()[..], *b"comes before the seal");

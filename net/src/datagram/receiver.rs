@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{ReceivedMessage, Wakes};
-use ebbtide_runtime::limits::READ_AHEAD;
+use ebbtide_runtime::limits::DRAIN_READ_BATCH;
 use ebbtide_runtime::task::poll_receive_budget;
 use ebbtide_runtime::{Drainable, Pass, ReadProgress};
 
@@ -16,8 +16,8 @@ use super::waiters::WaiterKey;
 impl Endpoint {
     /// Takes the next arrival, as what `wrap` makes of it. `Ready(Ok(None))`: sealed and drained.
     ///
-    /// Inlined into the program's own loop, so that a datagram that has come alone, with nothing
-    /// beside it, is handed over in registers.
+    /// Inlined into the future, so that a datagram that has come alone, with nothing beside it, is
+    /// made where the future returns it.
     #[inline(always)]
     pub(super) fn poll_receive<T>(
         &self,
@@ -60,7 +60,7 @@ impl Endpoint {
             let held = self.held.borrow();
             held.machine.is_reading() && held.inbox.is_empty()
         };
-        while asks() && self.read(READ_AHEAD, Pass::Last, wakes) == ReadProgress::More {}
+        while asks() && self.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More {}
     }
 
     /// A receiver that waited is served.
