@@ -19,11 +19,26 @@ pub(super) struct Held {
     pub(super) machine: ReceiveMachine,
     pub(super) inbox: Inbox<Filled, ReceivedMessage>,
     opener: Opener,
+    counts: Counts,
+}
+
+/// What is counted of every datagram: see [`SocketStats`].
+#[derive(Clone, Copy, Default)]
+struct Counts {
     /// Counted when they arrive, except that a train in the pool counts as one until it is opened.
     received: u64,
     delivered: u64,
     /// Of those that have been opened.
     truncated: u64,
+}
+
+impl Counts {
+    /// A message in the pool, which was counted as one datagram, was opened.
+    #[inline]
+    fn opened(&mut self, message: &ReceivedMessage) {
+        self.received += message.count() as u64 - 1;
+        self.truncated += u64::from(message.is_truncated());
+    }
 }
 
 /// What it takes to open a message.
@@ -39,12 +54,6 @@ impl Opener {
     /// The message in a buffer of the pool.
     fn open(&self, filled: Filled) -> ReceivedMessage {
         self.judge(filled.into_message(&self.pool, self.layout))
-    }
-
-    /// Whether a message needs no judging.
-    #[inline]
-    fn is_single(&self, filled: &Filled) -> bool {
-        filled.is_plain(&self.pool)
     }
 
     fn peek(&self, filled: &Filled) -> ReceivedMessage {
@@ -80,9 +89,7 @@ impl Held {
             machine: ReceiveMachine::new(),
             inbox: Inbox::default(),
             opener: Opener { pool, layout, family, gro: false },
-            received: 0,
-            delivered: 0,
-            truncated: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -106,15 +113,11 @@ impl Held {
     }
 
     fn open_all(&mut self) {
-        let (mut received, mut truncated) = (0, 0);
         self.inbox.open_all(|filled| {
             let message = self.opener.open(filled);
-            received += message.count() as u64 - 1;
-            truncated += u64::from(message.is_truncated());
+            self.counts.opened(&message);
             message
         });
-        self.received += received;
-        self.truncated += truncated;
     }
 
     /// A buffer of the pool was filled: its message goes into the inbox, or beside it if the socket
@@ -125,7 +128,7 @@ impl Held {
         let load = Load { queued: queued + 1, free };
         match self.machine.place(load) {
             Place::Pool => {
-                self.received += 1;
+                self.counts.received += 1;
                 wakes.wake(self.inbox.push_filled(filled));
                 load
             }
@@ -157,11 +160,11 @@ impl Held {
         limit: usize,
         wakes: &mut Wakes,
     ) -> io::Result<usize> {
-        let Self { machine, inbox, opener: Opener { pool, layout, .. }, received, .. } = self;
+        let Self { machine, inbox, opener: Opener { pool, layout, .. }, counts } = self;
         let load = Load { queued: inbox.messages() + limit.min(READ_BATCH), free: pool.free() };
         if machine.place(load) == Place::Pool {
             let count = scratch.receive_pooled(source, *layout, pool, limit, |filled| {
-                *received += 1;
+                counts.received += 1;
                 wakes.wake(inbox.push_filled(filled));
             })?;
             if let Some(count) = count {
@@ -176,8 +179,8 @@ impl Held {
     }
 
     fn push(&mut self, message: ReceivedMessage, wakes: &mut Wakes) {
-        self.received += message.count() as u64;
-        self.truncated += u64::from(message.is_truncated());
+        self.counts.received += message.count() as u64;
+        self.counts.truncated += u64::from(message.is_truncated());
         wakes.wake(self.inbox.push(message));
     }
 
@@ -191,13 +194,13 @@ impl Held {
     #[inline(always)]
     pub(super) fn take_single(&mut self) -> Option<ReceivedMessage> {
         let next = self.inbox.next_filled()?;
-        if self.machine.waits_for_receivers() || !self.opener.is_single(next) {
+        if self.machine.waits_for_receivers() || !next.is_plain(&self.opener.pool) {
             return None;
         }
         let filled = self.inbox.take_filled()?;
         let message = filled.into_message(&self.opener.pool, self.opener.layout);
-        self.delivered += 1;
-        self.truncated += u64::from(message.is_truncated());
+        self.counts.delivered += 1;
+        self.counts.truncated += u64::from(message.is_truncated());
         Some(message)
     }
 
@@ -208,23 +211,18 @@ impl Held {
     ) -> Option<(Arrival<ReceivedMessage>, Option<Waker>)> {
         let taken = self.pop(portion)?;
         if let (Arrival::Datagrams(message), _) = &taken {
-            self.delivered += message.count() as u64;
+            self.counts.delivered += message.count() as u64;
             message.claim();
         }
         Some(taken)
     }
 
     fn pop(&mut self, portion: Portion) -> Option<(Arrival<ReceivedMessage>, Option<Waker>)> {
-        let (mut received, mut truncated) = (0, 0);
-        let popped = self.inbox.pop(portion, |filled| {
+        self.inbox.pop(portion, |filled| {
             let message = self.opener.open(filled);
-            received = message.count() as u64 - 1;
-            truncated = u64::from(message.is_truncated());
+            self.counts.opened(&message);
             message
-        });
-        self.received += received;
-        self.truncated += truncated;
-        popped
+        })
     }
 
     /// Takes all messages out, undelivered, and forgets errors.
@@ -245,15 +243,14 @@ impl Held {
 
     /// Adds what is counted here.
     pub(super) fn count(&self, stats: &mut SocketStats) {
-        stats.received = self.received;
-        stats.delivered = self.delivered;
-        stats.truncated = self.truncated;
-        stats.paused = self.machine.pauses();
+        let mut counts = self.counts;
         for filled in self.inbox.filled() {
-            let message = self.opener.peek(filled);
-            stats.received += message.count() as u64 - 1;
-            stats.truncated += u64::from(message.is_truncated());
+            counts.opened(&self.opener.peek(filled));
         }
+        stats.received = counts.received;
+        stats.delivered = counts.delivered;
+        stats.truncated = counts.truncated;
+        stats.paused = self.machine.pauses();
     }
 }
 
