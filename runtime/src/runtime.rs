@@ -235,11 +235,7 @@ impl Runtime {
         if busy() {
             return Wait::No;
         }
-        let timers = self.handle.timers().borrow();
-        if timers.is_empty() {
-            return Wait::Forever;
-        }
-        match timers.next_timeout(clock::now()) {
+        match self.handle.timers().borrow().next_timeout(clock::now) {
             Some(Duration::ZERO) => Wait::No,
             Some(timeout) => Wait::AtMost(timeout),
             None => Wait::Forever,

@@ -173,7 +173,7 @@ impl Intake<'_> {
     ) -> Verdict {
         *self.completions += 1;
         match self.table.complete(id, result, finality) {
-            Completion::Wake(waker) => self.wakes.wakers().extend(waker),
+            Completion::Wake(waker) => self.wakes.wake(waker),
             Completion::Retire(operation) => {
                 *self.active -= operation.as_ref().activity().count();
                 self.wakes.retire(operation);

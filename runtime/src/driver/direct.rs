@@ -1,5 +1,5 @@
 //! Direct reads: recvmmsg(2), which lays messages out as a multishot receive would. For the driver
-//! without a ring, and for the drain, which must not depend on the pool.
+//! without a ring, and for the drain, which uses the pool but must not depend on it.
 
 // UNSAFETY: recvmmsg takes structures of raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
@@ -48,61 +48,52 @@ impl Source for BorrowedFd<'_> {
         layout: Layout,
         lens: &mut [usize; READ_BATCH],
     ) -> io::Result<usize> {
-        receive_into(memories, *self, layout, lens)
-    }
-}
-
-fn receive_into<M: DerefMut<Target = [u8]>>(
-    memories: &mut [M],
-    socket: BorrowedFd<'_>,
-    layout: Layout,
-    lens: &mut [usize; READ_BATCH],
-) -> io::Result<usize> {
-    let mut headers = [const { mem::MaybeUninit::<libc::mmsghdr>::uninit() }; READ_BATCH];
-    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; READ_BATCH];
-    let count = memories.len().min(READ_BATCH);
-    for ((header, vector), memory) in headers.iter_mut().zip(&mut vectors).zip(&mut *memories) {
-        let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name());
-        let (control, payload) = rest.split_at_mut(layout.control());
-        vector.iov_base = payload.as_mut_ptr().cast();
-        vector.iov_len = payload.len();
-        let mut request = layout.template();
-        request.msg_name = name.as_mut_ptr().cast();
-        request.msg_control = control.as_mut_ptr().cast();
-        request.msg_iov = vector;
-        request.msg_iovlen = 1;
-        header.write(libc::mmsghdr { msg_hdr: request, msg_len: 0 });
-    }
-    // MSG_TRUNC: the result is the true length even where the memory is too small for it.
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    // SAFETY: the first `count` headers were written; their pointers name parts of `memories` with
-    // their lengths, and `vectors`, all of which live until the call returns.
-    let received = unsafe {
-        libc::recvmmsg(
-            socket.as_raw_fd(),
-            headers.as_mut_ptr().cast(),
-            count as u32,
-            flags,
-            ptr::null_mut(),
-        )
-    };
-    let Ok(received) = usize::try_from(received) else {
-        return Err(io::Error::last_os_error());
-    };
-    for (index, memory) in memories.iter_mut().enumerate().take(received) {
-        // SAFETY: it was written above, and `received` is at most `count`.
-        let result = unsafe { headers[index].assume_init_ref() };
-        let original = result.msg_len as usize;
-        let header = Header {
-            name: result.msg_hdr.msg_namelen,
-            control: result.msg_hdr.msg_controllen as u32,
-            original: result.msg_len,
-            flags: result.msg_hdr.msg_flags as u32,
+        let mut headers = [const { mem::MaybeUninit::<libc::mmsghdr>::uninit() }; READ_BATCH];
+        let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; READ_BATCH];
+        let count = memories.len().min(READ_BATCH);
+        for ((header, vector), memory) in headers.iter_mut().zip(&mut vectors).zip(&mut *memories) {
+            let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name());
+            let (control, payload) = rest.split_at_mut(layout.control());
+            vector.iov_base = payload.as_mut_ptr().cast();
+            vector.iov_len = payload.len();
+            let mut request = layout.template();
+            request.msg_name = name.as_mut_ptr().cast();
+            request.msg_control = control.as_mut_ptr().cast();
+            request.msg_iov = vector;
+            request.msg_iovlen = 1;
+            header.write(libc::mmsghdr { msg_hdr: request, msg_len: 0 });
+        }
+        // MSG_TRUNC: the result is the true length even where the memory is too small for it.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        // SAFETY: the first `count` headers were written; their pointers name parts of `memories` with
+        // their lengths, and `vectors`, all of which live until the call returns.
+        let received = unsafe {
+            libc::recvmmsg(
+                self.as_raw_fd(),
+                headers.as_mut_ptr().cast(),
+                count as u32,
+                flags,
+                ptr::null_mut(),
+            )
         };
-        header.write(memory);
-        lens[index] = layout.payload_offset() + original.min(vectors[index].iov_len);
+        let Ok(received) = usize::try_from(received) else {
+            return Err(io::Error::last_os_error());
+        };
+        for (index, memory) in memories.iter_mut().enumerate().take(received) {
+            // SAFETY: it was written above, and `received` is at most `count`.
+            let result = unsafe { headers[index].assume_init_ref() };
+            let original = result.msg_len as usize;
+            let header = Header {
+                name: result.msg_hdr.msg_namelen,
+                control: result.msg_hdr.msg_controllen as u32,
+                original: result.msg_len,
+                flags: result.msg_hdr.msg_flags as u32,
+            };
+            header.write(memory);
+            lens[index] = layout.payload_offset() + original.min(vectors[index].iov_len);
+        }
+        Ok(received)
     }
-    Ok(received)
 }
 
 /// Memory through which a drain reads, of all sockets of a runtime.
