@@ -12,11 +12,7 @@ use crate::control::Wanted;
 
 /// Sets an option of setsockopt(2) that is on or off.
 pub(crate) fn set_flag(socket: &Socket, level: i32, name: i32, on: bool) -> io::Result<()> {
-    set_option(socket, level, name, on.into())
-}
-
-/// Sets an option of setsockopt(2) that is a number.
-pub(crate) fn set_option(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
+    let value = libc::c_int::from(on);
     // SAFETY: the pointer names `value` and its length.
     let result = unsafe {
         libc::setsockopt(

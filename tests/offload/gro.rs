@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::thread;
 
 use ebbtide::net::UdpSocket;
+use ebbtide::task::yield_now;
 use ebbtide::{Drain, Runtime};
 
 use super::{pair, receive, run, set_gro, set_option, train};
@@ -16,6 +17,7 @@ on_every_shape!(
     gro_goes_off_while_trains_arrive,
     an_error_that_is_pending_when_gro_goes_off_is_told,
     a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated,
+    a_message_is_judged_by_what_held_when_it_came,
     a_socket_given_back_has_no_trains,
 );
 
@@ -92,9 +94,25 @@ fn an_error_that_is_pending_when_gro_goes_off_is_told(shape: Shape) {
     });
 }
 
-/// The kernel is asked, past Ebbtide, for more than there is room for, so that the length of a
-/// train might be what is missing. Fails when such a message is taken for a single datagram, by the
-/// receive or by the direct reads of the drain.
+/// Asks the kernel, past Ebbtide, for more to come with each datagram than there is room for, so that
+/// the length of a train might be what is missing.
+fn ask_for_too_much(receiver: &UdpSocket) {
+    set_option(receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
+    set_option(receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TIMESTAMP_BY_SOFTWARE);
+    for option in [
+        libc::IPV6_RECVPKTINFO,
+        libc::IPV6_2292PKTINFO,
+        libc::IPV6_RECVHOPLIMIT,
+        libc::IPV6_2292HOPLIMIT,
+        libc::IPV6_RECVTCLASS,
+        libc::IPV6_RECVORIGDSTADDR,
+    ] {
+        set_option(receiver, libc::IPPROTO_IPV6, option, 1);
+    }
+}
+
+/// Fails when such a message is taken for a single datagram, by the receive or by the direct reads
+/// of the drain.
 fn a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated(shape: Shape) {
     let runtime = shape.builder().buffers(1).build().unwrap();
     run(&runtime, async {
@@ -102,18 +120,7 @@ fn a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated(shape
         let sender = UdpSocket::bind("[::1]:0").unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
         assert!(receiver.gro());
-        set_option(&receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
-        set_option(&receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TIMESTAMP_BY_SOFTWARE);
-        for option in [
-            libc::IPV6_RECVPKTINFO,
-            libc::IPV6_2292PKTINFO,
-            libc::IPV6_RECVHOPLIMIT,
-            libc::IPV6_2292HOPLIMIT,
-            libc::IPV6_RECVTCLASS,
-            libc::IPV6_RECVORIGDSTADDR,
-        ] {
-            set_option(&receiver, libc::IPPROTO_IPV6, option, 1);
-        }
+        ask_for_too_much(&receiver);
         sender.send(b"by the receive").await.unwrap();
         let kept = receiver.recv().await.unwrap().expect("not drained");
         assert!(kept.is_truncated(), "{kept:?}");
@@ -123,6 +130,30 @@ fn a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated(shape
         let read = receiver.recv().await.unwrap().expect("it was queued");
         assert!(read.is_truncated(), "{read:?}");
         assert_eq!(receiver.stats().truncated, 2);
+    });
+}
+
+/// Fails when a message that came while trains were possible is judged by what holds when it is
+/// taken.
+fn a_message_is_judged_by_what_held_when_it_came(shape: Shape) {
+    run(&shape.runtime(), async {
+        let socket = UdpSocket::bind("[::1]:0").unwrap();
+        ask_for_too_much(&socket);
+        let address = socket.local_addr().unwrap();
+        for gro in [true, false] {
+            assert_eq!(socket.gro(), gro);
+            let before = socket.stats().received;
+            socket.try_send_to(b"one", address).unwrap();
+            for _ in 0..1_000 {
+                if socket.stats().received > before {
+                    break;
+                }
+                yield_now().await;
+            }
+            socket.set_gro(!gro).unwrap();
+            let datagram = socket.recv().await.unwrap().expect("not drained");
+            assert_eq!(datagram.is_truncated(), gro, "{datagram:?}");
+        }
     });
 }
 

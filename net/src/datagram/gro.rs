@@ -180,12 +180,10 @@ impl Endpoint {
 #[cfg(test)]
 #[cfg(not(miri))]
 mod tests {
-    use ebbtide_runtime::task::yield_now;
     use ebbtide_runtime::{Drain, Runtime};
 
     use super::*;
     use crate::UdpSocket;
-    use crate::option::set_option;
 
     /// As when an ICMP answer comes between the last read and the moment that GRO goes off. Fails
     /// when the look into the queue keeps the error to itself, or takes it for a datagram.
@@ -229,55 +227,6 @@ mod tests {
             assert_eq!(endpoint.read_to_the_end(&mut left), Read::Empty);
             assert!(endpoint.turn_gro_off_if_empty().unwrap());
             assert!(!flag(endpoint.socket().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
-        });
-        runtime.shutdown(Drain::default());
-    }
-
-    /// Asks for more to come with each datagram than there is room for, past Ebbtide, so that the
-    /// length of a train might be what is missing.
-    fn ask_for_too_much(socket: &UdpSocket) {
-        // `SOF_TIMESTAMPING_RX_SOFTWARE` and `SOF_TIMESTAMPING_SOFTWARE` of linux/net_tstamp.h.
-        const BY_SOFTWARE: libc::c_int = 1 << 3 | 1 << 4;
-
-        let kernel = socket.endpoint().socket().unwrap();
-        let options = [
-            (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1),
-            (libc::SOL_SOCKET, libc::SO_TIMESTAMPING, BY_SOFTWARE),
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1),
-            (libc::IPPROTO_IPV6, libc::IPV6_2292PKTINFO, 1),
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, 1),
-            (libc::IPPROTO_IPV6, libc::IPV6_2292HOPLIMIT, 1),
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1),
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVORIGDSTADDR, 1),
-        ];
-        for (level, option, value) in options {
-            set_option(kernel, level, option, value).unwrap();
-        }
-    }
-
-    /// Fails when a message that came while trains were possible is judged by what holds when it is
-    /// taken.
-    #[test]
-    fn a_message_is_judged_by_what_held_when_it_came() {
-        let runtime = Runtime::new().unwrap();
-        runtime.block_on(async {
-            let socket = UdpSocket::bind("[::1]:0").unwrap();
-            ask_for_too_much(&socket);
-            let address = socket.local_addr().unwrap();
-            for gro in [true, false] {
-                assert_eq!(socket.gro(), gro);
-                let before = socket.stats().received;
-                socket.try_send_to(b"one", address).unwrap();
-                for _ in 0..1_000 {
-                    if socket.stats().received > before {
-                        break;
-                    }
-                    yield_now().await;
-                }
-                socket.set_gro(!gro).unwrap();
-                let datagram = socket.recv().await.unwrap().expect("not drained");
-                assert_eq!(datagram.is_truncated(), gro, "{datagram:?}");
-            }
         });
         runtime.shutdown(Drain::default());
     }
