@@ -194,7 +194,7 @@ impl Held {
     #[inline(always)]
     pub(super) fn take_single(&mut self) -> Option<ReceivedMessage> {
         let next = self.inbox.next_filled()?;
-        if self.machine.waits_for_receivers() || !next.is_plain(&self.opener.pool) {
+        if self.machine.waits_for_receivers() || !next.is_plain() {
             return None;
         }
         let filled = self.inbox.take_filled()?;

@@ -8,7 +8,9 @@
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::slice;
 
 /// Bytes on either side of a mapping that nobody may touch, so that a write past its end is an
 /// error, by the kernel (`EFAULT`) as by us. In debug builds only: it takes two more mappings, of
@@ -80,6 +82,33 @@ impl Drop for Mapping {
         // has taken it back by now (see `Pool`).
         let result = unsafe { libc::munmap(whole.cast(), self.len + 2 * GUARD) };
         debug_assert_eq!(result, 0, "munmap of a mapping of our own cannot fail");
+    }
+}
+
+/// A mapping of which nobody else has any part. What was never written to takes no memory.
+pub(crate) struct Pages {
+    mapping: Mapping,
+}
+
+impl Pages {
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        Ok(Self { mapping: Mapping::new(len)? })
+    }
+}
+
+impl Deref for Pages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped as long as `self` lives, zeroed when mapped, and nobody else's.
+        unsafe { slice::from_raw_parts(self.mapping.start().as_ptr(), self.mapping.len()) }
+    }
+}
+
+impl DerefMut for Pages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` is the only way to it.
+        unsafe { slice::from_raw_parts_mut(self.mapping.start().as_ptr(), self.mapping.len()) }
     }
 }
 

@@ -1,16 +1,26 @@
 //! The memory that datagrams arrive in.
 //!
-//! [`Pool`] owns one block of buffers of equal size; one datagram is written into each, by the
-//! kernel on its own (a ring) or when the driver asks for it. A filled buffer is handed out as an
-//! owned [`Buffer`] and returns itself when it is dropped: no copy, no allocation per datagram.
+//! [`Pool`] owns one block of buffers of equal size; one message is written into each, by the
+//! kernel on its own (a ring) or when the driver asks for it. A filled buffer is handed out as a
+//! [`Share`](record::Share), a pointer to its record, and goes back when the last share is dropped:
+//! no copy, no allocation per message, and nothing but a pointer to move from hand to hand.
 //!
-//! Invariant: a buffer is at any time either free, or in exactly one [`Buffer`].
+//! Invariant: a buffer is at any time either free, or held by as many as its record counts.
 
+mod block;
 mod canary;
+mod contents;
 mod mapping;
+mod outside;
 mod pool;
+mod record;
 mod ring;
 mod window;
 
-pub use pool::{Buffer, Pool};
-pub(crate) use pool::{FilledBy, Outside, Parked};
+pub use contents::Layout;
+pub(crate) use contents::{Contents, HEADER_LEN, Header};
+pub(crate) use mapping::Pages;
+pub(crate) use outside::Outside;
+pub use pool::Pool;
+pub(crate) use pool::{Buffer, FilledBy, Parked};
+pub(crate) use record::Share;

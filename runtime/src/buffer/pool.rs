@@ -1,49 +1,48 @@
-//! [`Pool`] and [`Buffer`]: who holds which buffer, and the way back.
+//! [`Pool`] and [`Buffer`]: the block of buffers, which of them are free, and the way back.
 
-// UNSAFETY: a buffer is a part of a block that the kernel writes the other parts of, which no slice
-// of the whole block could express.
+// UNSAFETY: the gaps between the buffers, and a buffer that is filled, lie in a block that the
+// kernel writes other parts of; and what is held keeps the block, which may end with it.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::mem::ManuallyDrop;
+use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
-use std::ptr;
+use std::ptr::NonNull;
 use std::rc::Rc;
 
-use super::canary::{self, GAP};
+use super::block::Block;
 use super::mapping::Mapping;
+use super::record::Share;
 use super::ring::BufferRing;
 use super::window::Window;
 use crate::limits::BUFFER_OVERHEAD;
 
 /// A block of buffers that are filled with datagrams.
 ///
-/// Cheap to clone. The memory lives until the runtime has ended *and* the last [`Buffer`] is gone,
-/// so that a datagram may outlive its runtime.
+/// Cheap to clone. The memory lives until the runtime has ended *and* the last datagram in it is
+/// gone, so that a datagram may outlive its runtime.
 #[derive(Clone)]
 pub struct Pool {
     memory: Rc<Memory>,
 }
 
-struct Memory {
+pub(super) struct Memory {
     /// Free buffers that are not with the kernel. The one that came back last is used first: it is
     /// warm.
     shelf: RefCell<Vec<u16>>,
     /// Where the kernel takes from. `None` in a pool for a driver that reads by hand.
     ring: Option<Provided>,
-    buffers: Mapping,
-    /// Bytes of a buffer, which the kernel may write. The next one comes [`GAP`] bytes later.
-    len: usize,
+    block: Block,
     /// Bytes of payload that a buffer is meant for.
     payload: usize,
-    /// How many [`Buffer`]s share the buffer; 0 exactly when it is free.
-    holders: Box<[Cell<u32>]>,
-    /// How many of `holders` are 0.
+    /// How many buffers nobody holds.
     unheld: Cell<usize>,
-    /// How many [`Spill`]s the program holds; each counts as if it were a buffer.
+    /// How many messages the program holds outside the pool; each counts as if it were a buffer.
     claimed: Cell<usize>,
+    /// What keeps the block for the buffers that are held: `Some` exactly while any is.
+    own: Cell<Option<Rc<Memory>>>,
 }
 
 /// The free buffers that are with the kernel, which takes them as datagrams come.
@@ -76,28 +75,25 @@ impl Pool {
         };
         let last = u16::try_from(count).expect("the builder bounds the number of buffers");
         let len = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
-        let memory = Memory {
+        let mapping = Mapping::new(Block::size(count, len))?;
+        let memory = Rc::new_cyclic(|memory| Memory {
             // The first is on top.
             shelf: RefCell::new((0..last).rev().collect()),
             ring,
-            buffers: Mapping::new((len + GAP) * count)?,
-            len,
+            block: Block::new(mapping, last, len, memory),
             payload,
-            holders: vec![Cell::new(0); count].into_boxed_slice(),
             unheld: Cell::new(count),
             claimed: Cell::new(0),
-        };
-        if cfg!(debug_assertions) {
-            (0..last).for_each(|id| memory.plant(id.into()));
-        }
-        let pool = Self { memory: Rc::new(memory) };
+            own: Cell::default(),
+        });
+        let pool = Self { memory };
         pool.refill();
         Ok(pool)
     }
 
     /// How many buffers there are.
     pub fn count(&self) -> usize {
-        self.memory.holders.len()
+        self.memory.block.count()
     }
 
     /// How many more datagrams can be received before the pool is full: the buffers that are with
@@ -117,14 +113,13 @@ impl Pool {
         if count == 0 {
             return;
         }
-        let len = u32::try_from(self.memory.len).expect("the builder bounds buffers");
+        let block = &self.memory.block;
+        let len = u32::try_from(block.len).expect("the builder bounds buffers");
         // The warmest last on the shelf, first to the kernel.
         let rest = shelf.len() - count;
         let buffers = shelf.drain(rest..).rev();
-        provided.ring.give(
-            len,
-            buffers.map(|id| (self.memory.address(id.into()).expose_provenance() as u64, id)),
-        );
+        let address = |id: u16| block.record(id.into()).start().as_ptr().expose_provenance();
+        provided.ring.give(len, buffers.map(|id| (address(id) as u64, id)));
         provided.count.set(provided.count.get() + count);
     }
 
@@ -148,21 +143,20 @@ impl Pool {
 
     /// The buffer of `parked`, to be held from now on.
     #[inline]
-    pub(crate) fn unpark(&self, parked: Parked) -> Buffer {
-        Buffer { memory: Rc::clone(&self.memory), id: parked.id }
+    pub(crate) fn unpark(&self, parked: Parked) -> Share {
+        Share::of(self.memory.block.record(parked.id.into()))
     }
 
     /// What lies in a parked buffer.
     #[inline]
     pub(crate) fn bytes(&self, parked: &Parked) -> &[u8] {
-        self.memory.bytes(parked.id)
+        self.memory.block.record(parked.id.into()).bytes()
     }
 
     /// Another share in a parked buffer.
-    pub(crate) fn share(&self, parked: &Parked) -> Buffer {
-        let holders = &self.memory.holders[parked.id as usize];
-        holders.set(holders.get() + 1);
-        Buffer { memory: Rc::clone(&self.memory), id: parked.id }
+    pub(crate) fn share(&self, parked: &Parked) -> Share {
+        let first = ManuallyDrop::new(Share::of(self.memory.block.record(parked.id.into())));
+        Share::clone(&first)
     }
 
     /// Bytes of payload that a buffer is meant for.
@@ -173,11 +167,14 @@ impl Pool {
 
     #[inline]
     fn lend(&self, id: u16) -> Parked {
-        let holders = self.memory.holders.get(usize::from(id));
-        let holders = holders.expect("the kernel names only buffers that it was given");
-        assert!(holders.replace(1) == 0, "buffer {id} was filled while it was held");
-        self.memory.unheld.set(self.memory.unheld.get() - 1);
-        Parked { id: id.into() }
+        let memory = &self.memory;
+        memory.block.record(id.into()).lend();
+        let unheld = memory.unheld.get();
+        if unheld == memory.block.count() {
+            memory.own.set(Some(Rc::clone(memory)));
+        }
+        memory.unheld.set(unheld - 1);
+        Parked { id }
     }
 
     /// Takes a free buffer that the kernel does not have, to fill it by hand. `None` when there is
@@ -186,8 +183,8 @@ impl Pool {
         if self.free() == 0 {
             return None;
         }
-        let id = self.memory.shelf.borrow_mut().pop();
-        id.map(|id| self.unpark(self.lend(id)))
+        let id = self.memory.shelf.borrow_mut().pop()?;
+        Some(Buffer { share: self.unpark(self.lend(id)), id })
     }
 
     /// The ring that the kernel takes from.
@@ -203,52 +200,45 @@ impl fmt::Debug for Pool {
 }
 
 impl Memory {
-    /// What lies in a buffer that is held.
+    /// Nobody holds the buffer `id` any more. If nobody holds any, and the pool is gone, so is the
+    /// memory.
+    ///
+    /// # Safety
+    ///
+    /// The buffer was held until now, and there is no reference into the memory.
     #[inline]
-    fn bytes(&self, id: u32) -> &[u8] {
-        // SAFETY: the bytes are mapped as long as `self` lives and were zeroed when mapped. The
-        // kernel writes them again only after the last share was dropped, and a share with others
-        // beside it is never written to: see `deref_mut`.
-        unsafe { std::slice::from_raw_parts(self.address(id), self.len) }
+    pub(super) unsafe fn take_back(memory: NonNull<Self>, id: u32) {
+        let own = {
+            // SAFETY: a buffer was held, for which the memory has kept itself.
+            let memory = unsafe { memory.as_ref() };
+            memory.block.check(id);
+            memory.shelf.borrow_mut().push(id as u16);
+            let unheld = memory.unheld.get() + 1;
+            memory.unheld.set(unheld);
+            if unheld < memory.block.count() {
+                return;
+            }
+            memory.own.take()
+        };
+        drop(own);
     }
 
-    #[inline]
-    fn address(&self, id: u32) -> *mut u8 {
-        let offset = id as usize * (self.len + GAP);
-        assert!(offset + self.len + GAP <= self.buffers.len());
-        // SAFETY: the offset lies inside the mapping, as just asserted.
-        unsafe { self.buffers.start().as_ptr().add(offset) }
+    /// Another share in it, for whoever holds one of its buffers.
+    pub(super) fn share(&self) -> Rc<Self> {
+        let own = self.own.take();
+        let share = own.clone();
+        self.own.set(own);
+        share.expect("it keeps itself while a buffer is held")
     }
 
-    /// Where the gap behind a buffer starts.
-    fn gap(&self, id: u32) -> *mut [u8; GAP] {
-        // SAFETY: the buffer and the gap behind it lie inside the mapping, as `address` asserts.
-        unsafe { self.address(id).add(self.len).cast() }
+    /// The program holds a message outside the pool.
+    pub(super) fn claim(&self) {
+        self.claimed.set(self.claimed.get() + 1);
     }
 
-    /// Before anybody else has the memory.
-    fn plant(&self, id: u32) {
-        // SAFETY: mapped and zeroed, and nobody else's: no buffer reaches into the gap.
-        canary::plant(unsafe { &mut *self.gap(id) });
-    }
-
-    /// Looks whether a buffer was written to past its end, in debug builds.
-    #[inline]
-    fn check(&self, id: u32) {
-        if cfg!(debug_assertions) {
-            // SAFETY: mapped as long as `self` lives, and written by `plant` alone, before the
-            // kernel or a `Buffer` had any of it: no buffer reaches into the gap.
-            canary::check(id, unsafe { &*self.gap(id) });
-        }
-    }
-}
-
-impl Drop for Memory {
-    /// The buffers that were never filled have not been looked at.
-    fn drop(&mut self) {
-        if cfg!(debug_assertions) {
-            (0..self.holders.len()).for_each(|id| self.check(id as u32));
-        }
+    /// The program has let go of one.
+    pub(super) fn release_claim(&self) {
+        self.claimed.set(self.claimed.get() - 1);
     }
 }
 
@@ -257,143 +247,35 @@ impl Drop for Memory {
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Parked {
-    id: u32,
+    id: u16,
 }
 
-/// One filled buffer, or a share in it. Goes back to the pool when all shares are dropped.
-pub struct Buffer {
-    memory: Rc<Memory>,
-    /// As wide as its neighbours, so that it moves in a register.
-    id: u32,
+/// A buffer that is filled by hand, by the only one who holds it. Goes back to the pool when it is
+/// dropped.
+pub(crate) struct Buffer {
+    share: Share,
+    id: u16,
 }
 
 impl Buffer {
-    /// Another share in the same buffer.
-    pub(crate) fn share(&self) -> Self {
-        self.holders().set(self.holders().get() + 1);
-        Self { memory: Rc::clone(&self.memory), id: self.id }
-    }
-
-    #[inline]
-    fn holders(&self) -> &Cell<u32> {
-        &self.memory.holders[self.id as usize]
-    }
-
-    /// Gives the pool up, for [`Pool::unpark`] to find again.
+    /// It is filled: for [`Pool::unpark`] to find again.
     pub(crate) fn park(self) -> Parked {
-        let buffer = ManuallyDrop::new(self);
-        // SAFETY: read once, from a buffer that is neither used nor dropped afterwards.
-        drop(unsafe { ptr::read(&raw const buffer.memory) });
-        Parked { id: buffer.id }
+        mem::forget(self.share);
+        Parked { id: self.id }
     }
 }
 
 impl Deref for Buffer {
     type Target = [u8];
 
-    #[inline]
     fn deref(&self) -> &[u8] {
-        self.memory.bytes(self.id)
+        self.share.bytes()
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        assert_eq!(self.holders().get(), 1, "a shared buffer is only read");
-        let memory = &self.memory;
-        // SAFETY: as in `bytes`; and `&mut self` is the only way to this buffer's bytes, because
-        // there is no other share.
-        unsafe { std::slice::from_raw_parts_mut(memory.address(self.id), memory.len) }
-    }
-}
-
-impl Drop for Buffer {
-    #[inline]
-    fn drop(&mut self) {
-        let left = self.holders().get() - 1;
-        self.holders().set(left);
-        if left == 0 {
-            self.memory.check(self.id);
-            self.memory.unheld.set(self.memory.unheld.get() + 1);
-            self.memory.shelf.borrow_mut().push(self.id as u16);
-        }
-    }
-}
-
-impl fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Buffer").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// Memory that one or more messages lie in outside the pool, or a share in it.
-///
-/// A message that had to leave its buffer takes nothing from the pool while it waits in an inbox.
-/// Once the program holds it, it counts as a buffer: what a program holds is bounded by the pool,
-/// wherever it lies.
-pub(crate) struct Outside {
-    shared: Rc<Spilled>,
-}
-
-struct Spilled {
-    bytes: Box<[u8]>,
-    /// The pool that it counts against. `None` for what was never in it: a direct read.
-    memory: Option<Rc<Memory>>,
-    holder: Cell<Holder>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Holder {
-    Inbox,
-    Program,
-}
-
-impl Buffer {
-    /// A place outside the pool for `bytes`, which were in this buffer.
-    pub(crate) fn spill(&self, bytes: Box<[u8]>) -> Outside {
-        Outside::new(bytes, Some(Rc::clone(&self.memory)))
-    }
-}
-
-impl Outside {
-    /// A place for what was read past the pool.
-    pub(crate) fn direct(bytes: Box<[u8]>) -> Self {
-        Self::new(bytes, None)
-    }
-
-    fn new(bytes: Box<[u8]>, memory: Option<Rc<Memory>>) -> Self {
-        let holder = Cell::new(Holder::Inbox);
-        Self { shared: Rc::new(Spilled { bytes, memory, holder }) }
-    }
-
-    /// Another share in the same message.
-    pub(crate) fn share(&self) -> Self {
-        Self { shared: Rc::clone(&self.shared) }
-    }
-
-    /// The program holds it, or a share in it, from now on.
-    pub(crate) fn claim(&self) {
-        if self.shared.holder.replace(Holder::Program) == Holder::Inbox
-            && let Some(memory) = &self.shared.memory
-        {
-            memory.claimed.set(memory.claimed.get() + 1);
-        }
-    }
-}
-
-impl Deref for Outside {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.shared.bytes
-    }
-}
-
-impl Drop for Spilled {
-    fn drop(&mut self) {
-        if let (Holder::Program, Some(memory)) = (self.holder.get(), &self.memory) {
-            memory.claimed.set(memory.claimed.get() - 1);
-        }
+        self.share.bytes_mut()
     }
 }
 
@@ -402,9 +284,10 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
+    use super::super::contents::HEADER_LEN;
     use super::*;
 
-    fn held(pool: &Pool, id: u16) -> Buffer {
+    fn held(pool: &Pool, id: u16) -> Share {
         pool.unpark(pool.take(id))
     }
 
@@ -449,8 +332,8 @@ mod tests {
     #[test]
     fn a_shared_buffer_is_free_when_the_last_share_is_gone() {
         let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
-        let buffer = pool.take_free().unwrap();
-        let share = buffer.share();
+        let buffer = pool.unpark(pool.take_free().unwrap().park());
+        let share = buffer.clone();
         drop(buffer);
         assert!(pool.take_free().is_none());
         drop(share);
@@ -462,7 +345,7 @@ mod tests {
     fn a_shared_buffer_is_never_written_to() {
         let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
         let mut buffer = pool.take_free().unwrap();
-        let _share = buffer.share();
+        let _share = buffer.share.clone();
         buffer[0] = 1;
     }
 
@@ -475,26 +358,46 @@ mod tests {
     }
 
     #[test]
-    fn a_spilled_message_counts_as_a_buffer_while_the_program_holds_it() {
+    fn a_message_outside_counts_as_a_buffer_while_the_program_holds_it() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let buffer = held(&pool, 0);
-        let spill = buffer.spill(buffer[..10].into());
-        drop(buffer);
+        let message = held(&pool, 0).copied_out().unwrap();
         assert_eq!(pool.free(), 2);
-        spill.claim();
-        spill.claim();
-        assert_eq!(pool.free(), 1);
-        drop(spill);
+        for _ in 0..2 {
+            message.outside_memory().unwrap().claim();
+            assert_eq!(pool.free(), 1);
+        }
+        drop(message);
         assert_eq!(pool.free(), 2);
     }
 
+    /// Fails when what is held does not keep the memory, or when it keeps it for ever.
     #[test]
     fn a_buffer_outlives_its_pool() {
-        let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let buffer = held(&pool, 1);
+        let pool = Pool::new(3, 100, FilledBy::Kernel).unwrap();
+        drop(held(&pool, 1));
+        let held = [held(&pool, 2), held(&pool, 0)];
+        let memory = Rc::downgrade(&pool.memory);
         drop(pool);
-        assert!(buffer.iter().all(|&byte| byte == 0));
-        assert!(buffer.len() >= 100 + BUFFER_OVERHEAD);
+        for buffer in held {
+            assert_eq!(memory.strong_count(), 1);
+            assert!(buffer.bytes().iter().all(|&byte| byte == 0));
+            assert!(buffer.bytes().len() >= 100 + BUFFER_OVERHEAD);
+        }
+        assert_eq!(memory.strong_count(), 0);
+    }
+
+    /// Fails when a message that has left a pool needs it, or keeps it for ever.
+    #[test]
+    fn a_message_outside_outlives_its_pool() {
+        let pool = Pool::new(1, 100, FilledBy::Kernel).unwrap();
+        let message = held(&pool, 0).copied_out().unwrap();
+        let part = message.part(message.contents());
+        let memory = Rc::downgrade(&pool.memory);
+        drop((pool, message));
+        part.outside_memory().unwrap().claim();
+        assert_eq!(part.bytes().len(), HEADER_LEN);
+        drop(part);
+        assert_eq!(memory.strong_count(), 0);
     }
 
     /// Runs `body` in a process of its own, this test started again alone, which `body` ends by an
@@ -514,7 +417,7 @@ mod tests {
 
     fn write_past(pool: &Pool, id: u16, at: usize) {
         // SAFETY: the gap is mapped, and no buffer reaches into it.
-        unsafe { (*pool.memory.gap(id.into()))[at] = 7 };
+        unsafe { (*pool.memory.block.gap(id.into()))[at] = 7 };
     }
 
     /// Fails when nobody looks behind a buffer that comes back.
@@ -528,7 +431,7 @@ mod tests {
         let said = said_before_it_aborted(name, || {
             let pool = Pool::new(3, 100, FilledBy::Kernel).unwrap();
             let buffer = held(&pool, 1);
-            let share = buffer.share();
+            let share = buffer.clone();
             write_past(&pool, 1, 0);
             drop(buffer);
             // What the end of the pool would find does not count.
@@ -571,7 +474,7 @@ mod tests {
     fn buffers_of_the_default_size_start_in_different_cache_sets() {
         let pool = Pool::new(16, 65_536, FilledBy::Kernel).unwrap();
         let sets: std::collections::HashSet<usize> =
-            (0..16).map(|id| pool.memory.address(id).addr() % 4096).collect();
+            (0..16).map(|id| pool.memory.block.record(id).start().addr().get() % 4096).collect();
         assert_eq!(sets.len(), 16);
     }
 }

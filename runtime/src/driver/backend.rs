@@ -193,7 +193,7 @@ impl Intake<'_> {
         finality: Finality,
     ) -> Verdict {
         let multishot = self.multishots.get_mut(key).expect("it stays to its final completion");
-        let verdict = multishot.deliver(result, buffer, finality, self.wakes);
+        let verdict = multishot.deliver(result, buffer, finality, self.pool, self.wakes);
         if finality == Finality::Final || verdict != Verdict::Keep {
             self.verdicts.push((key, verdict));
         }

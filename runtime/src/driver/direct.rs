@@ -12,8 +12,8 @@ use std::ops::DerefMut;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use super::message::{Copied, Filled, HEADER_LEN, Header, Layout, ReceivedMessage};
-use crate::buffer::{Buffer, Outside, Pool};
+use super::message::{Copied, Filled, ReceivedMessage};
+use crate::buffer::{Buffer, HEADER_LEN, Header, Layout, Outside, Pages, Pool};
 
 /// Messages that one call reads at most.
 pub const READ_BATCH: usize = 64;
@@ -21,6 +21,15 @@ pub const READ_BATCH: usize = 64;
 /// Bytes of messages that share a block of memory, which stays as long as a receiver keeps any of
 /// them.
 const CHUNK: usize = 16 * 1024;
+
+/// What a receive of messages of `layout` is asked for with, without where to put them.
+pub(super) fn template(layout: Layout) -> libc::msghdr {
+    // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
+    let mut header: libc::msghdr = unsafe { mem::zeroed() };
+    header.msg_namelen = layout.name() as libc::socklen_t;
+    header.msg_controllen = layout.control();
+    header
+}
 
 /// Where messages are read from directly.
 pub trait Source {
@@ -56,7 +65,7 @@ impl Source for BorrowedFd<'_> {
             let (control, payload) = rest.split_at_mut(layout.control());
             vector.iov_base = payload.as_mut_ptr().cast();
             vector.iov_len = payload.len();
-            let mut request = layout.template();
+            let mut request = template(layout);
             request.msg_name = name.as_mut_ptr().cast();
             request.msg_control = control.as_mut_ptr().cast();
             request.msg_iov = vector;
@@ -99,9 +108,9 @@ impl Source for BorrowedFd<'_> {
 /// Memory through which a drain reads, of all sockets of a runtime.
 #[derive(Default)]
 pub struct Scratch {
-    /// Empty until it is needed. Zeroed lazily by the kernel, so that only what messages fill is
-    /// ever resident.
-    memory: Vec<u8>,
+    /// `None` until it is needed. Pages, so that only what messages fill is ever resident, and so
+    /// that the allocator is not left with a hole of megabytes.
+    memory: Option<Pages>,
     /// Empty between reads; kept for its memory.
     buffers: Vec<Buffer>,
 }
@@ -132,7 +141,7 @@ impl Scratch {
         let received = source.receive_into(&mut self.buffers, layout, &mut lens);
         if let Ok(count) = received {
             let filled = self.buffers.drain(..count).zip(lens);
-            filled.map(|(buffer, len)| Filled::new(buffer.park(), len as u32)).for_each(each);
+            filled.map(|(buffer, len)| Filled::new(buffer.park(), len as u32, pool)).for_each(each);
         }
         self.buffers.clear();
         received.map(Some)
@@ -142,7 +151,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// As [`receive_pooled`](Self::receive_pooled).
+    /// As [`receive_pooled`](Self::receive_pooled); and those of mmap(2).
     pub fn receive(
         &mut self,
         source: &impl Source,
@@ -151,13 +160,12 @@ impl Scratch {
         limit: usize,
         each: impl FnMut(ReceivedMessage),
     ) -> io::Result<usize> {
-        let stride = self.prepare(layout, payload);
+        let len = layout.payload_offset() + payload;
+        // An odd number of cache lines, so that small messages do not share cache sets.
+        let stride = (len.div_ceil(64) | 1) * 64;
+        let memory = self.at_least(stride * READ_BATCH)?.chunks_exact_mut(stride);
         let mut memories: Vec<&mut [u8]> =
-            self.memory.chunks_exact_mut(stride).take(limit.min(READ_BATCH)).collect();
-        for memory in &mut memories {
-            let whole = mem::take(memory);
-            *memory = &mut whole[..layout.payload_offset() + payload];
-        }
+            memory.take(limit.min(READ_BATCH)).map(|memory| &mut memory[..len]).collect();
         let mut lens = [0; READ_BATCH];
         let received = source.receive_into(&mut memories, layout, &mut lens)?;
         let messages = memories.iter().map(|memory| &**memory).zip(lens).take(received);
@@ -165,14 +173,12 @@ impl Scratch {
         Ok(received)
     }
 
-    /// Makes sure that there is enough memory; gives how far the parts for each message are apart.
-    fn prepare(&mut self, layout: Layout, payload: usize) -> usize {
-        // An odd number of cache lines, so that small messages do not share cache sets.
-        let stride = ((layout.payload_offset() + payload).div_ceil(64) | 1) * 64;
-        if self.memory.len() < stride * READ_BATCH {
-            self.memory = vec![0; stride * READ_BATCH];
+    /// At least `len` bytes.
+    fn at_least(&mut self, len: usize) -> io::Result<&mut [u8]> {
+        if self.memory.as_ref().is_none_or(|memory| memory.len() < len) {
+            self.memory = Some(Pages::new(len)?);
         }
-        stride
+        Ok(self.memory.as_mut().expect("it was just made"))
     }
 }
 
@@ -199,6 +205,6 @@ fn copy_out<'a>(
 
 impl fmt::Debug for Scratch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Scratch").field("len", &self.memory.len()).finish()
+        f.debug_struct("Scratch").finish_non_exhaustive()
     }
 }

@@ -7,10 +7,11 @@ use std::rc::Rc;
 
 use slab::Slab;
 
+use super::direct::template;
 use super::message::Filled;
 use super::sink::{Armed, Sink, Verdict, Wakes};
 use super::table::{Finality, Id};
-use crate::buffer::Parked;
+use crate::buffer::{Parked, Pool};
 
 /// Names one multishot receive for as long as its socket exists, through all its re-armings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -56,7 +57,7 @@ impl Multishots {
     }
 
     pub(super) fn insert(&mut self, sink: Rc<dyn Sink>) -> MultishotKey {
-        let template = Box::new(sink.layout().template());
+        let template = Box::new(template(sink.layout()));
         let phase = Phase::Idle;
         let membership = Membership::Member;
         MultishotKey(self.members.insert(Multishot { sink, template, phase, membership }))
@@ -120,6 +121,7 @@ impl Multishot {
         result: i32,
         buffer: Option<Parked>,
         finality: Finality,
+        pool: &Pool,
         wakes: &mut Wakes,
     ) -> Verdict {
         let armed = match finality {
@@ -130,7 +132,9 @@ impl Multishot {
             }
         };
         match (u32::try_from(result), buffer) {
-            (Ok(len), Some(buffer)) => self.sink.receive(Filled::new(buffer, len), armed, wakes),
+            (Ok(len), Some(buffer)) => {
+                self.sink.receive(Filled::new(buffer, len, pool), armed, wakes)
+            }
             (Ok(_), None) => self.sink.end(None, armed, wakes),
             (Err(_), _) => self.sink.end(Some(io::Error::from_raw_os_error(-result)), armed, wakes),
         }

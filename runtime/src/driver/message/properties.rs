@@ -4,8 +4,8 @@
 use std::num::NonZeroU32;
 use std::ops::Range;
 
-use super::{Filled, HEADER_LEN, Layout, Payload, ReceivedMessage};
-use crate::buffer::{FilledBy, Pool};
+use super::{Filled, ReceivedMessage};
+use crate::buffer::{Contents, FilledBy, HEADER_LEN, Layout, Pool};
 
 /// Payload bytes of the pool's buffers: small, so that messages are longer than a buffer, too.
 const CAPACITY: usize = 512;
@@ -31,7 +31,7 @@ pub(crate) fn hold(input: &[u8]) {
     let bytes = &bytes[..bytes.len().min(CAPACITY)];
 
     if len < layout.payload_offset() {
-        assert_eq!(Payload::find(bytes, len, layout), None, "{len} bytes are not the whole of it");
+        assert_eq!(Contents::find(bytes, len, layout), None, "{len} bytes are not the whole of it");
         return;
     }
     let message = pooled(bytes, 0, len, layout);
@@ -49,7 +49,7 @@ fn pooled(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> ReceivedMessag
         let mut buffer = pool.take_free().expect("every test gives its buffers back");
         buffer.fill(stale);
         buffer[..bytes.len()].copy_from_slice(bytes);
-        let filled = Filled::new(buffer.park(), len as u32);
+        let filled = Filled::new(buffer.park(), len as u32, pool);
         let peeked = filled.peek(pool, layout);
         let message = filled.into_message(pool, layout);
         assert_eq!(exposed(&message), exposed(&peeked), "a look shows another message");
