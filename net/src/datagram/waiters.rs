@@ -14,6 +14,8 @@ pub(crate) struct WaiterKey(u64);
 pub(crate) struct Waiters {
     /// In the order of arrival.
     queue: VecDeque<Waiter>,
+    /// How many of them have not been woken.
+    unwoken: usize,
     next: u64,
 }
 
@@ -40,10 +42,13 @@ impl Waiters {
         waker: Waker,
     ) -> (WaiterKey, Option<Waker>) {
         if let Some(waiter) = self.queue.iter_mut().find(|waiter| Some(waiter.key) == key) {
-            return (waiter.key, waiter.waker.replace(waker));
+            let replaced = waiter.waker.replace(waker);
+            self.unwoken += usize::from(replaced.is_none());
+            return (waiter.key, replaced);
         }
         let key = WaiterKey(self.next);
         self.next += 1;
+        self.unwoken += 1;
         self.queue.push_back(Waiter { key, waker: Some(waker) });
         (key, None)
     }
@@ -51,12 +56,16 @@ impl Waiters {
     /// Takes the waker of the longest waiter that has not been woken.
     #[inline]
     pub(crate) fn next_waker(&mut self) -> Option<Waker> {
+        if self.unwoken == 0 {
+            return None;
+        }
+        self.unwoken -= 1;
         self.queue.iter_mut().find_map(|waiter| waiter.waker.take())
     }
 
     /// Whether `next_waker` would give one.
     pub(crate) fn has_unwoken(&self) -> bool {
-        self.queue.iter().any(|waiter| waiter.waker.is_some())
+        self.unwoken > 0
     }
 
     /// The waiter has what it wanted, or has given up. Returns also its waker, to be dropped when
@@ -67,7 +76,10 @@ impl Waiters {
         };
         match self.queue.remove(at).and_then(|waiter| waiter.waker) {
             None => (Left::Woken, None),
-            waker => (Left::Waiting, waker),
+            waker => {
+                self.unwoken -= 1;
+                (Left::Waiting, waker)
+            }
         }
     }
 

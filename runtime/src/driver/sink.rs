@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Waker;
 
-use super::message::{Filled, Layout};
+use super::message::Filled;
+use crate::buffer::Layout;
 
 /// The receiving end of a socket, as the driver sees it.
 pub trait Sink: 'static {
@@ -65,7 +66,9 @@ impl Wakes {
     /// Wakes whoever is to be woken later.
     #[inline]
     pub fn wake(&mut self, waker: impl IntoIterator<Item = Waker>) {
-        self.wakers.extend(waker);
+        for waker in waker {
+            self.wakers.push(waker);
+        }
     }
 
     /// Drops `value` later.
