@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use ebbtide_runtime::driver::{
-    Armed, Filled, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
+    Armed, Batch, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
 };
 use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
 use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
@@ -334,13 +334,9 @@ impl Sink for Endpoint {
         self.layout
     }
 
-    fn receive(&self, filled: Filled, armed: Armed, wakes: &mut Wakes) -> Verdict {
-        let mut held = self.held.borrow_mut();
-        let load = held.arrived(filled, wakes);
-        match held.machine.complete(Outcome::Datagram, armed, load) {
-            Verdict::Keep => Verdict::Keep,
-            verdict => self.note(verdict),
-        }
+    fn receive(&self, batch: Batch<'_>, armed: Armed, wakes: &mut Wakes) -> Verdict {
+        let verdict = self.held.borrow_mut().arrived(batch, armed, wakes);
+        self.note(verdict)
     }
 
     fn end(&self, error: Option<io::Error>, armed: Armed, wakes: &mut Wakes) -> Verdict {

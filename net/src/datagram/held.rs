@@ -7,12 +7,12 @@ use std::task::Waker;
 use ebbtide_runtime::SocketStats;
 use ebbtide_runtime::buffer::Pool;
 use ebbtide_runtime::driver::{
-    Filled, Layout, READ_BATCH, ReceivedMessage, Scratch, Source, Wakes,
+    Armed, Batch, Filled, Layout, READ_BATCH, ReceivedMessage, Scratch, Source, Verdict, Wakes,
 };
 
 use super::endpoint::Family;
 use super::inbox::{Arrival, Inbox, Portion, Several};
-use super::receive::{Load, Place, ReceiveMachine};
+use super::receive::{Load, Outcome, Place, ReceiveMachine};
 use crate::control::segment_size;
 
 pub(super) struct Held {
@@ -120,26 +120,55 @@ impl Held {
         });
     }
 
-    /// A buffer of the pool was filled: its message goes into the inbox, or beside it if the socket
-    /// holds its share of the pool. Gives the load with it.
-    #[inline]
-    pub(super) fn arrived(&mut self, filled: Filled, wakes: &mut Wakes) -> Load {
+    /// Buffers of the pool were filled: their messages go into the inbox, or beside it if the socket
+    /// holds its share of the pool.
+    pub(super) fn arrived(&mut self, batch: Batch<'_>, armed: Armed, wakes: &mut Wakes) -> Verdict {
         let Load { queued, free } = self.load();
-        let load = Load { queued: queued + 1, free };
-        match self.machine.place(load) {
-            Place::Pool => {
-                self.counts.received += 1;
-                wakes.wake(self.inbox.push_filled(filled));
-                load
-            }
-            Place::Outside => {
-                self.move_outside(filled, wakes);
-                self.load()
-            }
+        let load = Load { queued: queued + batch.len(), free };
+        if self.machine.place(load) == Place::Outside {
+            return self.arrived_one_by_one(batch, armed, wakes);
         }
+        self.counts.received += batch.len() as u64;
+        self.inbox.push_all_filled(batch, wakes);
+        self.machine.complete(Outcome::Datagram, armed, load)
     }
 
+    /// There is no room for all of them.
     #[cold]
+    fn arrived_one_by_one(
+        &mut self,
+        mut batch: Batch<'_>,
+        armed: Armed,
+        wakes: &mut Wakes,
+    ) -> Verdict {
+        let mut verdict = Verdict::Keep;
+        while let Some(next) = batch.next() {
+            // The buffers of those that come after it count as free until it is their turn.
+            let load = |held: &Self| {
+                let Load { queued, free } = held.load();
+                Load { queued, free: free + batch.len() }
+            };
+            let with_it = Load { queued: self.load().queued + 1, ..load(self) };
+            let load = match self.machine.place(with_it) {
+                Place::Pool => {
+                    self.counts.received += 1;
+                    wakes.wake(self.inbox.push_filled(next));
+                    with_it
+                }
+                Place::Outside => {
+                    self.move_outside(next, wakes);
+                    load(self)
+                }
+            };
+            let armed = if batch.len() == 0 { armed } else { Armed::Still };
+            match self.machine.complete(Outcome::Datagram, armed, load) {
+                Verdict::Keep => {}
+                other => verdict = other,
+            }
+        }
+        verdict
+    }
+
     fn move_outside(&mut self, filled: Filled, wakes: &mut Wakes) {
         let mut message = self.opener.open(filled);
         message.leave_pool();
@@ -199,8 +228,8 @@ impl Held {
         }
         let filled = self.inbox.take_filled()?;
         let message = filled.into_message(&self.opener.pool, self.opener.layout);
-        self.counts.delivered += 1;
         self.counts.truncated += u64::from(message.is_truncated());
+        self.counts.delivered += 1;
         Some(message)
     }
 

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::task::Waker;
 
+use ebbtide_runtime::driver::Wakes;
+
 use super::waiters::{Left, WaiterKey, Waiters};
 
 /// What one message brings: a datagram, or several at once.
@@ -68,6 +70,23 @@ impl<F, M: Several> Inbox<F, M> {
     pub(super) fn push_filled(&mut self, filled: F) -> Option<Waker> {
         self.filled.push_back(filled);
         self.waiters.next_waker()
+    }
+
+    /// The same for several messages, at least one: leaves whom to wake, one waiter for each.
+    #[inline]
+    pub(super) fn push_all_filled(
+        &mut self,
+        filled: impl ExactSizeIterator<Item = F>,
+        wakes: &mut Wakes,
+    ) {
+        let mut left = filled.len();
+        self.filled.extend(filled);
+        while left > 0
+            && let Some(waker) = self.waiters.next_waker()
+        {
+            wakes.wake(Some(waker));
+            left -= 1;
+        }
     }
 
     /// Adds a message that is not in the pool. Returns whom to wake.

@@ -53,7 +53,8 @@ impl Block {
     }
 
     /// Where the buffer `id` starts.
-    fn buffer(&self, id: u32) -> NonNull<u8> {
+    #[inline]
+    pub(super) fn buffer(&self, id: u32) -> NonNull<u8> {
         let offset = size_of::<Slot>() * self.count + (self.len + GAP) * id as usize;
         assert!(offset + self.len + GAP <= self.mapping.len());
         // SAFETY: the offset lies inside the mapping, as just asserted.

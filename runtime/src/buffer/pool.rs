@@ -14,7 +14,7 @@ use std::rc::Rc;
 
 use super::block::Block;
 use super::mapping::Mapping;
-use super::record::Share;
+use super::record::{Record, Share};
 use super::ring::BufferRing;
 use super::window::Window;
 use crate::limits::BUFFER_OVERHEAD;
@@ -118,7 +118,7 @@ impl Pool {
         // The warmest last on the shelf, first to the kernel.
         let rest = shelf.len() - count;
         let buffers = shelf.drain(rest..).rev();
-        let address = |id: u16| block.record(id.into()).start().as_ptr().expose_provenance();
+        let address = |id: u16| block.buffer(id.into()).as_ptr().expose_provenance();
         provided.ring.give(len, buffers.map(|id| (address(id) as u64, id)));
         provided.count.set(provided.count.get() + count);
     }
@@ -134,23 +134,18 @@ impl Pool {
 
     /// Takes the buffer `id`, which a completion said that the kernel has filled.
     #[inline]
-    pub(crate) fn take(&self, id: u16) -> Parked {
+    pub(crate) fn take(&self, id: u16) -> (Parked, &[u8]) {
         if let Some(provided) = &self.memory.ring {
             provided.count.set(provided.count.get() - 1);
         }
-        self.lend(id)
+        let record = self.lend(id);
+        (Parked { id }, record.bytes())
     }
 
     /// The buffer of `parked`, to be held from now on.
     #[inline]
     pub(crate) fn unpark(&self, parked: Parked) -> Share {
         Share::of(self.memory.block.record(parked.id.into()))
-    }
-
-    /// What lies in a parked buffer.
-    #[inline]
-    pub(crate) fn bytes(&self, parked: &Parked) -> &[u8] {
-        self.memory.block.record(parked.id.into()).bytes()
     }
 
     /// Another share in a parked buffer.
@@ -166,15 +161,16 @@ impl Pool {
     }
 
     #[inline]
-    fn lend(&self, id: u16) -> Parked {
+    fn lend(&self, id: u16) -> &Record {
         let memory = &self.memory;
-        memory.block.record(id.into()).lend();
+        let record = memory.block.record(id.into());
+        record.lend();
         let unheld = memory.unheld.get();
         if unheld == memory.block.count() {
             memory.own.set(Some(Rc::clone(memory)));
         }
         memory.unheld.set(unheld - 1);
-        Parked { id }
+        record
     }
 
     /// Takes a free buffer that the kernel does not have, to fill it by hand. `None` when there is
@@ -184,7 +180,7 @@ impl Pool {
             return None;
         }
         let id = self.memory.shelf.borrow_mut().pop()?;
-        Some(Buffer { share: self.unpark(self.lend(id)), id })
+        Some(Buffer { share: Share::of(self.lend(id)), id })
     }
 
     /// The ring that the kernel takes from.
@@ -288,7 +284,7 @@ mod tests {
     use super::*;
 
     fn held(pool: &Pool, id: u16) -> Share {
-        pool.unpark(pool.take(id))
+        pool.unpark(pool.take(id).0)
     }
 
     #[test]
@@ -474,7 +470,7 @@ mod tests {
     fn buffers_of_the_default_size_start_in_different_cache_sets() {
         let pool = Pool::new(16, 65_536, FilledBy::Kernel).unwrap();
         let sets: std::collections::HashSet<usize> =
-            (0..16).map(|id| pool.memory.block.record(id).start().addr().get() % 4096).collect();
+            (0..16).map(|id| pool.memory.block.buffer(id).addr().get() % 4096).collect();
         assert_eq!(sets.len(), 16);
     }
 }

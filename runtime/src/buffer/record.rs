@@ -64,10 +64,6 @@ impl Record {
         assert!(self.holders.replace(1) == 0, "buffer {} was filled while it was held", self.id);
     }
 
-    pub(super) fn start(&self) -> NonNull<u8> {
-        self.start
-    }
-
     /// What lies in it. To be called by who holds it.
     #[inline]
     pub(super) fn bytes(&self) -> &[u8] {

@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::epoll::Epoll;
+use super::message::{Batch, Filled};
 use super::multishots::{MultishotKey, Multishots};
 use super::operation::AnyOperation;
 use super::ring::Ring;
 use super::sink::{Sink, Verdict, Wakes};
 use super::table::{Completion, Finality, Id, Table};
-use crate::buffer::{Buffer, Parked, Pool};
+use crate::buffer::{Buffer, Pool};
 
 pub(super) enum Backend {
     Ring(Ring),
@@ -100,10 +101,17 @@ impl Backend {
     /// Hands over the completions that there are.
     pub(super) fn collect(&mut self, intake: &mut Intake<'_>) {
         match self {
-            Self::Ring(ring) => ring.collect(|id, result, buffer, finality| {
-                let buffer = buffer.map(|buffer| intake.pool.take(buffer));
-                intake.accept(id, result, buffer, finality);
-            }),
+            Self::Ring(ring) => {
+                ring.collect(|id, result, buffer, finality| {
+                    if let (Some(buffer), Ok(len)) = (buffer, u32::try_from(result)) {
+                        let filled = Filled::take(intake.pool, buffer, len);
+                        intake.receive(id, filled, finality);
+                    } else {
+                        intake.accept(id, result, finality);
+                    }
+                });
+                intake.end_run();
+            }
             Self::Epoll(epoll) => epoll.collect(intake),
             Self::Ended => {}
         }
@@ -156,21 +164,49 @@ pub(super) struct Intake<'a> {
     pub(super) pool: &'a Pool,
     pub(super) active: &'a mut usize,
     pub(super) completions: &'a mut u64,
+    pub(super) run: &'a mut Run,
     /// To be carried out when all completions are in.
     pub(super) verdicts: &'a mut Vec<(MultishotKey, Verdict)>,
     pub(super) wakes: &'a mut Wakes,
 }
 
+/// Messages of one receive that came one after the other, and go to its sink together.
+#[derive(Default)]
+pub(super) struct Run {
+    /// Of which receive. `None` exactly while it is empty.
+    of: Option<(Id, MultishotKey)>,
+    filled: Vec<Option<Filled>>,
+}
+
 impl Intake<'_> {
-    /// Takes in one completion. For a receive, answers what its sink wants.
+    /// Takes in a completion of a receive that has filled a buffer. [`end_run`](Self::end_run) is to
+    /// follow when there is no other.
     #[inline]
-    pub(super) fn accept(
-        &mut self,
-        id: Id,
-        result: i32,
-        buffer: Option<Parked>,
-        finality: Finality,
-    ) -> Verdict {
+    pub(super) fn receive(&mut self, id: Id, filled: Filled, finality: Finality) {
+        match self.run.of {
+            Some((of, _)) if of == id && finality == Finality::More => {
+                *self.completions += 1;
+                self.run.filled.push(Some(filled));
+            }
+            _ => self.begin_run(id, filled, finality),
+        }
+    }
+
+    fn begin_run(&mut self, id: Id, filled: Filled, finality: Finality) {
+        self.end_run();
+        *self.completions += 1;
+        if let Completion::Deliver(key) = self.table.complete(id, 0, finality) {
+            self.run.of = Some((id, key));
+            self.run.filled.push(Some(filled));
+            if finality == Finality::Final {
+                self.deliver(finality);
+            }
+        }
+    }
+
+    /// Takes in any other completion.
+    pub(super) fn accept(&mut self, id: Id, result: i32, finality: Finality) {
+        self.end_run();
         *self.completions += 1;
         match self.table.complete(id, result, finality) {
             Completion::Wake(waker) => self.wakes.wake(waker),
@@ -178,26 +214,37 @@ impl Intake<'_> {
                 *self.active -= operation.as_ref().activity().count();
                 self.wakes.retire(operation);
             }
-            Completion::Deliver(key) => return self.deliver(key, result, buffer, finality),
+            Completion::Deliver(key) => {
+                let multishot = self.multishots.get_mut(key);
+                let multishot = multishot.expect("it stays to its final completion");
+                let verdict = multishot.end(result, finality, self.wakes);
+                self.judge(key, verdict, finality);
+            }
             Completion::Stale => {}
         }
-        Verdict::Keep
     }
 
+    /// Hands the run to its sink, and gives what that answers.
     #[inline]
-    fn deliver(
-        &mut self,
-        key: MultishotKey,
-        result: i32,
-        buffer: Option<Parked>,
-        finality: Finality,
-    ) -> Verdict {
+    pub(super) fn end_run(&mut self) -> Verdict {
+        self.deliver(Finality::More)
+    }
+
+    fn deliver(&mut self, finality: Finality) -> Verdict {
+        let Some((_, key)) = self.run.of.take() else { return Verdict::Keep };
         let multishot = self.multishots.get_mut(key).expect("it stays to its final completion");
-        let verdict = multishot.deliver(result, buffer, finality, self.pool, self.wakes);
+        let batch = Batch::new(&mut self.run.filled);
+        let verdict = multishot.deliver(batch, finality, self.wakes);
+        self.run.filled.clear();
+        self.judge(key, verdict, finality);
+        verdict
+    }
+
+    /// Notes what is to be done.
+    fn judge(&mut self, key: MultishotKey, verdict: Verdict, finality: Finality) {
         if finality == Finality::Final || verdict != Verdict::Keep {
             self.verdicts.push((key, verdict));
         }
-        verdict
     }
 
     /// The operation of an id that is in flight.

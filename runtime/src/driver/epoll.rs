@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::backend::{Intake, Wait};
 use super::descriptor::{Interest, epoll, epoll_control};
 use super::direct::{READ_BATCH, Source};
+use super::message::Filled;
 use super::operation::Submission;
 use super::sink::{Sink, Verdict};
 use super::table::{Finality, Id};
@@ -215,7 +216,7 @@ impl Epoll {
     /// Carries out what is ready: completions as a ring would post them.
     pub(crate) fn collect(&mut self, intake: &mut Intake<'_>) {
         for (id, errno) in self.ended.drain(..) {
-            intake.accept(id, -errno, None, Finality::Final);
+            intake.accept(id, -errno, Finality::Final);
         }
         for _ in 0..self.attempts.len() {
             let Some(id) = self.attempts.pop_front() else { break };
@@ -246,7 +247,7 @@ impl Epoll {
             }
             Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
         };
-        intake.accept(id, result, None, Finality::Final);
+        intake.accept(id, result, Finality::Final);
     }
 
     /// Reads a batch from a socket, and puts it back to the end of the queue unless it is empty.
@@ -270,14 +271,11 @@ impl Epoll {
                 // Twice as many as there were, and one more, which finds out that the queue is
                 // empty without another call.
                 receive.wanted = (2 * count + 1).min(DATAGRAMS_AT_ONCE);
-                let mut verdict = Verdict::Keep;
                 for (buffer, len) in self.buffers.drain(..count).zip(lens) {
-                    let len = i32::try_from(len).expect("the builder bounds the size of buffers");
-                    match intake.accept(id, len, Some(buffer.park()), Finality::More) {
-                        Verdict::Keep => {}
-                        other => verdict = other,
-                    }
+                    let len = u32::try_from(len).expect("the builder bounds the size of buffers");
+                    intake.receive(id, Filled::by_hand(buffer, len), Finality::More);
                 }
+                let verdict = intake.end_run();
                 // An error that came between them has brought an edge of its own.
                 if count == room || verdict != Verdict::Keep {
                     self.queue(number);
@@ -301,7 +299,7 @@ impl Epoll {
         let watched = self.watched.get_mut(&number).expect("it is being read");
         let receive = watched.receive.take().expect("it is being read");
         self.places.remove(&receive.id);
-        intake.accept(receive.id, -errno, None, Finality::Final);
+        intake.accept(receive.id, -errno, Finality::Final);
     }
 
     fn queue(&mut self, number: RawFd) {

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::slice;
 
-use crate::buffer::{Contents, Header, Layout, Outside, Parked, Pool, Share};
+use crate::buffer::{Buffer, Contents, Header, Layout, Outside, Parked, Pool, Share};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
@@ -22,13 +23,17 @@ pub struct Filled {
 }
 
 impl Filled {
-    /// Looks at the header, which nobody waits for here: the kernel wrote it a while ago, and by the
-    /// time a receiver wants it, it is near.
+    /// What a completion says: that the buffer `id` was filled to `len`.
     #[inline]
-    pub(crate) fn new(buffer: Parked, len: u32, pool: &Pool) -> Self {
-        let header = Header::read(pool.bytes(&buffer));
-        let is_plain = header.is_some_and(|header| (header.control == 0) & !header.lacks_control());
-        Self { buffer, is_plain, len }
+    pub(crate) fn take(pool: &Pool, id: u16, len: u32) -> Self {
+        let (buffer, bytes) = pool.take(id);
+        Self { buffer, is_plain: is_plain(bytes), len }
+    }
+
+    /// The same, filled by hand.
+    pub(crate) fn by_hand(buffer: Buffer, len: u32) -> Self {
+        let is_plain = is_plain(&buffer);
+        Self { buffer: buffer.park(), is_plain, len }
     }
 
     /// Whether there are no control messages with the message, not even for want of room.
@@ -57,6 +62,42 @@ impl Filled {
         ReceivedMessage::find(pool.share(&self.buffer), self.len, pool, layout)
     }
 }
+
+/// Looks at the header, and nobody waits for it: when a receiver wants it, it is near.
+#[inline]
+fn is_plain(bytes: &[u8]) -> bool {
+    Header::read(bytes).is_some_and(|header| (header.control == 0) & !header.lacks_control())
+}
+
+/// Messages of one receive, which came one after the other. A buffer that is not taken out is lost to
+/// its pool.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    filled: slice::IterMut<'a, Option<Filled>>,
+}
+
+impl<'a> Batch<'a> {
+    #[inline]
+    pub(super) fn new(filled: &'a mut [Option<Filled>]) -> Self {
+        Self { filled: filled.iter_mut() }
+    }
+}
+
+impl Iterator for Batch<'_> {
+    type Item = Filled;
+
+    #[inline]
+    fn next(&mut self) -> Option<Filled> {
+        self.filled.next()?.take()
+    }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.filled.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Batch<'_> {}
 
 /// A message that was received, in the memory that it was received into: a pointer, which names the
 /// memory and says what lies where in it.
@@ -211,7 +252,7 @@ impl fmt::Debug for ReceivedMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::{Buffer, FilledBy};
+    use crate::buffer::FilledBy;
 
     const LAYOUT: Layout = Layout::new(8, 4);
 
@@ -227,7 +268,7 @@ mod tests {
     }
 
     fn received(pool: &Pool, buffer: Buffer, len: usize) -> ReceivedMessage {
-        Filled::new(buffer.park(), len as u32, pool).into_message(pool, LAYOUT)
+        Filled::by_hand(buffer, len as u32).into_message(pool, LAYOUT)
     }
 
     fn message(bytes: &[u8]) -> ReceivedMessage {

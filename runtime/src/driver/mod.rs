@@ -42,11 +42,11 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use self::backend::{Backend, Intake};
+use self::backend::{Backend, Intake, Run};
 pub(crate) use self::backend::{Entered, Wait};
 pub use self::descriptor::{Interest, poll_now, watch_writable};
 pub use self::direct::{READ_BATCH, Scratch, Source};
-pub use self::message::{Filled, ReceivedMessage};
+pub use self::message::{Batch, Filled, ReceivedMessage};
 pub use self::multishots::MultishotKey;
 use self::multishots::{Membership, Multishots, Phase};
 use self::operation::AnyOperation;
@@ -70,6 +70,8 @@ pub(crate) struct Driver {
     resume_threshold: usize,
     /// Turns since starved receives were last re-armed.
     turns_starved: u32,
+    /// Empty between two `collect`s; kept for its memory.
+    run: Run,
     /// Verdicts of one `collect`, carried out after it; kept for its memory.
     verdicts: Vec<(MultishotKey, Verdict)>,
     /// How many active operations are in flight.
@@ -116,6 +118,7 @@ impl Driver {
             pool,
             resume_threshold: limits.resume_threshold(),
             turns_starved: 0,
+            run: Run::default(),
             verdicts: Vec::new(),
             active: 0,
             running,
@@ -262,6 +265,7 @@ impl Driver {
             pool: &self.pool,
             active: &mut self.active,
             completions: &mut self.completions,
+            run: &mut self.run,
             verdicts: &mut self.verdicts,
             wakes,
         };

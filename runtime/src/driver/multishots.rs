@@ -8,10 +8,9 @@ use std::rc::Rc;
 use slab::Slab;
 
 use super::direct::template;
-use super::message::Filled;
+use super::message::Batch;
 use super::sink::{Armed, Sink, Verdict, Wakes};
 use super::table::{Finality, Id};
-use crate::buffer::{Parked, Pool};
 
 /// Names one multishot receive for as long as its socket exists, through all its re-armings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -114,29 +113,31 @@ impl Multishots {
 }
 
 impl Multishot {
-    /// Hands a completion to the sink.
-    #[inline]
+    /// Hands messages to the sink.
     pub(super) fn deliver(
         &mut self,
-        result: i32,
-        buffer: Option<Parked>,
+        batch: Batch<'_>,
         finality: Finality,
-        pool: &Pool,
         wakes: &mut Wakes,
     ) -> Verdict {
-        let armed = match finality {
+        let armed = self.armed(finality);
+        self.sink.receive(batch, armed, wakes)
+    }
+
+    /// Hands a completion without a message to the sink.
+    pub(super) fn end(&mut self, result: i32, finality: Finality, wakes: &mut Wakes) -> Verdict {
+        let armed = self.armed(finality);
+        let error = (result < 0).then(|| io::Error::from_raw_os_error(-result));
+        self.sink.end(error, armed, wakes)
+    }
+
+    fn armed(&mut self, finality: Finality) -> Armed {
+        match finality {
             Finality::More => Armed::Still,
             Finality::Final => {
                 self.phase = Phase::Idle;
                 Armed::NoMore
             }
-        };
-        match (u32::try_from(result), buffer) {
-            (Ok(len), Some(buffer)) => {
-                self.sink.receive(Filled::new(buffer, len, pool), armed, wakes)
-            }
-            (Ok(_), None) => self.sink.end(None, armed, wakes),
-            (Err(_), _) => self.sink.end(Some(io::Error::from_raw_os_error(-result)), armed, wakes),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Waker;
 
-use super::message::Filled;
+use super::message::Batch;
 use crate::buffer::Layout;
 
 /// The receiving end of a socket, as the driver sees it.
@@ -20,11 +20,11 @@ pub trait Sink: 'static {
     /// How much room to reserve in front of each payload.
     fn layout(&self) -> Layout;
 
-    /// Takes a message and answers what the driver must do next.
+    /// Takes all messages of a batch, and answers what the driver must do next.
     ///
     /// This and [`end`](Self::end) are called while the driver is borrowed: they must not call back
     /// into the driver, and leave what is to be woken in `wakes`.
-    fn receive(&self, filled: Filled, armed: Armed, wakes: &mut Wakes) -> Verdict;
+    fn receive(&self, batch: Batch<'_>, armed: Armed, wakes: &mut Wakes) -> Verdict;
 
     /// A completion without a message: why there is none, or `None` where the kernel ended the
     /// receive without saying so.

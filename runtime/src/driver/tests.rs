@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use super::backend::Backend;
 use super::descriptor::eventfd;
-use super::{
-    Armed, Driver, DriverChoice, Filled, Layout, MultishotKey, Sink, Verdict, Wait, Wakes,
-};
+use super::{Armed, Batch, Driver, DriverChoice, Layout, MultishotKey, Sink, Verdict, Wait, Wakes};
 use crate::limits::Limits;
 
 /// A socket to which nobody sends.
@@ -34,7 +32,7 @@ impl Sink for Quiet {
         Layout::new(0, 0)
     }
 
-    fn receive(&self, _: Filled, _: Armed, _: &mut Wakes) -> Verdict {
+    fn receive(&self, _: Batch<'_>, _: Armed, _: &mut Wakes) -> Verdict {
         unreachable!("nobody sends")
     }
 

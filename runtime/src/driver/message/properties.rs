@@ -49,7 +49,7 @@ fn pooled(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> ReceivedMessag
         let mut buffer = pool.take_free().expect("every test gives its buffers back");
         buffer.fill(stale);
         buffer[..bytes.len()].copy_from_slice(bytes);
-        let filled = Filled::new(buffer.park(), len as u32, pool);
+        let filled = Filled::by_hand(buffer, len as u32);
         let peeked = filled.peek(pool, layout);
         let message = filled.into_message(pool, layout);
         assert_eq!(exposed(&message), exposed(&peeked), "a look shows another message");
