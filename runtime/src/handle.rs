@@ -11,7 +11,7 @@ use crate::buffer::Pool;
 use crate::driver::{Driver, Scratch, Wait, Wakes};
 use crate::ledger::Ledger;
 use crate::limits::{Limits, REAP_LIMIT_MS};
-use crate::task::{self, Inbox, JoinHandle, Tasks};
+use crate::task::{self, Inbox, JoinHandle, Runnable, Tasks};
 use crate::time::{Timers, clock};
 use crate::under_way::UnderWay;
 
@@ -56,7 +56,7 @@ pub(crate) enum Phase {
 impl Handle {
     pub(crate) fn new(
         limits: Limits,
-        inbox: Arc<Inbox<async_task::Runnable>>,
+        inbox: Arc<Inbox<Runnable>>,
         timers: Timers,
         driver: Driver,
     ) -> Self {

@@ -25,8 +25,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use async_task::Runnable;
-
 use crate::builder::Builder;
 use crate::drain::{Drain, drain_of};
 use crate::driver::descriptor::eventfd;
@@ -37,7 +35,7 @@ use crate::handle::{Handle, Phase};
 use crate::limits::{DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
 use crate::report::{DrainOutcome, DrainReport};
-use crate::task::{Inbox, JoinHandle, Permission, Root, refill_budget, take_sent};
+use crate::task::{Inbox, JoinHandle, Permission, Root, Runnable, refill_budget, take_sent};
 use crate::time::{Timers, clock};
 
 /// An async runtime on one thread.

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use async_task::FallibleTask;
 
-use super::tasks::{Output, Tasks};
+use super::tasks::{Home, Output, Tasks};
 
 /// Waits for a task, and can abort it.
 ///
@@ -31,7 +31,7 @@ use super::tasks::{Output, Tasks};
 /// ```
 pub struct JoinHandle<T> {
     /// `None` once the result was taken.
-    task: Option<FallibleTask<Result<Output<T>, JoinError>>>,
+    task: Option<FallibleTask<Result<Output<T>, JoinError>, Home>>,
     tasks: Rc<Tasks>,
     /// The task's place among the living, as long as it lives.
     key: usize,
@@ -48,7 +48,7 @@ enum Abort {
 
 impl<T> JoinHandle<T> {
     pub(super) fn new(
-        task: FallibleTask<Result<Output<T>, JoinError>>,
+        task: FallibleTask<Result<Output<T>, JoinError>, Home>,
         tasks: Rc<Tasks>,
         key: usize,
     ) -> Self {

@@ -22,5 +22,5 @@ pub use self::budget::{note_sent, poll_receive_budget, poll_send_budget};
 pub(crate) use self::inbox::{Inbox, Permission};
 pub use self::join::{JoinError, JoinHandle};
 pub(crate) use self::root::Root;
-pub(crate) use self::tasks::{Entered, Tasks};
+pub(crate) use self::tasks::{Entered, Runnable, Tasks};
 pub use self::yield_now::{YieldNow, yield_now};

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use async_task::Runnable;
+use async_task::Builder;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
@@ -21,6 +21,14 @@ thread_local! {
     /// The tasks of the runtime that runs on this thread: what wakes here, wakes without a lock.
     static CURRENT: RefCell<Option<Rc<Tasks>>> = const { RefCell::new(None) };
 }
+
+/// A task that is to be polled.
+pub(crate) type Runnable = async_task::Runnable<Home>;
+
+/// Where a task goes when it is woken on another thread. With the task and not with its schedule
+/// function, which has nothing of its own then: async-task would count the task up and down twice
+/// for each wake, to keep what it has.
+pub(crate) struct Home(Arc<Inbox<Runnable>>);
 
 /// Every task of a runtime.
 pub(crate) struct Tasks {
@@ -84,10 +92,9 @@ impl Tasks {
     {
         let key = self.living.borrow_mut().insert(Entry { waker: None, aborted: false });
         let living = Living { tasks: Rc::clone(self), key };
-        let inbox = Arc::clone(&self.inbox);
-        let schedule = move |runnable| schedule(&inbox, runnable);
-        let (runnable, task) =
-            async_task::spawn_local(Guarded { future: Some(future), living }, schedule);
+        let home = Home(Arc::clone(&self.inbox));
+        let guarded = Guarded { future: Some(future), living };
+        let (runnable, task) = Builder::new().metadata(home).spawn_local(|_| guarded, schedule);
         if self.closed.get() {
             // Nobody would ever poll it: its handle reports that it was cancelled.
             drop(runnable);
@@ -169,17 +176,20 @@ impl Tasks {
 }
 
 /// Where a woken task goes: to the ready queue on its own thread, else to the inbox.
-fn schedule(inbox: &Arc<Inbox<Runnable>>, runnable: Runnable) {
+fn schedule(runnable: Runnable) {
     let mut runnable = Some(runnable);
     // Fails only while the thread ends, and then nothing runs on it any more.
     let _ = CURRENT.try_with(|current| {
         if let Some(tasks) = &*current.borrow()
-            && Arc::ptr_eq(&tasks.inbox, inbox)
+            && let Some(runnable) =
+                runnable.take_if(|task| Arc::ptr_eq(&tasks.inbox, &task.metadata().0))
         {
-            tasks.ready.borrow_mut().extend(runnable.take());
+            tasks.push(runnable);
         }
     });
     if let Some(runnable) = runnable {
+        // A share of its own: the task may have run and gone before the push is over.
+        let inbox = Arc::clone(&runnable.metadata().0);
         inbox.push(runnable);
     }
 }
