@@ -69,7 +69,6 @@ impl ModelQueues for Ring {
             let Some(completion) = completion else { break };
             take(completion.user_data, completion.result, completion.flags);
         }
-        self.world.borrow_mut().check_pool();
     }
 
     fn posted(&self) -> usize {

@@ -144,11 +144,12 @@ impl Held {
         let mut verdict = Verdict::Keep;
         while let Some(next) = batch.next() {
             // The buffers of those that come after it count as free until it is their turn.
-            let load = |held: &Self| {
-                let Load { queued, free } = held.load();
-                Load { queued, free: free + batch.len() }
+            let load = |held: &Self| Load {
+                queued: held.inbox.messages(),
+                free: held.opener.pool.free_but_for(batch.len()),
             };
-            let with_it = Load { queued: self.load().queued + 1, ..load(self) };
+            let Load { queued, free } = load(self);
+            let with_it = Load { queued: queued + 1, free };
             let load = match self.machine.place(with_it) {
                 Place::Pool => {
                     self.counts.received += 1;

@@ -101,7 +101,13 @@ impl Pool {
     /// program holds outside the pool.
     #[inline]
     pub fn free(&self) -> usize {
-        self.memory.unheld.get().saturating_sub(self.memory.claimed.get())
+        self.free_but_for(0)
+    }
+
+    /// The same, if `held` of the buffers that are held were not.
+    #[inline]
+    pub fn free_but_for(&self, held: usize) -> usize {
+        (self.memory.unheld.get() + held).saturating_sub(self.memory.claimed.get())
     }
 
     /// Gives the kernel as many free buffers as it is to have. To be called before it is entered.
