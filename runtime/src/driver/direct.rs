@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::iter;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::ops::DerefMut;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
@@ -57,14 +57,15 @@ impl Source for BorrowedFd<'_> {
         layout: Layout,
         lens: &mut [usize; READ_BATCH],
     ) -> io::Result<usize> {
-        let mut headers = [const { mem::MaybeUninit::<libc::mmsghdr>::uninit() }; READ_BATCH];
-        let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; READ_BATCH];
+        // Only what is used is written: most reads are of a few.
+        let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; READ_BATCH];
+        let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; READ_BATCH];
         let count = memories.len().min(READ_BATCH);
         for ((header, vector), memory) in headers.iter_mut().zip(&mut vectors).zip(&mut *memories) {
             let (name, rest) = memory[HEADER_LEN..].split_at_mut(layout.name());
             let (control, payload) = rest.split_at_mut(layout.control());
-            vector.iov_base = payload.as_mut_ptr().cast();
-            vector.iov_len = payload.len();
+            let iov_base = payload.as_mut_ptr().cast();
+            let vector = vector.write(libc::iovec { iov_base, iov_len: payload.len() });
             let mut request = template(layout);
             request.msg_name = name.as_mut_ptr().cast();
             request.msg_control = control.as_mut_ptr().cast();
@@ -91,6 +92,8 @@ impl Source for BorrowedFd<'_> {
         for (index, memory) in memories.iter_mut().enumerate().take(received) {
             // SAFETY: it was written above, and `received` is at most `count`.
             let result = unsafe { headers[index].assume_init_ref() };
+            // SAFETY: likewise.
+            let vector = unsafe { vectors[index].assume_init_ref() };
             let original = result.msg_len as usize;
             let header = Header {
                 name: result.msg_hdr.msg_namelen,
@@ -99,7 +102,7 @@ impl Source for BorrowedFd<'_> {
                 flags: result.msg_hdr.msg_flags as u32,
             };
             header.write(memory);
-            lens[index] = layout.payload_offset() + original.min(vectors[index].iov_len);
+            lens[index] = layout.payload_offset() + original.min(vector.iov_len);
         }
         Ok(received)
     }

@@ -39,7 +39,8 @@ pub(crate) struct Epoll {
     epoll: OwnedFd,
     /// What other threads write to. Never read: every write is an edge.
     eventfd: Arc<File>,
-    watched: HashMap<RawFd, Watched>,
+    /// By number: the kernel gives the lowest that is free, so that few places are empty.
+    watched: Vec<Watched>,
     /// Where each receive, and each operation that waits for an edge, is watched.
     places: HashMap<Id, RawFd>,
     /// Sockets that may have something to read, longest ready first.
@@ -52,10 +53,12 @@ pub(crate) struct Epoll {
     events: Vec<libc::epoll_event>,
     /// What is read into; kept for its memory, empty between reads.
     buffers: Vec<Buffer>,
+    /// What was read into each; says nothing between reads.
+    lens: Box<[usize; READ_BATCH]>,
     waits: u64,
 }
 
-/// What is wanted of one descriptor.
+/// What is wanted of one descriptor; by default, nothing.
 #[derive(Default)]
 struct Watched {
     receive: Option<Receive>,
@@ -70,7 +73,7 @@ struct Watched {
 struct Receive {
     id: Id,
     sink: Rc<dyn Sink>,
-    /// How many datagrams to read next time: twice what there was last time.
+    /// How many datagrams to read next time, judged by how many there were last time.
     wanted: usize,
 }
 
@@ -94,13 +97,14 @@ impl Epoll {
         let this = Self {
             epoll,
             eventfd,
-            watched: HashMap::new(),
+            watched: Vec::new(),
             places: HashMap::new(),
             readable: VecDeque::new(),
             attempts: VecDeque::new(),
             ended: Vec::new(),
             events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS],
             buffers: Vec::with_capacity(DATAGRAMS_AT_ONCE),
+            lens: Box::new([0; READ_BATCH]),
             waits: 0,
         };
         let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
@@ -122,7 +126,7 @@ impl Epoll {
     pub(crate) fn receive(&mut self, id: Id, sink: Rc<dyn Sink>) {
         let number = sink.socket().as_raw_fd();
         self.places.insert(id, number);
-        let watched = self.watched.entry(number).or_default();
+        let watched = self.watched_or_new(number);
         watched.receive = Some(Receive { id, sink, wanted: DATAGRAMS_AT_ONCE });
         if watched.registered & libc::EPOLLIN as u32 == 0 {
             self.register(number);
@@ -131,10 +135,18 @@ impl Epoll {
         self.queue(number);
     }
 
+    fn watched_or_new(&mut self, number: RawFd) -> &mut Watched {
+        let at = number as usize;
+        if at >= self.watched.len() {
+            self.watched.resize_with(at + 1, Watched::default);
+        }
+        &mut self.watched[at]
+    }
+
     /// Ends what `id` names; its final completion comes with the next `collect`.
     pub(crate) fn cancel(&mut self, id: Id) {
         if let Some(number) = self.places.remove(&id)
-            && let Some(watched) = self.watched.get_mut(&number)
+            && let Some(watched) = self.watched.get_mut(number as usize)
         {
             watched.waiting.retain(|(waiting, _)| *waiting != id);
             if watched.receive.as_ref().is_some_and(|receive| receive.id == id) {
@@ -192,7 +204,7 @@ impl Epoll {
 
     /// A descriptor has become ready.
     fn take_edge(&mut self, number: RawFd, events: u32) {
-        let Some(watched) = self.watched.get_mut(&number) else { return };
+        let Some(watched) = self.watched.get_mut(number as usize) else { return };
         let has = |wanted: i32| events & wanted as u32 != 0;
         let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
         let (readable, writable) = (failed || has(libc::EPOLLIN), failed || has(libc::EPOLLOUT));
@@ -236,7 +248,7 @@ impl Epoll {
                 let Submission::Ready { descriptor, interest } = operation.submission();
                 let number = descriptor.as_raw_fd();
                 self.places.insert(id, number);
-                self.watched.entry(number).or_default().waiting.push((id, interest));
+                self.watched_or_new(number).waiting.push((id, interest));
                 // Anew for every wait: this also reports a readiness whose edge has passed.
                 self.register(number);
                 return;
@@ -252,7 +264,7 @@ impl Epoll {
 
     /// Reads a batch from a socket, and puts it back to the end of the queue unless it is empty.
     fn read(&mut self, number: RawFd, intake: &mut Intake<'_>) {
-        let Some(watched) = self.watched.get_mut(&number) else { return };
+        let Some(watched) = self.watched.get_mut(number as usize) else { return };
         watched.is_queued = false;
         let Some(receive) = &mut watched.receive else { return };
         let (id, sink, wanted) = (receive.id, Rc::clone(&receive.sink), receive.wanted);
@@ -265,13 +277,12 @@ impl Epoll {
         if room == 0 {
             return self.end_receive(number, libc::ENOBUFS, intake);
         }
-        let mut lens = [0; READ_BATCH];
-        match sink.socket().receive_into(&mut self.buffers, sink.layout(), &mut lens) {
+        match sink.socket().receive_into(&mut self.buffers, sink.layout(), &mut self.lens) {
             Ok(count) => {
-                // Twice as many as there were, and one more, which finds out that the queue is
-                // empty without another call.
-                receive.wanted = (2 * count + 1).min(DATAGRAMS_AT_ONCE);
-                for (buffer, len) in self.buffers.drain(..count).zip(lens) {
+                // One more than there were finds out that the queue is empty without another call.
+                let wanted = if count == room { 2 * count } else { count + 1 };
+                receive.wanted = wanted.min(DATAGRAMS_AT_ONCE);
+                for (buffer, len) in self.buffers.drain(..count).zip(*self.lens) {
                     let len = u32::try_from(len).expect("the builder bounds the size of buffers");
                     intake.receive(id, Filled::by_hand(buffer, len), Finality::More);
                 }
@@ -296,14 +307,14 @@ impl Epoll {
 
     /// The receive of a socket ends for a reason of its own.
     fn end_receive(&mut self, number: RawFd, errno: i32, intake: &mut Intake<'_>) {
-        let watched = self.watched.get_mut(&number).expect("it is being read");
+        let watched = self.watched.get_mut(number as usize).expect("it is being read");
         let receive = watched.receive.take().expect("it is being read");
         self.places.remove(&receive.id);
         intake.accept(receive.id, -errno, Finality::Final);
     }
 
     fn queue(&mut self, number: RawFd) {
-        let Some(watched) = self.watched.get_mut(&number) else { return };
+        let Some(watched) = self.watched.get_mut(number as usize) else { return };
         if !watched.is_queued {
             watched.is_queued = true;
             self.readable.push_back(number);
@@ -312,7 +323,7 @@ impl Epoll {
 
     /// Tells epoll what is wanted of a descriptor.
     fn register(&mut self, number: RawFd) {
-        let Some(watched) = self.watched.get_mut(&number) else { return };
+        let Some(watched) = self.watched.get_mut(number as usize) else { return };
         let events = watched.events();
         let operation = match (watched.registered, events) {
             (0, 0) => return,
@@ -325,7 +336,7 @@ impl Epoll {
         // No memory, or `fs.epoll.max_user_watches` is reached: whoever waits is told, instead of
         // waiting for ever.
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        if let Some(watched) = self.watched.get_mut(&number) {
+        if let Some(watched) = self.watched.get_mut(number as usize) {
             watched.registered = 0;
             let waiting = watched.waiting.drain(..).map(|(id, _)| id);
             let receive = watched.receive.take().map(|receive| receive.id);
@@ -336,13 +347,10 @@ impl Epoll {
 
     /// Drops a descriptor of which nothing is wanted.
     fn forget_unused(&mut self, number: RawFd) {
-        let unused = self
-            .watched
-            .get(&number)
-            .is_some_and(|watched| watched.receive.is_none() && watched.waiting.is_empty());
-        if unused {
+        let watched = self.watched.get(number as usize);
+        if watched.is_some_and(|watched| watched.receive.is_none() && watched.waiting.is_empty()) {
             self.register(number);
-            self.watched.remove(&number);
+            self.watched[number as usize] = Watched::default();
             self.readable.retain(|queued| *queued != number);
         }
     }
