@@ -87,15 +87,17 @@ impl Handle {
     }
 
     /// Called when no task is ready: tells those who wait for it if there is nothing left to do.
-    pub(crate) fn notice_quiescence(&self, wakes: &mut Wakes) {
+    pub(crate) fn notice_quiescence(&self) {
         let ledger = self.ledger();
         if !ledger.is_awaited() || self.unfinished() > 0 {
             return;
         }
+        let mut wakes = Wakes::default();
         let timers = self.timers().borrow().len();
-        if ledger.is_delivered(timers, wakes) {
-            ledger.note_quiescence(wakes);
+        if ledger.is_delivered(timers, &mut wakes) {
+            ledger.note_quiescence(&mut wakes);
         }
+        wakes.run();
     }
 
     /// Operations and blocking calls under way that hold up the exit.

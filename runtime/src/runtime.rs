@@ -14,7 +14,7 @@
 //! socket's sink, which puts it into the inbox and leaves one waker; `run tasks` polls the
 //! receiver.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::future::Future;
@@ -53,8 +53,8 @@ use crate::time::{Timers, clock};
 /// ```
 pub struct Runtime {
     handle: Handle,
-    /// What `collect` leaves to be woken; kept for its memory.
-    wakes: RefCell<Wakes>,
+    /// What is left to be woken; kept for its memory. `None` while it is in use.
+    wakes: Cell<Option<Box<Wakes>>>,
     turns: Cell<u64>,
     /// How it is drained when it is dropped.
     drain: Drain,
@@ -111,7 +111,7 @@ impl Runtime {
         let inbox = Arc::new(Inbox::new(eventfd));
         let timers = Timers::new(clock::now());
         let handle = Handle::new(limits, inbox, timers, driver);
-        Self { handle, wakes: RefCell::default(), turns: Cell::new(0), drain }
+        Self { handle, wakes: Cell::default(), turns: Cell::new(0), drain }
     }
 
     /// The reference that tasks and sockets hold.
@@ -167,31 +167,38 @@ impl Runtime {
     /// Takes in what the kernel has ready: what one enter brings, or more if the tasks of this
     /// thread sent more since the last turn. A sender would otherwise outrun a receiver beside it.
     fn collect_completions(&self) {
-        let mut wakes = self.wakes.take();
-        let sent = take_sent();
-        let mut collected = 0;
-        for round in 1..=ROUNDS_PER_TURN {
-            let mut driver = self.handle.driver();
-            collected += driver.collect(&mut wakes);
-            let keeps_up = collected >= sent && round * DATAGRAMS_PER_ROUND >= sent;
-            if keeps_up || !driver.has_work() || driver.submit_and_wait(Wait::No) != Entered::Done {
-                break;
+        self.then_wake(|wakes| {
+            let sent = take_sent();
+            let mut collected = 0;
+            for round in 1..=ROUNDS_PER_TURN {
+                let mut driver = self.handle.driver();
+                collected += driver.collect(wakes);
+                let keeps_up = collected >= sent && round * DATAGRAMS_PER_ROUND >= sent;
+                if keeps_up
+                    || !driver.has_work()
+                    || driver.submit_and_wait(Wait::No) != Entered::Done
+                {
+                    break;
+                }
             }
-        }
-        wakes.run();
-        self.wakes.replace(wakes);
+        });
     }
 
     fn expire_timers(&self) {
-        let mut wakes = self.wakes.take();
-        {
-            let mut timers = self.handle.timers().borrow_mut();
-            if !timers.is_empty() {
-                timers.expire(clock::now(), wakes.wakers());
-            }
+        if self.handle.timers().borrow().is_empty() {
+            return;
         }
+        self.then_wake(|wakes| {
+            self.handle.timers().borrow_mut().expire(clock::now(), wakes.wakers());
+        });
+    }
+
+    /// Wakes, when nothing is borrowed, what `body` leaves to be woken.
+    fn then_wake(&self, body: impl FnOnce(&mut Wakes)) {
+        let mut wakes = self.wakes.take().unwrap_or_default();
+        body(&mut wakes);
         wakes.run();
-        self.wakes.replace(wakes);
+        self.wakes.set(Some(wakes));
     }
 
     /// Runs the tasks that are ready now, within the budget of a turn. Those that become ready
@@ -226,10 +233,7 @@ impl Runtime {
         if busy() || self.handle.driver().has_completions() {
             return Wait::No;
         }
-        let mut wakes = self.wakes.take();
-        self.handle.notice_quiescence(&mut wakes);
-        wakes.run();
-        self.wakes.replace(wakes);
+        self.handle.notice_quiescence();
         if busy() {
             return Wait::No;
         }
