@@ -3,7 +3,7 @@
 // UNSAFETY: SO_MEMINFO, sendmmsg and dup3 have no safe form, and socket2 shows raw addresses as pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::{self, MaybeUninit};
 use std::ops::DerefMut;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -101,9 +101,13 @@ impl Socket {
 
     /// Sends messages in order without waiting, and without a SIGPIPE: sendmmsg(2). Gives how many
     /// were sent, at least one, or the error of the first.
-    pub(crate) fn send_many(&self, messages: &[Message<'_>]) -> io::Result<usize> {
+    pub(crate) fn send_many(
+        &self,
+        messages: &[Message],
+        slices: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
         match self {
-            Self::Kernel(socket) => send_many(socket, messages),
+            Self::Kernel(socket) => send_many(socket, messages, slices),
             #[cfg(feature = "model")]
             Self::Model(_) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -168,20 +172,26 @@ fn drop_count(socket: &socket2::Socket) -> io::Result<u32> {
     }
 }
 
-fn send_many(socket: &socket2::Socket, messages: &[Message<'_>]) -> io::Result<usize> {
-    // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
-    let empty: libc::mmsghdr = unsafe { mem::zeroed() };
-    let mut headers = [empty; MESSAGES_PER_CALL];
+fn send_many(
+    socket: &socket2::Socket,
+    messages: &[Message],
+    slices: &[IoSlice<'_>],
+) -> io::Result<usize> {
+    // Only what is used is written: most batches are short.
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES_PER_CALL];
     for (header, message) in headers.iter_mut().zip(messages) {
         let (name, control) = (message.name.bytes(), message.control.bytes());
+        let contents = &slices[message.slices.clone()];
+        // SAFETY: an all-zero mmsghdr is valid: null pointers and zero lengths.
+        let header = header.write(unsafe { mem::zeroed() });
         let header = &mut header.msg_hdr;
         if !name.is_empty() {
             header.msg_name = name.as_ptr().cast_mut().cast();
             header.msg_namelen = name.len() as libc::socklen_t;
         }
         // An IoSlice is an iovec, by its documentation.
-        header.msg_iov = message.contents.as_ptr().cast_mut().cast();
-        header.msg_iovlen = message.contents.len();
+        header.msg_iov = contents.as_ptr().cast_mut().cast();
+        header.msg_iovlen = contents.len();
         if !control.is_empty() {
             header.msg_control = control.as_ptr().cast_mut().cast();
             header.msg_controllen = control.len();
@@ -189,10 +199,10 @@ fn send_many(socket: &socket2::Socket, messages: &[Message<'_>]) -> io::Result<u
     }
     let count = messages.len().min(MESSAGES_PER_CALL);
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    // SAFETY: `count` headers were filled; what they point to is only read, and lives as long as
-    // `messages`.
-    let sent =
-        unsafe { libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags) };
+    let headers = headers.as_mut_ptr().cast();
+    // SAFETY: the first `count` headers were written; what they point to is only read, and lives as
+    // long as `messages` and `slices`.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as u32, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 

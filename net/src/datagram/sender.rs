@@ -162,16 +162,17 @@ impl Endpoint {
 
     /// Sends the messages that come next, in one call.
     pub(super) fn send_some(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
-        let mut messages: Vec<Message<'_>> = Vec::new();
         let mut at = progress.at;
+        let left = transmits.len().saturating_sub(at.index).min(MESSAGES_PER_CALL);
+        let (mut messages, mut slices) = (Vec::with_capacity(left), Vec::with_capacity(left));
         while messages.len() < MESSAGES_PER_CALL {
             let offload = if at < progress.one_by_one { Offload::NONE } else { self.offload() };
-            let Some(message) = next_message(transmits, at, offload) else { break };
+            let Some(message) = next_message(transmits, at, offload, &mut slices) else { break };
             at = message.end;
             messages.push(message);
         }
         let Some(first) = messages.first() else { return Step::Done };
-        match self.socket.send_many(&messages) {
+        match self.socket.send_many(&messages, &slices) {
             Ok(sent) => {
                 progress.at = messages[sent - 1].end;
                 note_sent(messages[..sent].iter().map(Message::datagrams).sum());

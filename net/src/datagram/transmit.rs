@@ -3,6 +3,7 @@
 
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 
 use crate::address::RawAddress;
 use crate::control::{ControlBuffer, EcnCodepoint, IpVersion};
@@ -130,9 +131,12 @@ impl Offload {
 }
 
 /// One message to the kernel: one or more datagrams.
-pub(crate) struct Message<'a> {
+pub(crate) struct Message {
     pub(crate) name: RawAddress,
-    pub(crate) contents: Vec<IoSlice<'a>>,
+    /// Which slices of the plan it consists of.
+    pub(crate) slices: Range<usize>,
+    /// Bytes of all of them.
+    len: usize,
     pub(crate) control: ControlBuffer,
     /// How long its datagrams are, if there are several.
     pub(crate) segment_size: Option<u16>,
@@ -140,56 +144,67 @@ pub(crate) struct Message<'a> {
     pub(crate) end: Cursor,
 }
 
-impl Message<'_> {
+impl Message {
     /// How many datagrams it becomes.
     pub(super) fn datagrams(&self) -> usize {
-        let bytes: usize = self.contents.iter().map(|slice| slice.len()).sum();
-        self.segment_size.map_or(1, |size| bytes.div_ceil(usize::from(size)))
+        self.segment_size.map_or(1, |size| self.len.div_ceil(usize::from(size)))
     }
 }
 
-/// The message that comes next after `at`. `None`: all are dealt with.
+/// The message that comes next after `at`; its contents are added to `slices`. `None`: all are dealt
+/// with.
 pub(super) fn next_message<'a>(
     transmits: &[Transmit<'a>],
     at: Cursor,
     offload: Offload,
-) -> Option<Message<'a>> {
+    slices: &mut Vec<IoSlice<'a>>,
+) -> Option<Message> {
     let first = transmits.get(at.index)?;
     let stride = first.stride();
-    let (contents, end) = match u16::try_from(stride) {
-        Ok(size) if size > 0 && stride <= offload.longest => take_segments(transmits, at),
-        _ => take_one(first, at),
+    let start = slices.len();
+    let (len, end) = match u16::try_from(stride) {
+        Ok(size) if size > 0 && stride <= offload.longest => take_segments(transmits, at, slices),
+        _ => take_one(first, at, slices),
     };
-    let len: usize = contents.iter().map(|slice| slice.len()).sum();
     // Its own length is no segment size: a message that is not cut needs none.
     let segment_size = (len > stride).then_some(stride as u16);
     Some(Message {
         name: first.destination.map(RawAddress::from).unwrap_or_default(),
-        contents,
+        slices: start..slices.len(),
+        len,
         control: first.control(segment_size),
         segment_size,
         end,
     })
 }
 
-/// One datagram.
-fn take_one<'a>(transmit: &Transmit<'a>, at: Cursor) -> (Vec<IoSlice<'a>>, Cursor) {
+/// One datagram. Gives its length, and where the next one begins.
+fn take_one<'a>(
+    transmit: &Transmit<'a>,
+    at: Cursor,
+    slices: &mut Vec<IoSlice<'a>>,
+) -> (usize, Cursor) {
     let rest = &transmit.contents[at.offset..];
     let len = rest.len().min(transmit.stride());
     let end = match rest.len() - len {
         0 => Cursor { index: at.index + 1, offset: 0 },
         _ => Cursor { index: at.index, offset: at.offset + len },
     };
-    (vec![IoSlice::new(&rest[..len])], end)
+    slices.push(IoSlice::new(&rest[..len]));
+    (len, end)
 }
 
 /// As many datagrams as may leave in one message: all of one length, except that the last may be
-/// shorter.
-fn take_segments<'a>(transmits: &[Transmit<'a>], at: Cursor) -> (Vec<IoSlice<'a>>, Cursor) {
+/// shorter. Gives their length, and where the next one begins.
+fn take_segments<'a>(
+    transmits: &[Transmit<'a>],
+    at: Cursor,
+    slices: &mut Vec<IoSlice<'a>>,
+) -> (usize, Cursor) {
     let first = &transmits[at.index];
     let stride = first.stride();
     let most = MOST_SEGMENTS.min(MOST_BYTES / stride) * stride;
-    let (mut contents, mut bytes, mut end) = (Vec::new(), 0, at);
+    let (mut bytes, mut end) = (0, at);
     while let Some(transmit) = transmits.get(end.index) {
         let is_first = end.index == at.index;
         let rest = &transmit.contents[end.offset..];
@@ -202,7 +217,7 @@ fn take_segments<'a>(transmits: &[Transmit<'a>], at: Cursor) -> (Vec<IoSlice<'a>
             break;
         }
         let len = rest.len().min(most - bytes);
-        contents.push(IoSlice::new(&rest[..len]));
+        slices.push(IoSlice::new(&rest[..len]));
         bytes += len;
         if len < rest.len() {
             end.offset += len;
@@ -210,7 +225,7 @@ fn take_segments<'a>(transmits: &[Transmit<'a>], at: Cursor) -> (Vec<IoSlice<'a>
         }
         end = Cursor { index: end.index + 1, offset: 0 };
     }
-    (contents, end)
+    (bytes, end)
 }
 
 #[cfg(test)]
@@ -221,11 +236,12 @@ mod tests {
 
     /// The lengths of the datagrams of each message, as the kernel would cut them.
     fn plan(transmits: &[Transmit<'_>], offload: Offload) -> Vec<Vec<usize>> {
-        let (mut at, mut messages) = (Cursor::default(), Vec::new());
-        while let Some(message) = next_message(transmits, at, offload) {
+        let (mut at, mut messages, mut slices) = (Cursor::default(), Vec::new(), Vec::new());
+        while let Some(message) = next_message(transmits, at, offload, &mut slices) {
             assert!(message.end > at, "it goes on");
             at = message.end;
-            let bytes: usize = message.contents.iter().map(|slice| slice.len()).sum();
+            let bytes: usize = slices[message.slices.clone()].iter().map(|slice| slice.len()).sum();
+            assert_eq!(message.slices.end, slices.len());
             let size = message.segment_size.map_or(bytes.max(1), usize::from);
             let mut lengths = vec![size; bytes / size];
             if !bytes.is_multiple_of(size) || bytes == 0 {
