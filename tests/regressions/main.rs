@@ -13,4 +13,5 @@ mod cut_control;
 mod failed_submit;
 mod late_completion;
 mod sealed_sender;
+mod share;
 mod waiting;

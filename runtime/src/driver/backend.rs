@@ -104,8 +104,7 @@ impl Backend {
             Self::Ring(ring) => {
                 ring.collect(|id, result, buffer, finality| {
                     if let (Some(buffer), Ok(len)) = (buffer, u32::try_from(result)) {
-                        let filled = Filled::take(intake.pool, buffer, len);
-                        intake.receive(id, filled, finality);
+                        intake.receive(id, finality, |pool| Filled::take(pool, buffer, len));
                     } else {
                         intake.accept(id, result, finality);
                     }
@@ -179,22 +178,29 @@ pub(super) struct Run {
 }
 
 impl Intake<'_> {
-    /// Takes in a completion of a receive that has filled a buffer. [`end_run`](Self::end_run) is to
-    /// follow when there is no other.
+    /// Takes in a completion of a receive that has filled a buffer, which `take` takes from the pool:
+    /// not before the run that it ends was handed over, whose socket is judged by what is free.
+    /// [`end_run`](Self::end_run) is to follow when there is no other.
     #[inline]
-    pub(super) fn receive(&mut self, id: Id, filled: Filled, finality: Finality) {
+    pub(super) fn receive(
+        &mut self,
+        id: Id,
+        finality: Finality,
+        take: impl FnOnce(&Pool) -> Filled,
+    ) {
         match self.run.of {
             Some((of, _)) if of == id && finality == Finality::More => {
                 *self.completions += 1;
-                self.run.filled.push(Some(filled));
+                self.run.filled.push(Some(take(self.pool)));
             }
-            _ => self.begin_run(id, filled, finality),
+            _ => self.begin_run(id, finality, take),
         }
     }
 
-    fn begin_run(&mut self, id: Id, filled: Filled, finality: Finality) {
+    fn begin_run(&mut self, id: Id, finality: Finality, take: impl FnOnce(&Pool) -> Filled) {
         self.end_run();
         *self.completions += 1;
+        let filled = take(self.pool);
         if let Completion::Deliver(key) = self.table.complete(id, 0, finality) {
             self.run.of = Some((id, key));
             self.run.filled.push(Some(filled));

@@ -282,9 +282,11 @@ impl Epoll {
                 // One more than there were finds out that the queue is empty without another call.
                 let wanted = if count == room { 2 * count } else { count + 1 };
                 receive.wanted = wanted.min(DATAGRAMS_AT_ONCE);
-                for (buffer, len) in self.buffers.drain(..count).zip(*self.lens) {
-                    let len = u32::try_from(len).expect("the builder bounds the size of buffers");
-                    intake.receive(id, Filled::by_hand(buffer, len), Finality::More);
+                // To the pool: the socket is judged by what is free.
+                self.buffers.truncate(count);
+                for (buffer, len) in self.buffers.drain(..).zip(&*self.lens) {
+                    let len = u32::try_from(*len).expect("the builder bounds the size of buffers");
+                    intake.receive(id, Finality::More, |_| Filled::by_hand(buffer, len));
                 }
                 let verdict = intake.end_run();
                 // An error that came between them has brought an edge of its own.
@@ -301,7 +303,6 @@ impl Epoll {
                 }
             },
         }
-        // To the pool, which counts what is free.
         self.buffers.clear();
     }
 
