@@ -174,7 +174,7 @@ pub(super) struct Intake<'a> {
 pub(super) struct Run {
     /// Of which receive. `None` exactly while it is empty.
     of: Option<(Id, MultishotKey)>,
-    filled: Vec<Option<Filled>>,
+    filled: Vec<Filled>,
 }
 
 impl Intake<'_> {
@@ -191,7 +191,7 @@ impl Intake<'_> {
         match self.run.of {
             Some((of, _)) if of == id && finality == Finality::More => {
                 *self.completions += 1;
-                self.run.filled.push(Some(take(self.pool)));
+                self.run.filled.push(take(self.pool));
             }
             _ => self.begin_run(id, finality, take),
         }
@@ -203,7 +203,7 @@ impl Intake<'_> {
         let filled = take(self.pool);
         if let Completion::Deliver(key) = self.table.complete(id, 0, finality) {
             self.run.of = Some((id, key));
-            self.run.filled.push(Some(filled));
+            self.run.filled.push(filled);
             if finality == Finality::Final {
                 self.deliver(finality);
             }
@@ -241,7 +241,6 @@ impl Intake<'_> {
         let multishot = self.multishots.get_mut(key).expect("it stays to its final completion");
         let batch = Batch::new(&mut self.run.filled);
         let verdict = multishot.deliver(batch, finality, self.wakes);
-        self.run.filled.clear();
         self.judge(key, verdict, finality);
         verdict
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::slice;
+use std::vec;
 
 use crate::buffer::{Buffer, Contents, Header, Layout, Outside, Parked, Pool, Share};
 
@@ -73,13 +73,14 @@ fn is_plain(bytes: &[u8]) -> bool {
 /// its pool.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    filled: slice::IterMut<'a, Option<Filled>>,
+    filled: vec::Drain<'a, Filled>,
 }
 
 impl<'a> Batch<'a> {
+    /// Empties `filled`, also if whoever takes the messages panics.
     #[inline]
-    pub(super) fn new(filled: &'a mut [Option<Filled>]) -> Self {
-        Self { filled: filled.iter_mut() }
+    pub(super) fn new(filled: &'a mut Vec<Filled>) -> Self {
+        Self { filled: filled.drain(..) }
     }
 }
 
@@ -88,7 +89,7 @@ impl Iterator for Batch<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Filled> {
-        self.filled.next()?.take()
+        self.filled.next()
     }
 
     #[inline]
