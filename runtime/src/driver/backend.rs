@@ -103,10 +103,17 @@ impl Backend {
         match self {
             Self::Ring(ring) => {
                 ring.collect(|id, result, buffer, finality| {
-                    if let (Some(buffer), Ok(len)) = (buffer, u32::try_from(result)) {
-                        intake.receive(id, finality, |pool| Filled::take(pool, buffer, len));
-                    } else {
-                        intake.accept(id, result, finality);
+                    match (buffer, u32::try_from(result)) {
+                        (Some(buffer), Ok(len)) => {
+                            intake.receive(id, finality, |pool| Filled::take(pool, buffer, len));
+                        }
+                        (Some(buffer), Err(_)) => {
+                            // A receive that fails on a worker thread of the kernel may keep the
+                            // buffer that it picked.
+                            Filled::take(intake.pool, buffer, 0).give_back(intake.pool);
+                            intake.accept(id, result, finality);
+                        }
+                        (None, _) => intake.accept(id, result, finality),
                     }
                 });
                 intake.end_run();
@@ -207,6 +214,8 @@ impl Intake<'_> {
             if finality == Finality::Final {
                 self.deliver(finality);
             }
+        } else {
+            filled.give_back(self.pool);
         }
     }
 

@@ -42,6 +42,12 @@ impl Filled {
         self.is_plain
     }
 
+    /// Nobody wants it.
+    #[cold]
+    pub(super) fn give_back(self, pool: &Pool) {
+        drop(pool.unpark(self.buffer));
+    }
+
     /// The message in it.
     ///
     /// # Panics
