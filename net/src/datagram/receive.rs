@@ -321,6 +321,45 @@ mod tests {
         machine
     }
 
+    /// Whether a batch of `count`, of a pool that has `unheld` buffers without it, fits where
+    /// `queued` wait already and `claimed` are held outside the pool. If so, asserts that those before
+    /// the last fit, too.
+    fn fits(state: State, queued: usize, unheld: usize, claimed: usize, count: usize) -> bool {
+        let load = |arrived: usize| Load {
+            queued: queued + arrived,
+            free: (unheld - arrived).saturating_sub(claimed),
+        };
+        let mut machine = ReceiveMachine { state, ..ReceiveMachine::new() };
+        if machine.place(load(count)) == Place::Outside {
+            return false;
+        }
+        for arrived in 1..=count {
+            let load = load(arrived);
+            assert_eq!(machine.place(load), Place::Pool, "{state:?}: {load:?} of {count}");
+            let verdict = machine.complete(Outcome::Datagram, Armed::Still, load);
+            assert_eq!(verdict, Verdict::Keep, "{state:?}: {load:?} of {count}");
+        }
+        assert_eq!(machine.state, state);
+        true
+    }
+
+    /// A batch that fits is judged by its last message alone. Fails when one before it would have
+    /// left the pool, or stopped the receive.
+    #[test]
+    fn where_the_last_of_a_batch_has_room_those_before_it_have() {
+        let cancelling = [Then::Pause, Then::Read, Then::Leave].map(State::Cancelling);
+        for state in cancelling.into_iter().chain([State::Armed]) {
+            let mut fitting = 0;
+            for (queued, unheld, claimed) in
+                (0..8 * 8 * 4).map(|number| (number % 8, number / 8 % 8, number / 64))
+            {
+                let counts = 1..=unheld;
+                fitting += counts.filter(|&n| fits(state, queued, unheld, claimed, n)).count();
+            }
+            assert_eq!(fitting > 0, state != State::Cancelling(Then::Pause), "{state:?}");
+        }
+    }
+
     /// Fails when an end of the multishot is taken for granted anywhere.
     #[test]
     fn every_end_leads_to_another_arming() {
