@@ -13,6 +13,9 @@ use super::descriptor::eventfd;
 use super::{Armed, Batch, Driver, DriverChoice, Layout, MultishotKey, Sink, Verdict, Wait, Wakes};
 use crate::limits::Limits;
 
+#[cfg(feature = "model")]
+mod told;
+
 /// A socket to which nobody sends.
 struct Quiet(UnixDatagram);
 
@@ -96,64 +99,4 @@ fn a_dropped_driver_gives_the_sockets_back_first() {
             Quiet::bind(&name).expect("its address is free");
         }
     }
-}
-
-/// A kernel that has taken buffers without a message for anybody.
-#[cfg(feature = "model")]
-struct Wasteful(Vec<(u64, i32, u32)>);
-
-#[cfg(feature = "model")]
-impl super::model::ModelQueues for Wasteful {
-    fn register_buffers(&mut self, _: u64, _: u16) {}
-
-    fn unregister_buffers(&self) {}
-
-    fn push(&mut self, _: &io_uring::squeue::Entry) -> bool {
-        true
-    }
-
-    fn queued(&self) -> usize {
-        0
-    }
-
-    fn enter(&mut self, queued: usize, _: usize, _: Option<Duration>) -> io::Result<usize> {
-        Ok(queued)
-    }
-
-    fn take_completions(&mut self, take: &mut dyn FnMut(u64, i32, u32)) {
-        self.0.drain(..).for_each(|(user_data, result, flags)| take(user_data, result, flags));
-    }
-
-    fn posted(&self) -> usize {
-        self.0.len()
-    }
-
-    fn has_overflowed(&self) -> bool {
-        false
-    }
-
-    fn has_task_work(&self) -> bool {
-        false
-    }
-}
-
-/// Fails when the pool is short of a buffer for good: it would keep the memory of the whole pool.
-#[cfg(feature = "model")]
-#[test]
-fn a_buffer_with_no_message_for_anybody_goes_back_to_the_pool() {
-    const HAS_BUFFER: u32 = 1;
-    let picked = |id: u32| id << 16 | HAS_BUFFER;
-    let nobody = super::Id::from_user_data(7).to_user_data();
-    let kernel = Wasteful(vec![(nobody, 16, picked(0)), (nobody, -libc::EFAULT, picked(1))]);
-    let limits = Limits { buffers: 8, buffer_size: 512, ..Limits::default() };
-    let mut driver =
-        Driver::on_model(Box::new(kernel), &limits, Arc::new(eventfd().unwrap())).unwrap();
-    assert_eq!(driver.collect(&mut Wakes::default()), 2);
-    let pool = driver.pool();
-    assert_eq!(pool.free(), 8);
-    let not_with_the_kernel: Vec<_> = std::iter::from_fn(|| pool.take_free()).collect();
-    assert_eq!(not_with_the_kernel.len(), 2);
-    drop(not_with_the_kernel);
-    // What it watches with has no kernel that would end it.
-    driver.backend = Backend::Ended;
 }
