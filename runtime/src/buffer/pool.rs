@@ -73,14 +73,14 @@ impl Pool {
             }),
             FilledBy::Driver => None,
         };
-        let last = u16::try_from(count).expect("the builder bounds the number of buffers");
+        let ids = u16::try_from(count).expect("the builder bounds the number of buffers");
         let len = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
         let mapping = Mapping::new(Block::size(count, len))?;
         let memory = Rc::new_cyclic(|memory| Memory {
             // The first is on top.
-            shelf: RefCell::new((0..last).rev().collect()),
+            shelf: RefCell::new((0..ids).rev().collect()),
             ring,
-            block: Block::new(mapping, last, len, memory),
+            block: Block::new(mapping, ids, len, memory),
             payload,
             unheld: Cell::new(count),
             claimed: Cell::new(0),

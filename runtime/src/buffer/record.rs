@@ -105,14 +105,18 @@ impl Share {
         self.record().bytes()
     }
 
+    /// Of a buffer that is being filled.
+    ///
     /// # Panics
     ///
-    /// If others hold it, too.
+    /// If others hold it, too, or if it is none of a pool: a message of its own may lie in memory that
+    /// others lie in.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         let record = self.record();
-        assert_eq!(record.holders.get(), 1, "a shared buffer is only read");
-        // SAFETY: as in `bytes`; and `&mut self` is the only way to these bytes, because there is no
-        // other share, nor a part.
+        let is_alone = matches!(record.keeper, Keeper::Pool(_)) && record.holders.get() == 1;
+        assert!(is_alone, "a shared buffer is only read");
+        // SAFETY: as in `bytes`; and `&mut self` is the only way to these bytes: there is no other
+        // share, and each part of a buffer holds one.
         unsafe { std::slice::from_raw_parts_mut(record.start.as_ptr(), record.len as usize) }
     }
 
