@@ -96,9 +96,9 @@ impl Pool {
         self.memory.block.count()
     }
 
-    /// How many more datagrams can be received before the pool is full: the buffers that are with
-    /// the kernel, as far as the completions collected so far tell, less the datagrams that the
-    /// program holds outside the pool.
+    /// How many more datagrams can be received before the pool is full: the buffers that nobody
+    /// holds, as far as the completions collected so far tell, less the datagrams that the program
+    /// holds outside the pool.
     #[inline]
     pub fn free(&self) -> usize {
         self.free_but_for(0)
