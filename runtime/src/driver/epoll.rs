@@ -17,9 +17,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend::{Intake, Wait};
+use super::backend::Wait;
 use super::descriptor::{Interest, epoll, epoll_control};
 use super::direct::{READ_BATCH, Source};
+use super::intake::Intake;
 use super::message::Filled;
 use super::operation::Submission;
 use super::sink::{Sink, Verdict};

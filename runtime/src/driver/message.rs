@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::vec;
+use std::slice;
 
 use crate::buffer::{Buffer, Contents, Header, Layout, Outside, Parked, Pool, Share};
 
@@ -79,14 +79,13 @@ fn is_plain(bytes: &[u8]) -> bool {
 /// its pool.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    filled: vec::Drain<'a, Filled>,
+    filled: slice::IterMut<'a, Option<Filled>>,
 }
 
 impl<'a> Batch<'a> {
-    /// Empties `filled`, also if whoever takes the messages panics.
     #[inline]
-    pub(super) fn new(filled: &'a mut Vec<Filled>) -> Self {
-        Self { filled: filled.drain(..) }
+    pub(super) fn new(filled: &'a mut [Option<Filled>]) -> Self {
+        Self { filled: filled.iter_mut() }
     }
 }
 
@@ -95,7 +94,7 @@ impl Iterator for Batch<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Filled> {
-        self.filled.next()
+        self.filled.next()?.take()
     }
 
     #[inline]

@@ -19,6 +19,7 @@ mod backend;
 pub(crate) mod descriptor;
 mod direct;
 mod epoll;
+mod intake;
 mod message;
 #[cfg(feature = "model")]
 #[doc(hidden)]
@@ -42,10 +43,11 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use self::backend::{Backend, Intake, Run};
+use self::backend::Backend;
 pub(crate) use self::backend::{Entered, Wait};
 pub use self::descriptor::{Interest, poll_now, watch_writable};
 pub use self::direct::{READ_BATCH, Scratch, Source};
+use self::intake::{Intake, Run};
 pub use self::message::{Batch, Filled, ReceivedMessage};
 pub use self::multishots::MultishotKey;
 use self::multishots::{Membership, Multishots, Phase};
