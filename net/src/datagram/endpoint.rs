@@ -510,8 +510,8 @@ mod tests {
         runtime.shutdown(Drain::default());
     }
 
-    /// What waits has no destructor of its own, and a socket that is closed while the kernel still
-    /// has its receive may be handed some more. Fails when the pool loses a buffer for each.
+    /// A socket that is closed while the kernel still has its receive may be handed some more. Fails
+    /// when the pool loses a buffer for each.
     #[test]
     fn what_waits_in_an_inbox_that_is_dropped_goes_back_to_the_pool() {
         let runtime = Runtime::new().unwrap();

@@ -53,11 +53,11 @@ struct Opener {
 impl Opener {
     /// The message in a buffer of the pool.
     fn open(&self, filled: Filled) -> ReceivedMessage {
-        self.judge(filled.into_message(&self.pool, self.layout))
+        self.judge(filled.into_message(self.layout, self.pool.payload_capacity()))
     }
 
     fn peek(&self, filled: &Filled) -> ReceivedMessage {
-        self.judge(filled.peek(&self.pool, self.layout))
+        self.judge(filled.peek(self.layout, self.pool.payload_capacity()))
     }
 
     /// Finds out whether a message is a train.
@@ -228,7 +228,7 @@ impl Held {
             return None;
         }
         let filled = self.inbox.take_filled()?;
-        let message = filled.into_message(&self.opener.pool, self.opener.layout);
+        let message = filled.into_message(self.opener.layout, self.opener.pool.payload_capacity());
         self.counts.truncated += u64::from(message.is_truncated());
         self.counts.delivered += 1;
         Some(message)
@@ -281,12 +281,5 @@ impl Held {
         stats.delivered = counts.delivered;
         stats.truncated = counts.truncated;
         stats.paused = self.machine.pauses();
-    }
-}
-
-impl Drop for Held {
-    /// What waits in the pool has no destructor of its own.
-    fn drop(&mut self) {
-        self.take_all();
     }
 }

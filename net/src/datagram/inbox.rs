@@ -1,7 +1,6 @@
 //! What has arrived on a socket and was not taken yet, in the kernel's order.
 //!
-//! A message in a buffer of the pool waits as the completion named it, in a word, and is opened when
-//! it is taken. Errors, and messages that are not in the pool, wait beside those.
+//! A message in a buffer of the pool waits as the completion named it, and is opened when it is taken. Errors, and messages that are not in the pool, wait beside those.
 
 use std::collections::VecDeque;
 use std::io;

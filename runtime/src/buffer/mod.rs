@@ -22,5 +22,5 @@ pub(crate) use contents::{Contents, HEADER_LEN, Header};
 pub(crate) use mapping::Pages;
 pub(crate) use outside::Outside;
 pub use pool::Pool;
-pub(crate) use pool::{Buffer, FilledBy, Parked};
+pub(crate) use pool::{Buffer, FilledBy};
 pub(crate) use record::Share;

@@ -7,14 +7,13 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::mem::{self, ManuallyDrop};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::block::Block;
 use super::mapping::Mapping;
-use super::record::{Record, Share};
+use super::record::Share;
 use super::ring::BufferRing;
 use super::window::Window;
 use crate::limits::BUFFER_OVERHEAD;
@@ -138,26 +137,13 @@ impl Pool {
         }
     }
 
-    /// Takes the buffer `id`, which a completion said that the kernel has filled.
+    /// The buffer `id`, which a completion said that the kernel has filled.
     #[inline]
-    pub(crate) fn take(&self, id: u16) -> (Parked, &[u8]) {
+    pub(crate) fn take(&self, id: u16) -> Share {
         if let Some(provided) = &self.memory.ring {
             provided.count.set(provided.count.get() - 1);
         }
-        let record = self.lend(id);
-        (Parked { id }, record.bytes())
-    }
-
-    /// The buffer of `parked`, to be held from now on.
-    #[inline]
-    pub(crate) fn unpark(&self, parked: Parked) -> Share {
-        Share::of(self.memory.block.record(parked.id.into()))
-    }
-
-    /// Another share in a parked buffer.
-    pub(crate) fn share(&self, parked: &Parked) -> Share {
-        let first = ManuallyDrop::new(Share::of(self.memory.block.record(parked.id.into())));
-        Share::clone(&first)
+        self.lend(id)
     }
 
     /// Bytes of payload that a buffer is meant for.
@@ -167,16 +153,15 @@ impl Pool {
     }
 
     #[inline]
-    fn lend(&self, id: u16) -> &Record {
+    fn lend(&self, id: u16) -> Share {
         let memory = &self.memory;
-        let record = memory.block.record(id.into());
-        record.lend();
+        let share = memory.block.record(id.into()).lend();
         let unheld = memory.unheld.get();
         if unheld == memory.block.count() {
             memory.own.set(Some(Rc::clone(memory)));
         }
         memory.unheld.set(unheld - 1);
-        record
+        share
     }
 
     /// Takes a free buffer that the kernel does not have, to fill it by hand. `None` when there is
@@ -186,7 +171,7 @@ impl Pool {
             return None;
         }
         let id = self.memory.shelf.borrow_mut().pop()?;
-        Some(Buffer { share: Share::of(self.lend(id)), id })
+        Some(Buffer { share: self.lend(id) })
     }
 
     /// The ring that the kernel takes from.
@@ -244,26 +229,16 @@ impl Memory {
     }
 }
 
-/// A held buffer without its pool, as small as can be, for an inbox to keep. It has no destructor:
-/// whoever drops it instead of handing it to [`Pool::unpark`] keeps the buffer from the pool.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Parked {
-    id: u16,
-}
-
 /// A buffer that is filled by hand, by the only one who holds it. Goes back to the pool when it is
 /// dropped.
 pub(crate) struct Buffer {
     share: Share,
-    id: u16,
 }
 
 impl Buffer {
-    /// It is filled: for [`Pool::unpark`] to find again.
-    pub(crate) fn park(self) -> Parked {
-        mem::forget(self.share);
-        Parked { id: self.id }
+    /// It is filled, and from now on only read.
+    pub(crate) fn freeze(self) -> Share {
+        self.share
     }
 }
 
@@ -283,34 +258,19 @@ impl DerefMut for Buffer {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::ManuallyDrop;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
     use super::super::contents::HEADER_LEN;
     use super::*;
 
-    fn held(pool: &Pool, id: u16) -> Share {
-        pool.unpark(pool.take(id).0)
-    }
-
-    #[test]
-    fn a_parked_buffer_stays_held() {
-        let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
-        let parked = pool.take_free().unwrap().park();
-        assert!(pool.take_free().is_none());
-        let share = pool.share(&parked);
-        drop(pool.unpark(parked));
-        assert!(pool.take_free().is_none());
-        drop(share);
-        assert!(pool.take_free().is_some());
-    }
-
     #[test]
     fn a_dropped_buffer_is_free_again() {
         let pool = Pool::new(4, 100, FilledBy::Kernel).unwrap();
         assert_eq!((pool.count(), pool.free()), (4, 4));
-        let first = held(&pool, 2);
-        let second = held(&pool, 0);
+        let first = pool.take(2);
+        let second = pool.take(0);
         assert_eq!(pool.free(), 2);
         drop(first);
         assert_eq!(pool.free(), 3);
@@ -334,7 +294,7 @@ mod tests {
     #[test]
     fn a_shared_buffer_is_free_when_the_last_share_is_gone() {
         let pool = Pool::new(1, 100, FilledBy::Driver).unwrap();
-        let buffer = pool.unpark(pool.take_free().unwrap().park());
+        let buffer = pool.take_free().unwrap().freeze();
         let share = buffer.clone();
         drop(buffer);
         assert!(pool.take_free().is_none());
@@ -355,14 +315,14 @@ mod tests {
     #[should_panic(expected = "buffer 1 was filled while it was held")]
     fn a_buffer_is_never_in_two_hands() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let _held = held(&pool, 1);
-        let _again = held(&pool, 1);
+        let _held = pool.take(1);
+        let _again = pool.take(1);
     }
 
     #[test]
     fn a_message_outside_counts_as_a_buffer_while_the_program_holds_it() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let message = held(&pool, 0).copied_out().unwrap();
+        let message = pool.take(0).copied_out().unwrap();
         assert_eq!(pool.free(), 2);
         for _ in 0..2 {
             message.outside_memory().unwrap().claim();
@@ -376,8 +336,8 @@ mod tests {
     #[test]
     fn a_buffer_outlives_its_pool() {
         let pool = Pool::new(3, 100, FilledBy::Kernel).unwrap();
-        drop(held(&pool, 1));
-        let held = [held(&pool, 2), held(&pool, 0)];
+        drop(pool.take(1));
+        let held = [pool.take(2), pool.take(0)];
         let memory = Rc::downgrade(&pool.memory);
         drop(pool);
         for buffer in held {
@@ -392,7 +352,7 @@ mod tests {
     #[test]
     fn a_message_outside_outlives_its_pool() {
         let pool = Pool::new(1, 100, FilledBy::Kernel).unwrap();
-        let message = held(&pool, 0).copied_out().unwrap();
+        let message = pool.take(0).copied_out().unwrap();
         let part = message.part(message.contents());
         let memory = Rc::downgrade(&pool.memory);
         drop((pool, message));
@@ -432,7 +392,7 @@ mod tests {
         let name = "buffer::pool::tests::a_byte_past_a_buffer_is_told_when_the_buffer_comes_back";
         let said = said_before_it_aborted(name, || {
             let pool = Pool::new(3, 100, FilledBy::Kernel).unwrap();
-            let buffer = held(&pool, 1);
+            let buffer = pool.take(1);
             let share = buffer.clone();
             write_past(&pool, 1, 0);
             drop(buffer);

@@ -60,17 +60,9 @@ impl Record {
     ///
     /// If it is held already.
     #[inline]
-    pub(super) fn lend(&self) {
+    pub(super) fn lend(&self) -> Share {
         assert!(self.holders.replace(1) == 0, "buffer {} was filled while it was held", self.id);
-    }
-
-    /// What lies in it. To be called by who holds it.
-    #[inline]
-    pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the keeper keeps the memory, which was written to its end before this was made: a
-        // mapping is zeroed. Nobody writes to it while it is shared: the kernel has a buffer again
-        // only after the last holder let go of it, and `Buffer` is the only holder while it is.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len as usize) }
+        Share { record: NonNull::from(self) }
     }
 }
 
@@ -80,12 +72,6 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// Takes over a holder that was counted already.
-    #[inline]
-    pub(super) fn of(record: &Record) -> Self {
-        Self { record: NonNull::from(record) }
-    }
-
     /// A message outside the pool: `bytes` of `outside`.
     pub(crate) fn outside(outside: Outside, offset: usize, contents: Contents) -> Self {
         let bytes = NonNull::from(&outside[offset..][..contents.len()]);
@@ -102,7 +88,11 @@ impl Share {
     /// The memory, from the header of the message on.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.record().bytes()
+        let record = self.record();
+        // SAFETY: the keeper keeps the memory, which was written to its end before this was made: a
+        // mapping is zeroed. Nobody writes to it while it is shared: the kernel has a buffer again
+        // only after the last holder let go of it, and `Buffer` is the only holder while it is.
+        unsafe { std::slice::from_raw_parts(record.start.as_ptr(), record.len as usize) }
     }
 
     /// Of a buffer that is being filled.

@@ -104,12 +104,13 @@ impl Backend {
                 ring.collect(|id, result, buffer, finality| {
                     match (buffer, u32::try_from(result)) {
                         (Some(buffer), Ok(len)) => {
-                            intake.receive(id, finality, |pool| Filled::take(pool, buffer, len));
+                            intake
+                                .receive(id, finality, |pool| Filled::new(pool.take(buffer), len));
                         }
                         (Some(buffer), Err(_)) => {
                             // A receive that fails on a worker thread of the kernel may keep the
                             // buffer that it picked.
-                            Filled::take(intake.pool, buffer, 0).give_back(intake.pool);
+                            drop(intake.pool.take(buffer));
                             intake.accept(id, result, finality);
                         }
                         (None, _) => intake.accept(id, result, finality),

@@ -144,7 +144,7 @@ impl Scratch {
         let received = source.receive_into(&mut self.buffers, layout, &mut lens);
         if let Ok(count) = received {
             let filled = self.buffers.drain(..count).zip(lens);
-            filled.map(|(buffer, len)| Filled::by_hand(buffer, len as u32)).for_each(each);
+            filled.map(|(buffer, len)| Filled::new(buffer.freeze(), len as u32)).for_each(each);
         }
         self.buffers.clear();
         received.map(Some)

@@ -287,7 +287,7 @@ impl Epoll {
                 self.buffers.truncate(count);
                 for (buffer, len) in self.buffers.drain(..).zip(&*self.lens) {
                     let len = u32::try_from(*len).expect("the builder bounds the size of buffers");
-                    intake.receive(id, Finality::More, |_| Filled::by_hand(buffer, len));
+                    intake.receive(id, Finality::More, |_| Filled::new(buffer.freeze(), len));
                 }
                 let verdict = intake.end_run();
                 // An error that came between them has brought an edge of its own.

@@ -61,8 +61,6 @@ impl Intake<'_> {
             if finality == Finality::Final {
                 self.deliver(finality);
             }
-        } else {
-            filled.give_back(self.pool);
         }
     }
 

@@ -4,36 +4,28 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::slice;
 
-use crate::buffer::{Buffer, Contents, Header, Layout, Outside, Parked, Pool, Share};
+use crate::buffer::{Contents, Header, Layout, Outside, Share};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 
-/// A buffer of the pool that a completion says has been filled, as an inbox keeps it: one word. It
-/// has no destructor: whoever drops it instead of making a [`ReceivedMessage`] of it keeps the
-/// buffer from the pool.
+/// A buffer of the pool that a completion says has been filled, as an inbox keeps it.
 #[derive(Debug)]
 #[must_use]
 pub struct Filled {
-    buffer: Parked,
-    /// Whether there are no control messages with the message, not even for want of room.
-    is_plain: bool,
+    buffer: Share,
     /// Bytes that the completion says, header included.
     len: u32,
+    /// Whether there are no control messages with the message, not even for want of room.
+    is_plain: bool,
 }
 
 impl Filled {
-    /// What a completion says: that the buffer `id` was filled to `len`.
+    /// `buffer` was filled to `len`.
     #[inline]
-    pub(crate) fn take(pool: &Pool, id: u16, len: u32) -> Self {
-        let (buffer, bytes) = pool.take(id);
-        Self { buffer, is_plain: is_plain(bytes), len }
-    }
-
-    /// The same, filled by hand.
-    pub(crate) fn by_hand(buffer: Buffer, len: u32) -> Self {
-        let is_plain = is_plain(&buffer);
-        Self { buffer: buffer.park(), is_plain, len }
+    pub(crate) fn new(buffer: Share, len: u32) -> Self {
+        let is_plain = is_plain(buffer.bytes());
+        Self { buffer, len, is_plain }
     }
 
     /// Whether there are no control messages with the message, not even for want of room.
@@ -42,21 +34,14 @@ impl Filled {
         self.is_plain
     }
 
-    /// Nobody wants it.
-    #[cold]
-    pub(super) fn give_back(self, pool: &Pool) {
-        drop(pool.unpark(self.buffer));
-    }
-
-    /// The message in it.
+    /// The message in it; `payload` is how much of one was asked for.
     ///
     /// # Panics
     ///
     /// If it is shorter than what the layout reserves, which the kernel never says.
     #[inline(always)]
-    pub fn into_message(self, pool: &Pool, layout: Layout) -> ReceivedMessage {
-        let len = self.len;
-        ReceivedMessage::find(pool.unpark(self.buffer), len, pool, layout)
+    pub fn into_message(self, layout: Layout, payload: usize) -> ReceivedMessage {
+        ReceivedMessage::find(self.buffer, self.len, layout, payload)
     }
 
     /// The message in it, which goes on waiting.
@@ -64,8 +49,8 @@ impl Filled {
     /// # Panics
     ///
     /// As [`into_message`](Self::into_message).
-    pub fn peek(&self, pool: &Pool, layout: Layout) -> ReceivedMessage {
-        ReceivedMessage::find(pool.share(&self.buffer), self.len, pool, layout)
+    pub fn peek(&self, layout: Layout, payload: usize) -> ReceivedMessage {
+        ReceivedMessage::find(self.buffer.clone(), self.len, layout, payload)
     }
 }
 
@@ -75,8 +60,7 @@ fn is_plain(bytes: &[u8]) -> bool {
     Header::read(bytes).is_some_and(|header| (header.control == 0) & !header.lacks_control())
 }
 
-/// Messages of one receive, which came one after the other. A buffer that is not taken out is lost to
-/// its pool.
+/// Messages of one receive, which came one after the other.
 #[derive(Debug)]
 pub struct Batch<'a> {
     filled: slice::IterMut<'a, Option<Filled>>,
@@ -134,12 +118,12 @@ impl Copied {
 }
 
 impl ReceivedMessage {
-    /// The message of `len` bytes in a buffer of `pool`.
+    /// The message of `len` bytes in a buffer.
     #[inline(always)]
-    fn find(buffer: Share, len: u32, pool: &Pool, layout: Layout) -> Self {
+    fn find(buffer: Share, len: u32, layout: Layout, payload: usize) -> Self {
         // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
         // for.
-        let len = (len as usize).min(layout.payload_offset() + pool.payload_capacity());
+        let len = (len as usize).min(layout.payload_offset() + payload);
         let contents = Contents::find(buffer.bytes(), len, layout)
             .expect("a completion is no shorter than what its layout reserves");
         buffer.set_contents(contents);
@@ -258,7 +242,7 @@ impl fmt::Debug for ReceivedMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::buffer::FilledBy;
+    use crate::buffer::{Buffer, FilledBy, Pool};
 
     const LAYOUT: Layout = Layout::new(8, 4);
 
@@ -274,7 +258,7 @@ mod tests {
     }
 
     fn received(pool: &Pool, buffer: Buffer, len: usize) -> ReceivedMessage {
-        Filled::by_hand(buffer, len as u32).into_message(pool, LAYOUT)
+        Filled::new(buffer.freeze(), len as u32).into_message(LAYOUT, pool.payload_capacity())
     }
 
     fn message(bytes: &[u8]) -> ReceivedMessage {

@@ -49,9 +49,9 @@ fn pooled(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> ReceivedMessag
         let mut buffer = pool.take_free().expect("every test gives its buffers back");
         buffer.fill(stale);
         buffer[..bytes.len()].copy_from_slice(bytes);
-        let filled = Filled::by_hand(buffer, len as u32);
-        let peeked = filled.peek(pool, layout);
-        let message = filled.into_message(pool, layout);
+        let filled = Filled::new(buffer.freeze(), len as u32);
+        let peeked = filled.peek(layout, CAPACITY);
+        let message = filled.into_message(layout, CAPACITY);
         assert_eq!(exposed(&message), exposed(&peeked), "a look shows another message");
         message
     })
