@@ -149,4 +149,22 @@ mod tests {
         waiters.next_waker().unwrap().wake();
         assert_eq!((again.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 0));
     }
+
+    /// Fails when one that has left, or was woken, is taken for one that waits, or the other way
+    /// around.
+    #[test]
+    fn whether_somebody_waits_unwoken_is_known() {
+        let mut waiters = Waiters::default();
+        let (first, _) = waiter(&mut waiters);
+        let (second, _) = waiter(&mut waiters);
+        assert!(waiters.next_waker().is_some() && waiters.has_unwoken());
+        waiters.leave(second);
+        assert!(!waiters.has_unwoken());
+        waiters.wait(Some(first), Waker::noop().clone());
+        waiters.wait(Some(first), Waker::noop().clone());
+        assert!(waiters.has_unwoken() && waiters.next_waker().is_some());
+        assert!(!waiters.has_unwoken() && waiters.next_waker().is_none());
+        waiters.leave(first);
+        assert!(!waiters.has_unwoken());
+    }
 }

@@ -137,3 +137,61 @@ fn what_a_sink_that_panics_leaves_goes_to_no_other() {
     assert_eq!(sinks[1].count.get(), 1);
     driver.backend = Backend::Ended;
 }
+
+/// Writes down what it is handed, and as whose.
+struct Noting {
+    socket: UnixDatagram,
+    number: usize,
+    log: Rc<RefCell<Vec<(usize, Handed)>>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Handed {
+    Messages(usize),
+    End,
+}
+
+impl Sink for Noting {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::new(0, 0)
+    }
+
+    fn receive(&self, batch: Batch<'_>, _: Armed, _: &mut Wakes) -> Verdict {
+        self.log.borrow_mut().push((self.number, Handed::Messages(batch.count())));
+        Verdict::Keep
+    }
+
+    fn end(&self, _: Option<io::Error>, _: Armed, _: &mut Wakes) -> Verdict {
+        self.log.borrow_mut().push((self.number, Handed::End));
+        Verdict::Keep
+    }
+}
+
+/// Fails when messages of two sockets go to one, or when what follows a message overtakes it.
+#[test]
+fn a_batch_is_of_one_socket_and_comes_before_what_follows_it() {
+    let kernel = Told::default();
+    let mut driver = kernel.driver();
+    let log = Rc::new(RefCell::new(Vec::new()));
+    for number in 0..2 {
+        let socket = UnixDatagram::unbound().unwrap();
+        let sink = Noting { socket, number, log: Rc::clone(&log) };
+        let key = driver.register(Rc::new(sink));
+        driver.arm(key);
+    }
+    for (index, buffer) in [(0, 0), (0, 1), (1, 2), (0, 3)] {
+        kernel.tell(index, 16, buffer);
+    }
+    kernel.0.borrow_mut().push((0, -libc::ENOBUFS, 0));
+    kernel.tell(1, 16, 4);
+    driver.collect(&mut Wakes::default());
+    let messages = |number, count| (number, Handed::Messages(count));
+    let expected =
+        [messages(0, 2), messages(1, 1), messages(0, 1), (0, Handed::End), messages(1, 1)];
+    assert_eq!(*log.borrow(), expected);
+    driver.backend = Backend::Ended;
+}
