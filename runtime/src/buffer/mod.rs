@@ -2,8 +2,8 @@
 //!
 //! [`Pool`] owns one block of buffers of equal size; one message is written into each, by the
 //! kernel on its own (a ring) or when the driver asks for it. A filled buffer is handed out as a
-//! [`Share`](record::Share), a pointer to its record, and goes back when the last share is dropped:
-//! no copy, no allocation per message, and nothing but a pointer to move from hand to hand.
+//! share, a pointer to its record, and goes back when the last share is dropped: no copy, no
+//! allocation per message, and nothing but a pointer to move from hand to hand.
 //!
 //! Invariant: a buffer is at any time either free, or held by as many as its record counts.
 
