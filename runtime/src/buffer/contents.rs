@@ -220,12 +220,13 @@ impl Contents {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    const LAYOUT: Layout = Layout::new(8, 4);
+    pub(crate) const LAYOUT: Layout = Layout::new(8, 4);
 
-    fn bytes(name: u32, control: u32, original: u32, payload: &[u8]) -> Vec<u8> {
+    /// A message as the kernel writes it.
+    pub(crate) fn bytes(name: u32, control: u32, original: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for field in [name, control, original, 0] {
             bytes.extend(field.to_ne_bytes());

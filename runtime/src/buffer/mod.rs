@@ -18,6 +18,8 @@ mod ring;
 mod window;
 
 pub use contents::Layout;
+#[cfg(test)]
+pub(crate) use contents::tests;
 pub(crate) use contents::{Contents, HEADER_LEN, Header};
 pub(crate) use mapping::Pages;
 pub(crate) use outside::Outside;

@@ -242,20 +242,8 @@ impl fmt::Debug for ReceivedMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::tests::{LAYOUT, bytes};
     use crate::buffer::{Buffer, FilledBy, Pool};
-
-    const LAYOUT: Layout = Layout::new(8, 4);
-
-    fn bytes(name: u32, control: u32, original: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for field in [name, control, original, 0] {
-            bytes.extend(field.to_ne_bytes());
-        }
-        bytes.extend([b'n'; 8]);
-        bytes.extend([b'c'; 4]);
-        bytes.extend(payload);
-        bytes
-    }
 
     fn received(pool: &Pool, buffer: Buffer, len: usize) -> ReceivedMessage {
         Filled::new(buffer.freeze(), len as u32).into_message(LAYOUT, pool.payload_capacity())
