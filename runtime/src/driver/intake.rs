@@ -23,9 +23,9 @@ pub(super) struct Intake<'a> {
 /// Messages of one receive that came one after the other, and go to its sink together.
 #[derive(Default)]
 pub(super) struct Run {
-    /// Of which receive. `None` exactly while it is empty.
+    /// Of which receive. `None` while there is no run.
     of: Option<(Id, MultishotKey)>,
-    /// `None` once it was taken.
+    /// Each is `None` once it was taken.
     filled: Vec<Option<Filled>>,
 }
 
