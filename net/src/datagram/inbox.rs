@@ -1,9 +1,11 @@
 //! What has arrived on a socket and was not taken yet, in the kernel's order.
 //!
-//! A message in a buffer of the pool waits as the completion named it, and is opened when it is taken. Errors, and messages that are not in the pool, wait beside those.
+//! A message in a buffer of the pool waits as the completion named it, and is opened when it is
+//! taken. Errors, and messages that are not in the pool, wait beside those.
 
 use std::collections::VecDeque;
 use std::io;
+use std::iter;
 use std::task::Waker;
 
 use ebbtide_runtime::driver::Wakes;
@@ -78,14 +80,9 @@ impl<F, M: Several> Inbox<F, M> {
         filled: impl ExactSizeIterator<Item = F>,
         wakes: &mut Wakes,
     ) {
-        let mut left = filled.len();
+        let count = filled.len();
         self.filled.extend(filled);
-        while left > 0
-            && let Some(waker) = self.waiters.next_waker()
-        {
-            wakes.wake(Some(waker));
-            left -= 1;
-        }
+        wakes.wake(iter::from_fn(|| self.waiters.next_waker()).take(count));
     }
 
     /// Adds a message that is not in the pool. Returns whom to wake.
@@ -171,7 +168,7 @@ impl<F, M: Several> Inbox<F, M> {
 
     /// Opens all that waits, where it is.
     pub(super) fn open_all(&mut self, mut open: impl FnMut(F) -> M) {
-        let arrivals: Vec<_> = std::iter::from_fn(|| self.next(&mut open)).collect();
+        let arrivals: Vec<_> = iter::from_fn(|| self.next(&mut open)).collect();
         for arrival in arrivals {
             self.errors += usize::from(matches!(arrival, Arrival::Error(_)));
             self.beside.push_back((self.taken, arrival));
@@ -257,7 +254,7 @@ impl<F, M: Several> Inbox<F, M> {
 
     /// Nothing will arrive any more: everybody who waits has to be told.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
-        std::iter::from_fn(|| self.waiters.next_waker()).collect()
+        iter::from_fn(|| self.waiters.next_waker()).collect()
     }
 }
 
