@@ -39,7 +39,7 @@ fn damage(gap: &[u8; GAP]) -> Option<RangeInclusive<usize>> {
 /// No panic: a task that drops a datagram would catch it, and nobody need look at how that task
 /// ended. Memory that is not ours to write was written, so nothing can be said of the rest either.
 /// Nor is the message one that a test captures, and an abort then loses.
-pub(super) fn check(id: u32, gap: &[u8; GAP]) {
+pub(super) fn check(id: u16, gap: &[u8; GAP]) {
     let Some(damaged) = damage(gap) else { return };
     let (first, last) = (damaged.start(), damaged.end());
     let thread = thread::current();

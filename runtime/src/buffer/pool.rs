@@ -1,7 +1,7 @@
 //! [`Pool`] and [`Buffer`]: the block of buffers, which of them are free, and the way back.
 
-// UNSAFETY: the gaps between the buffers, and a buffer that is filled, lie in a block that the
-// kernel writes other parts of; and what is held keeps the block, which may end with it.
+// UNSAFETY: what is held keeps the memory and is all that may keep it, so that it may end while it
+// is given back to.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::cell::{Cell, RefCell};
@@ -123,7 +123,7 @@ impl Pool {
         // The warmest last on the shelf, first to the kernel.
         let rest = shelf.len() - count;
         let buffers = shelf.drain(rest..).rev();
-        let address = |id: u16| block.buffer(id.into()).as_ptr().expose_provenance();
+        let address = |id: u16| block.buffer(id).as_ptr().expose_provenance();
         provided.ring.give(len, buffers.map(|id| (address(id) as u64, id)));
         provided.count.set(provided.count.get() + count);
     }
@@ -155,7 +155,7 @@ impl Pool {
     #[inline]
     fn lend(&self, id: u16) -> Share {
         let memory = &self.memory;
-        let share = memory.block.record(id.into()).lend();
+        let share = memory.block.record(id).lend();
         let unheld = memory.unheld.get();
         if unheld == memory.block.count() {
             memory.own.set(Some(Rc::clone(memory)));
@@ -194,12 +194,12 @@ impl Memory {
     ///
     /// The buffer was held until now, and there is no reference into the memory.
     #[inline]
-    pub(super) unsafe fn take_back(memory: NonNull<Self>, id: u32) {
+    pub(super) unsafe fn take_back(memory: NonNull<Self>, id: u16) {
         let own = {
             // SAFETY: a buffer was held, for which the memory has kept itself.
             let memory = unsafe { memory.as_ref() };
             memory.block.check(id);
-            memory.shelf.borrow_mut().push(id as u16);
+            memory.shelf.borrow_mut().push(id);
             let unheld = memory.unheld.get() + 1;
             memory.unheld.set(unheld);
             if unheld < memory.block.count() {
@@ -379,7 +379,7 @@ mod tests {
 
     fn write_past(pool: &Pool, id: u16, at: usize) {
         // SAFETY: the gap is mapped, and no buffer reaches into it.
-        unsafe { (*pool.memory.block.gap(id.into()))[at] = 7 };
+        unsafe { (*pool.memory.block.gap(id))[at] = 7 };
     }
 
     /// Fails when nobody looks behind a buffer that comes back.

@@ -22,7 +22,7 @@ pub(super) struct Record {
     /// How many hold it. Of a buffer: 0 exactly when it is free.
     holders: Cell<u32>,
     /// Which buffer of its pool it is.
-    id: u32,
+    id: u16,
     start: NonNull<u8>,
     /// Bytes from `start` on.
     len: u32,
@@ -41,7 +41,7 @@ enum Keeper {
 
 impl Record {
     /// The record of the free buffer `id`, which is `len` bytes from `start` on.
-    pub(super) fn buffer(id: u32, start: NonNull<u8>, len: usize, memory: &Weak<Memory>) -> Self {
+    pub(super) fn buffer(id: u16, start: NonNull<u8>, len: usize, memory: &Weak<Memory>) -> Self {
         let (holders, contents) = (Cell::default(), Cell::default());
         let memory = NonNull::new(memory.as_ptr().cast_mut()).expect("it is being made");
         let len = u32::try_from(len).expect("the builder bounds buffers");
