@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use super::epoll::Epoll;
 use super::intake::Intake;
-use super::message::Filled;
 use super::operation::AnyOperation;
 use super::ring::Ring;
 use super::sink::Sink;
@@ -102,19 +101,7 @@ impl Backend {
         match self {
             Self::Ring(ring) => {
                 ring.collect(|id, result, buffer, finality| {
-                    match (buffer, u32::try_from(result)) {
-                        (Some(buffer), Ok(len)) => {
-                            intake
-                                .receive(id, finality, |pool| Filled::new(pool.take(buffer), len));
-                        }
-                        (Some(buffer), Err(_)) => {
-                            // A receive that fails on a worker thread of the kernel may keep the
-                            // buffer that it picked.
-                            drop(intake.pool.take(buffer));
-                            intake.accept(id, result, finality);
-                        }
-                        (None, _) => intake.accept(id, result, finality),
-                    }
+                    intake.complete(id, result, buffer, finality);
                 });
                 intake.end_run();
             }

@@ -30,6 +30,29 @@ pub(super) struct Run {
 }
 
 impl Intake<'_> {
+    /// Takes in a completion of a ring, and the buffer that came with it.
+    #[inline]
+    pub(super) fn complete(
+        &mut self,
+        id: Id,
+        result: i32,
+        buffer: Option<u16>,
+        finality: Finality,
+    ) {
+        match (buffer, u32::try_from(result)) {
+            (Some(buffer), Ok(len)) => {
+                self.receive(id, finality, |pool| Filled::new(pool.take(buffer), len));
+            }
+            (Some(buffer), Err(_)) => {
+                // A receive that fails on a worker thread of the kernel may keep the buffer that it
+                // picked.
+                drop(self.pool.take(buffer));
+                self.accept(id, result, finality);
+            }
+            (None, _) => self.accept(id, result, finality),
+        }
+    }
+
     /// Takes in a completion of a receive that has filled a buffer, which `take` takes from the pool:
     /// not before the run that it ends was handed over, whose socket is judged by what is free.
     /// [`end_run`](Self::end_run) is to follow when there is no other.
