@@ -49,18 +49,25 @@ impl Endpoint {
     }
 
     /// If the socket is sealed and the inbox is empty: reads on until it is not, or to the end.
+    #[inline]
     fn read_on(&self) {
+        if !self.asks_to_be_read() {
+            return;
+        }
         let mut wakes = Wakes::default();
         self.read_ahead(&mut wakes);
         wakes.run();
     }
 
     pub(super) fn read_ahead(&self, wakes: &mut Wakes) {
-        let asks = || {
-            let held = self.held.borrow();
-            held.machine.is_reading() && held.inbox.is_empty()
-        };
-        while asks() && self.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More {}
+        while self.asks_to_be_read()
+            && self.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
+        {}
+    }
+
+    fn asks_to_be_read(&self) -> bool {
+        let held = self.held.borrow();
+        held.machine.is_reading() && held.inbox.is_empty()
     }
 
     /// A receiver that waited is served.
