@@ -4,6 +4,7 @@
 //! away without taking anything passes its wake on.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::task::Waker;
 
 /// Names one waiter; never used twice.
@@ -12,8 +13,10 @@ pub(crate) struct WaiterKey(u64);
 
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    /// In the order of arrival.
-    queue: VecDeque<Waiter>,
+    /// Who has waited longest: nearly always the only one. `None` when nobody waits.
+    longest: Option<Waiter>,
+    /// The others, in the order of arrival.
+    others: VecDeque<Waiter>,
     /// How many of them have not been woken.
     unwoken: usize,
     next: u64,
@@ -41,15 +44,20 @@ impl Waiters {
         key: Option<WaiterKey>,
         waker: Waker,
     ) -> (WaiterKey, Option<Waker>) {
-        if let Some(waiter) = self.queue.iter_mut().find(|waiter| Some(waiter.key) == key) {
-            let replaced = waiter.waker.replace(waker);
+        let known = self.iter_mut().find(|waiter| Some(waiter.key) == key);
+        if let Some(waiter) = known {
+            let (key, replaced) = (waiter.key, waiter.waker.replace(waker));
             self.unwoken += usize::from(replaced.is_none());
-            return (waiter.key, replaced);
+            return (key, replaced);
         }
         let key = WaiterKey(self.next);
         self.next += 1;
         self.unwoken += 1;
-        self.queue.push_back(Waiter { key, waker: Some(waker) });
+        let waiter = Waiter { key, waker: Some(waker) };
+        match self.longest {
+            None => self.longest = Some(waiter),
+            Some(_) => self.others.push_back(waiter),
+        }
         (key, None)
     }
 
@@ -60,7 +68,12 @@ impl Waiters {
             return None;
         }
         self.unwoken -= 1;
-        self.queue.iter_mut().find_map(|waiter| waiter.waker.take())
+        self.iter_mut().find_map(|waiter| waiter.waker.take())
+    }
+
+    /// The longest waiter first.
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
+        self.longest.iter_mut().chain(&mut self.others)
     }
 
     /// Whether `next_waker` would give one.
@@ -71,10 +84,8 @@ impl Waiters {
     /// The waiter has what it wanted, or has given up. Returns also its waker, to be dropped when
     /// nothing is borrowed.
     pub(crate) fn leave(&mut self, key: WaiterKey) -> (Left, Option<Waker>) {
-        let Some(at) = self.queue.iter().position(|waiter| waiter.key == key) else {
-            return (Left::Waiting, None);
-        };
-        match self.queue.remove(at).and_then(|waiter| waiter.waker) {
+        let Some(left) = self.remove(key) else { return (Left::Waiting, None) };
+        match left.waker {
             None => (Left::Woken, None),
             waker => {
                 self.unwoken -= 1;
@@ -83,10 +94,18 @@ impl Waiters {
         }
     }
 
+    fn remove(&mut self, key: WaiterKey) -> Option<Waiter> {
+        if self.longest.as_ref().is_some_and(|longest| longest.key == key) {
+            return mem::replace(&mut self.longest, self.others.pop_front());
+        }
+        let at = self.others.iter().position(|waiter| waiter.key == key)?;
+        self.others.remove(at)
+    }
+
     /// How many wait.
     #[cfg(any(test, feature = "model"))]
     pub(crate) fn len(&self) -> usize {
-        self.queue.len()
+        usize::from(self.longest.is_some()) + self.others.len()
     }
 }
 
@@ -123,6 +142,25 @@ mod tests {
         assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 0));
         waiters.next_waker().unwrap().wake();
         assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 1));
+        assert!(waiters.next_waker().is_none());
+    }
+
+    /// Fails when whoever is behind one that leaves does not move up, and is overtaken.
+    #[test]
+    fn the_order_holds_when_others_leave() {
+        let mut waiters = Waiters::default();
+        let (first, _) = waiter(&mut waiters);
+        let (_, second) = waiter(&mut waiters);
+        let (third, _) = waiter(&mut waiters);
+        waiters.leave(first);
+        let (_, fourth) = waiter(&mut waiters);
+        waiters.leave(third);
+        assert_eq!(waiters.len(), 2);
+        let woken = || [&second, &fourth].map(|counter| counter.0.load(Ordering::Relaxed));
+        for expected in [[1, 0], [1, 1]] {
+            waiters.next_waker().unwrap().wake();
+            assert_eq!(woken(), expected);
+        }
         assert!(waiters.next_waker().is_none());
     }
 
