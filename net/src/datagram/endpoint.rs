@@ -149,11 +149,10 @@ impl Endpoint {
 
     /// Counts what becomes of the receive.
     fn note(&self, verdict: Verdict) -> Verdict {
-        let mut stats = self.stats.borrow_mut();
         match verdict {
             Verdict::Keep | Verdict::Cancel => {}
-            Verdict::Rearm => stats.rearmed += 1,
-            Verdict::RearmWhenBuffersReturn => stats.starved += 1,
+            Verdict::Rearm => self.stats.borrow_mut().rearmed += 1,
+            Verdict::RearmWhenBuffersReturn => self.stats.borrow_mut().starved += 1,
         }
         verdict
     }
