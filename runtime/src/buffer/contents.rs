@@ -75,7 +75,8 @@ impl Header {
     }
 
     /// Writes what `read` reads, as the kernel would: for direct reads.
-    pub(crate) fn write(&self, bytes: &mut [u8]) {
+    #[inline]
+    pub(crate) fn write(self, bytes: &mut [u8]) {
         let fields = [self.name, self.control, self.original, self.flags];
         for (chunk, field) in bytes[..HEADER_LEN].chunks_exact_mut(4).zip(fields) {
             chunk.copy_from_slice(&field.to_ne_bytes());

@@ -101,6 +101,7 @@ impl Share {
     ///
     /// If others hold it, too, or if it is none of a pool: a message of its own may lie in memory that
     /// others lie in.
+    #[inline]
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         let record = self.record();
         let is_alone = matches!(record.keeper, Keeper::Pool(_)) && record.holders.get() == 1;
