@@ -70,7 +70,8 @@ impl Drain {
     ///
     /// Costs about 40 ms each time: `membarrier(MEMBARRIER_CMD_GLOBAL)`, which waits until every
     /// CPU has been through the scheduler. That this orders the network's work is how Linux does
-    /// it, not what it promises. Off by default: such datagrams count as refused.
+    /// it, not what it promises: one drain of some thousands, on an overloaded machine, left
+    /// datagrams behind. Off by default. What comes after the seal counts as refused.
     pub fn quiesce(mut self, quiesce: bool) -> Self {
         self.quiesce = quiesce;
         self
