@@ -65,6 +65,7 @@ impl Endpoint {
         {}
     }
 
+    /// Whether the socket is sealed, may have more in the kernel, and the inbox is empty.
     fn asks_to_be_read(&self) -> bool {
         let held = self.held.borrow();
         held.machine.is_reading() && held.inbox.is_empty()

@@ -136,7 +136,7 @@ impl UdpSocket {
 
     /// Switches GRO on or off. A socket that was bound with the default options has it on if the
     /// buffers of the runtime are large enough: it makes a datagram that comes in a train many times
-    /// cheaper, and one that comes alone up to 5 % dearer, most where another CPU has delivered it.
+    /// cheaper, and one that comes alone up to 8 % dearer, most where another CPU has delivered it.
     ///
     /// While it is on, the kernel counts a train that it drops as one
     /// ([`SocketStats::dropped_by_kernel`](crate::SocketStats::dropped_by_kernel),

@@ -17,7 +17,7 @@ pub(crate) struct Waiters {
     longest: Option<Waiter>,
     /// The others, in the order of arrival.
     others: VecDeque<Waiter>,
-    /// How many of them have not been woken.
+    /// How many of all have not been woken.
     unwoken: usize,
     next: u64,
 }
