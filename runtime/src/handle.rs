@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Pool;
+use crate::drain::{OpenSockets, Quiescence};
 use crate::driver::{Driver, Scratch, Wait, Wakes};
-use crate::ledger::Ledger;
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::task::{self, Inbox, JoinHandle, Runnable, Tasks};
 use crate::time::{Timers, clock};
@@ -34,7 +34,8 @@ struct Shared {
     tasks: Rc<Tasks>,
     timers: RefCell<Timers>,
     driver: RefCell<Driver>,
-    ledger: Ledger,
+    sockets: OpenSockets,
+    quiescence: Quiescence,
     blocking: UnderWay,
     pool: Pool,
     /// What drains read through.
@@ -65,7 +66,8 @@ impl Handle {
             timers: RefCell::new(timers),
             pool: driver.pool().clone(),
             driver: RefCell::new(driver),
-            ledger: Ledger::default(),
+            sockets: OpenSockets::default(),
+            quiescence: Quiescence::default(),
             scratch: RefCell::default(),
             blocking: UnderWay::default(),
             limits,
@@ -139,8 +141,12 @@ impl Handle {
         &self.shared.tasks
     }
 
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.shared.ledger
+    pub(crate) fn sockets(&self) -> &OpenSockets {
+        &self.shared.sockets
+    }
+
+    pub(crate) fn quiescence(&self) -> &Quiescence {
+        &self.shared.quiescence
     }
 
     pub(crate) fn blocking(&self) -> &UnderWay {

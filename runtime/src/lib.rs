@@ -15,12 +15,9 @@ mod drain;
 pub mod driver;
 mod handle;
 mod in_flight;
-mod ledger;
 pub mod limits;
-mod membarrier;
 mod metrics;
 mod port;
-mod report;
 mod runtime;
 pub mod signal;
 mod sync;
@@ -30,13 +27,14 @@ mod under_way;
 
 pub use blocking::spawn_blocking;
 pub use builder::Builder;
-pub use drain::{Drain, Draining, drain, drain_with};
+pub use drain::{
+    Drain, DrainKey, DrainOutcome, DrainReport, Drainable, Draining, Pass, ReadProgress, Receivers,
+    SocketStats, drain, drain_with,
+};
 pub use driver::{DriverChoice as Driver, RunningDriver, StartCause, StartError, TaskRun};
 pub use handle::Handle;
 pub use in_flight::InFlight;
-pub use ledger::{DrainKey, Drainable, Pass, ReadProgress, Receivers};
 pub use metrics::Metrics;
 pub use port::Port;
-pub use report::{DrainOutcome, DrainReport, SocketStats};
 pub use runtime::{Runtime, run, spawn};
 pub use task::{JoinError, JoinHandle};

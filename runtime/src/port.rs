@@ -8,12 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use crate::buffer::Pool;
-use crate::drain::seal_sockets;
+use crate::drain::{DrainKey, Drainable, membarrier, seal_sockets};
 use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
-use crate::ledger::{DrainKey, Drainable};
-use crate::membarrier;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
 #[derive(Clone, Debug)]
@@ -109,10 +107,10 @@ impl Port {
     /// whole thread. See [`Drain::quiesce`](crate::Drain::quiesce).
     pub fn wait_for_deliveries(&self) {
         // Where the kernel has no such call, the wait is not to be had.
-        let _ = membarrier::global();
+        let _ = membarrier();
     }
 
-    /// Enters a socket into the ledger, so that the drain finds it.
+    /// Enters a socket into the list of the open ones, so that the drain finds it.
     ///
     /// # Errors
     ///
@@ -124,12 +122,12 @@ impl Port {
                 "the ebbtide runtime is shutting down: no socket can be opened any more",
             ));
         }
-        Ok(self.handle.ledger().enter(socket))
+        Ok(self.handle.sockets().enter(socket))
     }
 
-    /// Takes a closed socket out of the ledger, which keeps its counts.
+    /// Takes a closed socket out of the list, which keeps its counts.
     pub fn close_drainable(&self, key: DrainKey) {
-        self.handle.ledger().leave(key);
+        self.handle.sockets().leave(key);
     }
 
     /// Steps 1 to 4 of the drain for one socket.

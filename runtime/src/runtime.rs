@@ -26,7 +26,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::builder::Builder;
-use crate::drain::{Drain, drain_of};
+use crate::drain::{Drain, DrainOutcome, DrainReport, drain_of};
 use crate::driver::descriptor::eventfd;
 use crate::driver::{
     Driver, DriverChoice, Entered, Pace, Reaped, Resumed, RunningDriver, StartError, Wait, Wakes,
@@ -34,7 +34,6 @@ use crate::driver::{
 use crate::handle::{Handle, Phase};
 use crate::limits::{DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
-use crate::report::{DrainOutcome, DrainReport};
 use crate::task::{Inbox, JoinHandle, Permission, Root, Runnable, refill_budget, take_sent};
 use crate::time::{Timers, clock};
 
@@ -283,7 +282,7 @@ impl Runtime {
         report.tasks_dropped = self.handle.tasks().drop_all();
         report.operations_leaked = self.close();
         // What had no seal may have been queued to until now.
-        report.stats.abandoned = self.handle.ledger().stats().abandoned;
+        report.stats.abandoned = self.handle.sockets().stats().abandoned;
         #[cfg(feature = "tracing")]
         tracing::info!(%report, "the ebbtide runtime ends");
         report

@@ -16,6 +16,11 @@
 //!
 //! The runtime knows no socket: what is drained is a [`Drainable`].
 
+mod membarrier;
+mod quiescence;
+mod report;
+mod sockets;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -25,12 +30,14 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::membarrier::global as membarrier;
+pub(crate) use self::quiescence::Quiescence;
+pub use self::report::{DrainOutcome, DrainReport, SocketStats};
+pub(crate) use self::sockets::OpenSockets;
+pub use self::sockets::{DrainKey, Drainable, Pass, ReadProgress, Receivers};
 use crate::driver::Wakes;
 use crate::handle::Handle;
-use crate::ledger::{Drainable, Pass, ReadProgress};
 use crate::limits::DRAIN_READ_BATCH;
-use crate::membarrier;
-use crate::report::{DrainOutcome, DrainReport};
 use crate::time::{Sleep, clock, sleep};
 
 /// How a drain is carried out.
@@ -81,22 +88,22 @@ impl Drain {
 impl Handle {
     /// Step 6 for the sockets that outlive their tasks, because the program holds them elsewhere.
     pub(crate) fn end_sockets(&self) {
-        for socket in self.ledger().take_open() {
+        for socket in self.sockets().take_open() {
             socket.end();
-            self.ledger().close(&*socket);
+            self.sockets().close(&*socket);
         }
     }
 
     /// Called when no task is ready: tells those who wait for it if there is nothing left to do.
     pub(crate) fn notice_quiescence(&self) {
-        let ledger = self.ledger();
-        if !ledger.is_awaited() || self.unfinished() > 0 {
+        let quiescence = self.quiescence();
+        if !quiescence.is_awaited() || self.unfinished() > 0 {
             return;
         }
         let mut wakes = Wakes::default();
         let timers = self.timers().borrow().len();
-        if ledger.is_delivered(timers, &mut wakes) {
-            ledger.note_quiescence(&mut wakes);
+        if quiescence.is_delivered(&self.sockets().open(), timers, &mut wakes) {
+            quiescence.reached(&mut wakes);
         }
         wakes.run();
     }
@@ -171,10 +178,10 @@ struct Delivery {
     started: Instant,
     sockets: usize,
     sealed: Sealed,
-    /// `closed_given_up` of the ledger when the delivery began.
+    /// `closed_given_up` of the sockets when the delivery began.
     closed_given_up: usize,
     deadline: Sleep,
-    /// `quiescences` of the ledger when the delivery began: once it has grown, all is delivered.
+    /// The count of quiescences when the delivery began: once it has grown, all is delivered.
     quiescences: u64,
 }
 
@@ -196,23 +203,23 @@ impl Future for Draining {
 impl Delivery {
     fn start(handle: Handle, policy: Drain) -> Self {
         let started = clock::now();
-        let sockets = handle.ledger().open();
+        let sockets = handle.sockets().open();
         let sealed = seal_sockets(&handle, &sockets, policy.quiesce);
-        handle.ledger().drain_started();
+        handle.quiescence().drain_started();
         Self {
             started,
             sockets: sockets.len(),
-            closed_given_up: handle.ledger().closed_given_up(),
+            closed_given_up: handle.sockets().closed_given_up(),
             sealed,
             deadline: sleep(policy.deadline),
-            quiescences: handle.ledger().quiescences(),
+            quiescences: handle.quiescence().count(),
             handle,
         }
     }
 
     /// Step 5, driven by the loop: tasks run between the polls.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainOutcome> {
-        if self.handle.ledger().quiescences() > self.quiescences {
+        if self.handle.quiescence().count() > self.quiescences {
             return Poll::Ready(match self.count_undelivered() {
                 _ if self.unread() > 0 => DrainOutcome::DeadlinePassed,
                 0 => DrainOutcome::Complete,
@@ -225,32 +232,32 @@ impl Delivery {
                 _ => DrainOutcome::DeadlinePassed,
             });
         }
-        self.handle.ledger().wait(cx.waker());
+        self.handle.quiescence().wait(cx.waker());
         Poll::Pending
     }
 
     /// How many datagrams nobody has taken, also of those that only the kernel has.
     fn count_undelivered(&self) -> usize {
         let mut wakes = Wakes::default();
-        read_all(&self.handle.ledger().open(), &mut wakes);
+        read_all(&self.handle.sockets().open(), &mut wakes);
         wakes.run();
-        self.handle.ledger().undelivered()
+        self.handle.sockets().undelivered()
     }
 
     /// How many sockets were not read to the end of their queue.
     fn unread(&self) -> usize {
-        let ledger = self.handle.ledger();
-        let closed = ledger.closed_given_up() - self.closed_given_up;
-        self.sealed.not_reaped + ledger.given_up() + closed
+        let sockets = self.handle.sockets();
+        let closed = sockets.closed_given_up() - self.closed_given_up;
+        self.sealed.not_reaped + sockets.given_up() + closed
     }
 
     fn report(&self, outcome: DrainOutcome) -> DrainReport {
-        let ledger = self.handle.ledger();
+        let sockets = self.handle.sockets();
         DrainReport {
             outcome,
             sockets: self.sockets,
-            stats: ledger.stats(),
-            undelivered: ledger.undelivered() as u64,
+            stats: sockets.stats(),
+            undelivered: sockets.undelivered() as u64,
             unsealed: self.sealed.unsealed,
             unread: self.unread(),
             unfinished: self.handle.unfinished(),
@@ -265,7 +272,7 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        self.handle.ledger().drain_ended();
+        self.handle.quiescence().drain_ended();
     }
 }
 
@@ -346,7 +353,7 @@ fn wait_for_senders(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     let helper = thread::Builder::new().spawn({
         let done = Arc::clone(&done);
         move || {
-            let result = membarrier::global();
+            let result = membarrier();
             done.store(true, Ordering::Release);
             result
         }

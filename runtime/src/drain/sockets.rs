@@ -1,14 +1,13 @@
-//! The ledger: the sockets that are open, what the closed ones counted, and who waits for the end.
+//! [`OpenSockets`]: the sockets that are open, and what the closed ones counted.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::task::Waker;
 
 use slab::Slab;
 
+use super::report::SocketStats;
 use crate::driver::Wakes;
-use crate::report::SocketStats;
 
 /// A socket, as the drain sees it.
 pub trait Drainable: 'static {
@@ -79,25 +78,19 @@ pub enum ReadProgress {
 
 /// What the runtime knows of its sockets.
 #[derive(Default)]
-pub(crate) struct Ledger {
+pub(crate) struct OpenSockets {
     open: RefCell<Slab<Rc<dyn Drainable>>>,
     /// The counts of the sockets that were closed.
     closed: RefCell<SocketStats>,
     /// How many of the closed ones had been given up.
     closed_given_up: Cell<usize>,
-    /// Who waits for the runtime to be quiescent.
-    waiters: RefCell<Vec<Waker>>,
-    /// How often it was found quiescent while somebody waited for it.
-    quiescences: Cell<u64>,
-    /// How many drains are being waited for; each has a timer of its own.
-    drains: Cell<usize>,
 }
 
-/// Names a socket in the ledger.
+/// Names a socket among the open ones.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainKey(usize);
 
-impl Ledger {
+impl OpenSockets {
     /// Enters a socket, so that the drain finds it.
     pub(crate) fn enter(&self, socket: Rc<dyn Drainable>) -> DrainKey {
         DrainKey(self.open.borrow_mut().insert(socket))
@@ -138,16 +131,6 @@ impl Ledger {
         self.open.borrow().iter().map(|(_, socket)| Rc::clone(socket)).collect()
     }
 
-    /// Wakes `waker` when the runtime is quiescent.
-    pub(crate) fn wait(&self, waker: &Waker) {
-        let known = self.waiters.borrow().iter().any(|waiting| waiting.will_wake(waker));
-        if !known {
-            // Cloned before the borrow: wakers are foreign code.
-            let waker = waker.clone();
-            self.waiters.borrow_mut().push(waker);
-        }
-    }
-
     pub(crate) fn stats(&self) -> SocketStats {
         let mut stats = *self.closed.borrow();
         stats += self.open().iter().map(|socket| socket.stats()).sum();
@@ -156,40 +139,5 @@ impl Ledger {
 
     pub(crate) fn undelivered(&self) -> usize {
         self.open().iter().map(|socket| socket.undelivered()).sum()
-    }
-
-    /// Whether the receivers have done what there is to do. Where it is uncertain that any will,
-    /// they are waited for as long as `timers` are pending, for which a task may wait.
-    pub(crate) fn is_delivered(&self, timers: usize, wakes: &mut Wakes) -> bool {
-        let others_pending = timers > self.drains.get();
-        self.open().iter().all(|socket| match socket.receivers(wakes) {
-            Receivers::Served => true,
-            Receivers::Expected => false,
-            Receivers::Uncertain => !others_pending,
-        })
-    }
-
-    pub(crate) fn drain_started(&self) {
-        self.drains.set(self.drains.get() + 1);
-    }
-
-    pub(crate) fn drain_ended(&self) {
-        self.drains.set(self.drains.get() - 1);
-    }
-
-    /// Whether anybody waits for the runtime to be quiescent.
-    pub(crate) fn is_awaited(&self) -> bool {
-        !self.waiters.borrow().is_empty()
-    }
-
-    /// How often the runtime was found quiescent while somebody waited for it.
-    pub(crate) fn quiescences(&self) -> u64 {
-        self.quiescences.get()
-    }
-
-    /// The runtime is quiescent: those who wait for it are told.
-    pub(crate) fn note_quiescence(&self, wakes: &mut Wakes) {
-        self.quiescences.set(self.quiescences.get() + 1);
-        wakes.wakers().append(&mut self.waiters.borrow_mut());
     }
 }
