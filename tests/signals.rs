@@ -3,16 +3,22 @@
 // UNSAFETY: raising a signal has no safe form.
 #![expect(unsafe_code, reason = "argued above")]
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::iter;
 use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::process::{Command, ExitStatus};
+use std::sync::mpsc;
 use std::thread;
 
+use ebbtide::net::UdpSocket;
 use ebbtide::signal::{ctrl_c, terminate};
 use ebbtide::task::yield_now;
-use ebbtide::{Drain, Runtime, spawn};
+use ebbtide::{Drain, Driver, Runtime, spawn};
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use libc::{SIGINT, SIGTERM};
 
 /// Sends a signal to this process. The handler has run when it returns, which `kill` does not say.
@@ -122,32 +128,255 @@ fn a_signal_wakes_a_runtime_that_sleeps() {
     });
 }
 
-/// Fails when a dropped future leaves its handler behind, or its descriptors.
+/// Fails when each future, or each runtime, takes a descriptor for good.
 #[test]
-fn a_dropped_future_listens_no_more() {
-    in_a_child("a_dropped_future_listens_no_more", async {
-        // The first brings up what stays: the handlers of the process.
-        drop(terminate());
+fn futures_and_runtimes_that_listen_leave_nothing_behind() {
+    in_a_child("futures_and_runtimes_that_listen_leave_nothing_behind", async {
+        let wait_in_vain = || assert!(terminate().now_or_never().is_none(), "nothing was sent");
+        let in_another_runtime = || {
+            thread::spawn(move || Runtime::new().unwrap().block_on(async { wait_in_vain() }))
+                .join()
+                .unwrap();
+        };
+        // The first ones bring up what stays.
+        wait_in_vain();
+        in_another_runtime();
         let before = descriptors();
-        for poll in [false, true] {
-            for _ in 0..100 {
-                let mut terminated = terminate();
-                if poll {
-                    assert!((&mut terminated).now_or_never().is_none());
-                }
-            }
-        }
-        // The cancelled operations hold their descriptors until their final completions.
-        for _ in 0..1000 {
-            yield_now().await;
+        for _ in 0..100 {
+            drop(terminate());
+            wait_in_vain();
+            in_another_runtime();
         }
         assert_eq!(descriptors(), before);
+        Ok(())
+    });
+}
+
+/// Fails when a signal that comes while no future exists, or while one exists that is then dropped, is
+/// forgotten.
+#[test]
+fn what_came_while_nobody_waited_completes_the_next_future_once() {
+    in_a_child("what_came_while_nobody_waited_completes_the_next_future_once", async {
+        for (signal, wait) in
+            [(SIGTERM, terminate as fn() -> _), (SIGINT, terminate), (SIGINT, ctrl_c)]
+        {
+            drop(wait());
+            send(signal);
+            assert!(wait().now_or_never().is_some(), "signal {signal} came before");
+            assert!(wait().now_or_never().is_none(), "signal {signal} was reported");
+
+            let mut waits = wait();
+            assert!((&mut waits).now_or_never().is_none());
+            send(signal);
+            drop(waits);
+            wait().await?;
+            assert!(wait().now_or_never().is_none(), "signal {signal} was reported");
+        }
+        Ok(())
+    });
+}
+
+/// The form in which many servers are written. Fails when the signal has to come again.
+#[test]
+fn one_signal_ends_a_loop_that_makes_a_future_in_each_turn() {
+    fn run(driver: Driver) {
+        Runtime::builder().driver(driver).build().unwrap().block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            drop(terminate());
+            for turn in 0..100_000 {
+                // There is always something to receive, so that no future is awaited for long.
+                socket.send_to(b"load", address).await.unwrap();
+                if turn == 100 {
+                    send(SIGTERM);
+                }
+                match select(terminate(), pin!(socket.recv())).await {
+                    Either::Left((terminated, _)) => return terminated.unwrap(),
+                    Either::Right((received, _)) => assert!(received.unwrap().is_some()),
+                }
+            }
+            panic!("it was not told");
+        });
+    }
+    in_a_child("one_signal_ends_a_loop_that_makes_a_future_in_each_turn", async {
+        for driver in [Driver::Auto, Driver::Epoll] {
+            thread::spawn(move || run(driver)).join().unwrap();
+        }
+        Ok(())
+    });
+}
+
+/// Fails when the first to be told takes the signal from the others, whose loops made new futures
+/// meanwhile.
+#[test]
+fn every_runtime_is_told_whatever_it_awaits_just_then() {
+    in_a_child("every_runtime_is_told_whatever_it_awaits_just_then", async {
+        const RUNTIMES: usize = 4;
+        let (listening, all_listen) = mpsc::channel();
+        let (told, is_told) = mpsc::channel();
+        let mut may_go_on = Vec::new();
+        let threads: Vec<_> = (0..RUNTIMES)
+            .map(|number| {
+                let (listening, told) = (listening.clone(), told.clone());
+                let (go_on, wait) = mpsc::channel();
+                may_go_on.push(go_on);
+                thread::spawn(move || {
+                    Runtime::new().unwrap().block_on(async {
+                        assert!(terminate().now_or_never().is_none());
+                        listening.send(()).unwrap();
+                        // It computes, and has no future, when the signal comes and others are told.
+                        wait.recv().unwrap();
+                        terminate().await.unwrap();
+                        told.send(number).unwrap();
+                        assert!(terminate().now_or_never().is_none(), "it is told twice");
+                    });
+                })
+            })
+            .collect();
+        for _ in 0..RUNTIMES {
+            all_listen.recv().unwrap();
+        }
         send(SIGTERM);
-        let mut next = terminate();
-        for _ in 0..1000 {
-            assert!((&mut next).now_or_never().is_none(), "the signal came before");
+        for (number, go_on) in may_go_on.into_iter().enumerate() {
+            go_on.send(()).unwrap();
+            assert_eq!(is_told.recv().unwrap(), number);
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        Ok(())
+    });
+}
+
+/// For programs that stop at once at the second signal. Fails when a signal is reported twice, or when
+/// two that come together leave one over.
+#[test]
+fn a_second_signal_can_be_waited_for() {
+    in_a_child("a_second_signal_can_be_waited_for", async {
+        let first = terminate();
+        send(SIGTERM);
+        send(SIGINT);
+        send(SIGTERM);
+        first.await?;
+        let mut second = terminate();
+        for _ in 0..100 {
+            assert!((&mut second).now_or_never().is_none(), "they came before");
             yield_now().await;
         }
+        send_from_another_thread(SIGTERM);
+        second.await
+    });
+}
+
+/// Fails when the error says only what kind it is.
+#[test]
+fn an_error_of_listening_keeps_its_number() {
+    in_a_child("an_error_of_listening_keeps_its_number", async {
+        let files: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        let error = terminate().await.expect_err("no descriptor is left");
+        assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+        drop(files);
+        // What came is not forgotten for it.
+        send(SIGTERM);
+        terminate().await
+    });
+}
+
+/// A forked child: a copy of this process with this thread alone.
+struct Child(libc::pid_t);
+
+impl Child {
+    /// Runs `body` in a child, and ends it.
+    fn new(body: impl FnOnce()) -> Self {
+        // SAFETY: takes nothing.
+        let id = unsafe { libc::fork() };
+        assert!(id >= 0, "{}", io::Error::last_os_error());
+        if id > 0 {
+            return Self(id);
+        }
+        let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
+        // SAFETY: takes a number.
+        unsafe { libc::_exit(i32::from(!passed)) };
+    }
+
+    fn send(&self, signal: i32) {
+        // SAFETY: takes numbers, of a child of ours that nobody has waited for.
+        assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
+    }
+
+    /// Waits for its end, which has to be a good one.
+    fn join(self) {
+        let mut status = 0;
+        // SAFETY: as above; the status lives until the call returns.
+        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
+        assert_eq!(status, 0, "the child failed");
+    }
+}
+
+/// Fails when both share a pipe, or an eventfd.
+#[test]
+fn a_signal_of_a_child_is_none_of_its_parent() {
+    in_a_child("a_signal_of_a_child_is_none_of_its_parent", async {
+        let mut terminated = terminate();
+        assert!((&mut terminated).now_or_never().is_none());
+        for signal in [SIGTERM, SIGINT] {
+            Child::new(|| send(signal)).join();
+            for _ in 0..100 {
+                assert!((&mut terminated).now_or_never().is_none(), "{signal} was the child's");
+                yield_now().await;
+            }
+        }
+        assert!(terminate().now_or_never().is_none(), "it was the child's");
+        send(SIGTERM);
+        terminated.await
+    });
+}
+
+/// Fails when the child wakes its parent's runtime instead of its own, or begins with what came to its
+/// parent.
+#[test]
+fn a_child_is_told_its_own_signals_in_a_runtime_of_its_own() {
+    in_a_child("a_child_is_told_its_own_signals_in_a_runtime_of_its_own", async {
+        assert!(terminate().now_or_never().is_none());
+        let made_before = terminate();
+        send(SIGTERM);
+        let child = Child::new(|| {
+            let (ready, is_ready) = mpsc::channel();
+            let sender = thread::spawn(move || {
+                is_ready.recv().unwrap();
+                send(SIGTERM);
+            });
+            Runtime::new().unwrap().block_on(async {
+                assert!(terminate().now_or_never().is_none(), "it came to the parent");
+                ready.send(()).unwrap();
+                terminate().await.unwrap();
+                // What came before the child had a runtime.
+                send(SIGINT);
+                made_before.await.unwrap();
+            });
+            sender.join().unwrap();
+        });
+        child.join();
+        terminate().await
+    });
+}
+
+/// The handler is inherited. Fails when the child, which listens as its parent did, forgets what comes
+/// before it has a runtime.
+#[test]
+fn what_comes_to_a_child_before_it_has_a_runtime_is_kept() {
+    in_a_child("what_comes_to_a_child_before_it_has_a_runtime_is_kept", async {
+        drop(terminate());
+        let (reader, writer) = io::pipe()?;
+        let mut writer = Some(writer);
+        let child = Child::new(|| {
+            // Nothing is written: it ends when the parent has sent the signal.
+            writer = None;
+            assert_eq!((&reader).read(&mut [0]).unwrap(), 0);
+            Runtime::new().unwrap().block_on(terminate()).unwrap();
+        });
+        child.send(SIGTERM);
+        drop(writer);
+        child.join();
+        assert!(terminate().now_or_never().is_none(), "it was the child's");
         Ok(())
     });
 }

@@ -11,6 +11,8 @@ use crate::buffer::Pool;
 use crate::drain::{OpenSockets, Quiescence};
 use crate::driver::{Driver, Scratch, Wait, Wakes};
 use crate::limits::{Limits, REAP_LIMIT_MS};
+use crate::process::Process;
+use crate::signal;
 use crate::task::{self, Inbox, JoinHandle, Runnable, Tasks};
 use crate::time::{Timers, clock};
 use crate::under_way::UnderWay;
@@ -37,11 +39,14 @@ struct Shared {
     sockets: OpenSockets,
     quiescence: Quiescence,
     blocking: UnderWay,
+    signals: signal::Waiting,
     pool: Pool,
     /// What drains read through.
     scratch: RefCell<Scratch>,
     limits: Limits,
     phase: Cell<Phase>,
+    /// The process that made it.
+    process: Process,
 }
 
 /// How far the life of a runtime has come. Only ever moves forward.
@@ -70,8 +75,10 @@ impl Handle {
             quiescence: Quiescence::default(),
             scratch: RefCell::default(),
             blocking: UnderWay::default(),
+            signals: signal::Waiting::default(),
             limits,
             phase: Cell::new(Phase::Running),
+            process: Process::current(),
         };
         Self { shared: Rc::new(shared) }
     }
@@ -89,16 +96,37 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// Outside a runtime, with a message that says how to get into one.
+    /// Outside a runtime, with a message that says how to get into one. In a forked child, inside the
+    /// runtime of its parent.
     pub fn try_current() -> io::Result<Self> {
         // The thread's own variable may be gone while the thread ends.
         let current = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten();
-        current.ok_or_else(|| {
+        let current = current.ok_or_else(|| {
             io::Error::other(
                 "there is no ebbtide runtime on this thread: \
                  call this inside ebbtide::run or Runtime::block_on",
             )
-        })
+        })?;
+        current.check_process()?;
+        Ok(current)
+    }
+
+    /// Whether it was made before this process was forked. Then the memory that it shares with the
+    /// kernel is not here, and what it does there would be done to the parent.
+    #[inline]
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.shared.process != Process::current()
+    }
+
+    /// Refuses an inherited runtime.
+    #[inline]
+    pub(crate) fn check_process(&self) -> io::Result<()> {
+        if self.is_inherited() { Err(inherited()) } else { Ok(()) }
+    }
+
+    /// Whether both are of one runtime.
+    pub(crate) fn is_of(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Spawns a task onto this runtime. See [`spawn`](crate::spawn).
@@ -153,6 +181,10 @@ impl Handle {
         &self.shared.blocking
     }
 
+    pub(crate) fn signals(&self) -> &signal::Waiting {
+        &self.shared.signals
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.shared.limits
     }
@@ -185,6 +217,15 @@ impl fmt::Debug for Handle {
     }
 }
 
+/// What is said of a runtime of the process from which this one was forked.
+#[cold]
+fn inherited() -> io::Error {
+    io::Error::other(
+        "this ebbtide runtime was made before the process forked, and only the parent can use it: \
+         make a runtime in the child",
+    )
+}
+
 /// Undoes an [`Handle::enter`].
 pub(crate) struct Entered {
     _tasks: task::Entered,
@@ -192,9 +233,9 @@ pub(crate) struct Entered {
 }
 
 impl Entered {
-    /// Whether the thread was in a runtime already.
+    /// Whether the thread was in a runtime of this process already.
     pub(crate) fn is_nested(&self) -> bool {
-        self.outer.is_some()
+        self.outer.as_ref().is_some_and(|outer| !outer.is_inherited())
     }
 }
 

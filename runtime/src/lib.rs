@@ -18,6 +18,7 @@ mod in_flight;
 pub mod limits;
 mod metrics;
 mod port;
+mod process;
 mod runtime;
 pub mod signal;
 mod sync;

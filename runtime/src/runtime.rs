@@ -4,10 +4,10 @@
 //! a turn:
 //!
 //! ```text
-//!      collect completions -> expire timers -> take what other threads sent -> run tasks -> submit
-//!              ^                                                                          and wait
-//!              |                                                                             |
-//!              +--------------------------------- kernel <-----------------------------------+
+//!      collect completions -> timers, signals -> take what other threads sent -> run tasks -> submit
+//!              ^                                                                            and wait
+//!              |                                                                               |
+//!              +---------------------------------- kernel <------------------------------------+
 //! ```
 //!
 //! The path of a datagram through it: the kernel posts a completion; `collect` hands it to the
@@ -150,6 +150,7 @@ impl Runtime {
         loop {
             self.collect_completions();
             self.expire_timers();
+            self.notice_signals();
             self.handle.tasks().take_inbox();
             if root.take_wake() {
                 refill_budget(self.handle.limits().operations_per_poll);
@@ -190,6 +191,12 @@ impl Runtime {
         self.then_wake(|wakes| {
             self.handle.timers().borrow_mut().expire(clock::now(), wakes.wakers());
         });
+    }
+
+    fn notice_signals(&self) {
+        if self.handle.signals().is_awaited() {
+            self.then_wake(|wakes| self.handle.signals().notice(wakes.wakers()));
+        }
     }
 
     /// Wakes, when nothing is borrowed, what `body` leaves to be woken.

@@ -1,34 +1,77 @@
-//! Signals, by `signal-hook`: its handler writes to a socket pair, whose other end the driver
-//! watches.
+//! Signals, by `signal-hook`: its handler counts them, and ends the sleep of the runtimes that listen.
+//!
+//! A signal is *reported* to a runtime when a future of it completes because of it. What came since
+//! the process first listened is kept until then, so that a loop that makes a new future each time
+//! around misses nothing:
+//!
+//! ```
+//! # use ebbtide_runtime::{signal::terminate, task::yield_now, time::timeout};
+//! # ebbtide_runtime::run(async {
+//! # let mut turns = 0;
+//! loop {
+//!     // Dropped and made again, over and over; a signal in between completes the next one.
+//!     if let Ok(terminated) = timeout(std::time::Duration::ZERO, terminate()).await {
+//!         return terminated;
+//!     }
+//! #   turns += 1;
+//! #   if turns > 3 { return Ok(()) }
+//!     yield_now().await; // Receive, and handle what came.
+//! }
+//! # }).unwrap();
+//! ```
+//!
+//! Exactly:
+//!
+//! * The process listens from the first call of [`terminate`] or [`ctrl_c`] on, for good: the signals of
+//!   that function do not end the process by themselves any more.
+//! * A future completes for each signal that came after it was made. If its runtime had signals
+//!   then that were not reported yet, it completes at once.
+//! * Signals that come before a future completes are reported together. A future that is made after that
+//!   completes at the next signal: this is how a program waits for a second one.
+//! * Each runtime is told on its own, and so is each future that exists when the signal comes. A
+//!   runtime that listens for the first time is told what no runtime was told.
+//! * A process that was forked begins without signals: those of its parent are not its own, nor are
+//!   its own those of its parent. It listens as its parent did.
 
+// UNSAFETY: what runs in a signal handler must be argued for.
+#![expect(unsafe_code, reason = "argued above")]
+
+mod arrivals;
+mod listeners;
+
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_int;
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
-use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::low_level::{pipe, unregister};
+use signal_hook::low_level::register;
+use slab::Slab;
 
-use crate::driver::{Interest, Readiness};
+use self::arrivals::{Count, is_later};
+use self::listeners::Registration;
 use crate::handle::Handle;
-use crate::in_flight::InFlight;
+use crate::process::Process;
 
 /// Waits for SIGTERM or SIGINT: the signals that ask a program to end.
 ///
-/// Listening begins with the call. From then on these signals do not end the process any more, not
-/// even after the future is gone.
+/// Listening begins with the first call. From then on these signals do not end the process by
+/// themselves any more, and none is missed: one that came while no future existed completes the next
+/// one at once. See [the module](self) for what a second signal does, and for several runtimes.
 ///
 /// # Errors
 ///
-/// That the handler could not be installed: no descriptor is left.
+/// That the handler could not be installed, or that no descriptor is left. That this is no runtime.
 ///
 /// # Cancellation
 ///
-/// Dropping it stops listening; a signal that came before is forgotten.
+/// Dropping it loses nothing: a signal that it has not reported completes the next one.
 ///
 /// ```no_run
 /// ebbtide_runtime::run(async {
@@ -39,7 +82,7 @@ use crate::in_flight::InFlight;
 /// # .unwrap();
 /// ```
 pub fn terminate() -> Signals {
-    Signals::listen(&[SIGTERM, SIGINT])
+    Signals::listen(&[Source::Terminate, Source::Interrupt])
 }
 
 /// Waits for SIGINT, which Ctrl-C sends. Otherwise as [`terminate`].
@@ -49,45 +92,203 @@ pub fn terminate() -> Signals {
 /// # .unwrap();
 /// ```
 pub fn ctrl_c() -> Signals {
-    Signals::listen(&[SIGINT])
+    Signals::listen(&[Source::Interrupt])
+}
+
+/// The signals that can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Terminate,
+    Interrupt,
+}
+
+const SOURCES: usize = 2;
+
+/// What the process knows of each signal.
+static ARRIVALS: [Arrivals; SOURCES] = [Arrivals::new(), Arrivals::new()];
+
+struct Arrivals {
+    /// Once true, the handler is there for good.
+    is_counted: AtomicBool,
+    /// Held while the handler is installed.
+    installing: Mutex<()>,
+    came: Count,
+    /// Up to which it was reported to some runtime.
+    reported: Count,
+}
+
+impl Arrivals {
+    const fn new() -> Self {
+        Self {
+            is_counted: AtomicBool::new(false),
+            installing: Mutex::new(()),
+            came: Count::new(),
+            reported: Count::new(),
+        }
+    }
+}
+
+impl Source {
+    fn arrivals(self) -> &'static Arrivals {
+        &ARRIVALS[self as usize]
+    }
+
+    fn signal(self) -> c_int {
+        match self {
+            Self::Terminate => SIGTERM,
+            Self::Interrupt => SIGINT,
+        }
+    }
+
+    /// Has the handler count it from now on.
+    fn count(self) -> io::Result<()> {
+        let arrivals = self.arrivals();
+        // Looked at without the lock, which a forked child may have inherited as a locked one.
+        if arrivals.is_counted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _only_one = arrivals.installing.lock().unwrap_or_else(PoisonError::into_inner);
+        if arrivals.is_counted.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        // SAFETY: the action is async-signal-safe: it uses atomics, getpid(2) and write(2), and neither
+        // allocates nor locks.
+        unsafe {
+            register(self.signal(), move || {
+                let process = Process::current();
+                self.arrivals().came.add_one(process);
+                listeners::wake_all(process);
+            })
+        }?;
+        arrivals.is_counted.store(true, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// The futures of one runtime that wait for signals, and what was reported to it.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    /// Set when the first of them waits.
+    registration: OnceCell<Registration>,
+    /// How many of each came by the last time that one was reported, `None` until the runtime listens.
+    reported: [Cell<Option<u32>>; SOURCES],
+    /// How many came before the waiting ones were last woken.
+    seen: Cell<[u32; SOURCES]>,
+    /// `None` for one that was woken, or is yet to wait.
+    wakers: RefCell<Slab<Option<Waker>>>,
+}
+
+impl Waiting {
+    /// Whether any future waits.
+    pub(crate) fn is_awaited(&self) -> bool {
+        !self.wakers.borrow().is_empty()
+    }
+
+    /// Has those who wait look again, if any signal has come since the last time.
+    pub(crate) fn notice(&self, wakers: &mut Vec<Waker>) {
+        let process = Process::current();
+        let came = ARRIVALS.each_ref().map(|arrivals| arrivals.came.get(process));
+        if self.seen.replace(came) != came {
+            let mut waiting = self.wakers.borrow_mut();
+            wakers.extend(waiting.iter_mut().filter_map(|(_, waker)| waker.take()));
+        }
+    }
+
+    /// Has signals end the sleep of the runtime, which `eventfd` wakes.
+    fn register(&self, eventfd: &File) -> io::Result<()> {
+        if self.registration.get().is_none() {
+            let registered = self.registration.set(Registration::new(eventfd)?);
+            registered.expect("a runtime has one thread");
+        }
+        Ok(())
+    }
+
+    /// Up to where the runtime was told.
+    fn reported(&self, source: Source, process: Process) -> u32 {
+        let known = &self.reported[source as usize];
+        let reported = known.get().unwrap_or_else(|| source.arrivals().reported.get(process));
+        known.set(Some(reported));
+        reported
+    }
 }
 
 /// The future of [`terminate`] and [`ctrl_c`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Signals {
-    /// An error is kept for the first poll.
-    listener: io::Result<Listener>,
-    arrival: Option<InFlight<Readiness<UnixStream>>>,
+    sources: &'static [Source],
+    /// Why it could not listen, until that is returned.
+    error: Option<io::Error>,
+    since: Since,
+    waiter: Option<Waiter>,
 }
 
-struct Listener {
-    /// The end that the handler does not write to.
-    pipe: UnixStream,
-    handlers: Vec<SigId>,
+/// From where on it listens.
+struct Since {
+    process: Process,
+    /// How many of each had been reported when it was made.
+    reported: [u32; SOURCES],
+}
+
+/// Its place among those of its runtime.
+struct Waiter {
+    handle: Handle,
+    key: usize,
 }
 
 impl Signals {
-    fn listen(signals: &[c_int]) -> Self {
-        Self { listener: Listener::new(signals), arrival: None }
+    fn listen(sources: &'static [Source]) -> Self {
+        let listening: io::Result<()> = sources.iter().try_for_each(|source| source.count());
+        Self { sources, error: listening.err(), since: Since::now(), waiter: None }
+    }
+
+    /// Whether a signal has come that it is to report, and if so, that it was reported.
+    fn take_report(&mut self, handle: &Handle) -> bool {
+        let process = Process::current();
+        if self.since.process != process {
+            // It was made before the fork.
+            self.since = Since::now();
+        }
+        let came = |source: Source| source.arrivals().came.get(process);
+        let since = &mut self.since.reported;
+        if !self.sources.iter().any(|&source| is_later(came(source), since[source as usize])) {
+            return false;
+        }
+        for &source in self.sources {
+            let came = came(source);
+            since[source as usize] = came;
+            source.arrivals().reported.raise_to(came, process);
+            handle.signals().reported[source as usize].set(Some(came));
+        }
+        true
+    }
+
+    fn wait(&mut self, handle: Handle, waker: &Waker) {
+        // Cloned before and dropped after the borrow: wakers are third-party code.
+        let waker = Some(waker.clone());
+        // It may have been moved to another runtime.
+        self.waiter.take_if(|known| !known.handle.is_of(&handle));
+        if let Some(known) = &self.waiter {
+            let mut wakers = known.handle.signals().wakers.borrow_mut();
+            let replaced = std::mem::replace(&mut wakers[known.key], waker);
+            drop(wakers);
+            drop(replaced);
+            return;
+        }
+        let key = handle.signals().wakers.borrow_mut().insert(waker);
+        self.waiter = Some(Waiter { handle, key });
     }
 }
 
-impl Listener {
-    fn new(signals: &[c_int]) -> io::Result<Self> {
-        let (pipe, writer) = UnixStream::pair()?;
-        let mut listener = Self { pipe, handlers: Vec::new() };
-        for &signal in signals {
-            listener.handlers.push(pipe::register(signal, writer.try_clone()?)?);
-        }
-        Ok(listener)
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        for handler in self.handlers.drain(..) {
-            unregister(handler);
-        }
+impl Since {
+    /// From what the runtime of this thread was told on; outside a runtime, what any was told.
+    fn now() -> Self {
+        let process = Process::current();
+        let handle = Handle::try_current().ok();
+        let reported = [Source::Terminate, Source::Interrupt].map(|source| match &handle {
+            Some(handle) => handle.signals().reported(source, process),
+            None => source.arrivals().reported.get(process),
+        });
+        Self { process, reported }
     }
 }
 
@@ -95,22 +296,29 @@ impl Future for Signals {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let listener = match &this.listener {
-            Ok(listener) => listener,
-            Err(error) => return Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
-        };
-        if this.arrival.is_none() {
-            let readiness = Readiness::new(listener.pipe.try_clone()?, Interest::Readable);
-            this.arrival = Some(Handle::try_current()?.submit(readiness));
+        if let Some(error) = self.error.take() {
+            return Poll::Ready(Err(error));
         }
-        let arrival = this.arrival.as_mut().expect("it was just submitted");
-        Pin::new(arrival).poll(cx)
+        let handle = Handle::try_current()?;
+        // Before looking: what comes from now on wakes.
+        handle.signals().register(handle.tasks().inbox().eventfd())?;
+        if self.take_report(&handle) {
+            return Poll::Ready(Ok(()));
+        }
+        self.wait(handle, cx.waker());
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let waker = self.handle.signals().wakers.borrow_mut().remove(self.key);
+        drop(waker);
     }
 }
 
 impl fmt::Debug for Signals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signals").finish_non_exhaustive()
+        f.debug_struct("Signals").field("sources", &self.sources).finish_non_exhaustive()
     }
 }

@@ -40,7 +40,7 @@ pub trait Operation: 'static {
 pub enum Activity {
     /// Does something for the program (a send): the drain waits for it.
     Active,
-    /// Only waits for something that may never come (a signal): the drain does not.
+    /// Only waits for something that may never come: the drain does not.
     Passive,
 }
 

@@ -1,0 +1,77 @@
+//! [`Process`]: which process this is, without a system call. What was made before a fork(2) is
+//! recognized by it in the child.
+
+// UNSAFETY: mmap and madvise have no safe form.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::process;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+/// A process, by its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(u32);
+
+/// Where the id of this process is kept: in memory that the kernel clears in a forked child
+/// (`MADV_WIPEONFORK`, Linux 4.14), also in one that was made by clone(2) past libc, which an
+/// at-fork handler would not see. Null until it is needed; [`UNKNOWN`] where there is no such memory.
+static PLACE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
+/// Always 0: the kernel is asked each time.
+static UNKNOWN: AtomicU32 = AtomicU32::new(0);
+
+impl Process {
+    /// This process. Async-signal-safe.
+    #[inline]
+    pub(crate) fn current() -> Self {
+        // SAFETY: null, or a place that stays for ever.
+        let place = unsafe { PLACE.load(Ordering::Acquire).as_ref() };
+        match place.map_or(0, |place| place.load(Ordering::Relaxed)) {
+            0 => Self::look_up(),
+            id => Self(id),
+        }
+    }
+
+    pub(crate) fn id(self) -> u32 {
+        self.0
+    }
+
+    #[cold]
+    fn look_up() -> Self {
+        let id = process::id();
+        let mut place = PLACE.load(Ordering::Acquire);
+        if place.is_null() {
+            let made = wiped_on_fork().unwrap_or((&raw const UNKNOWN).cast_mut());
+            // If another thread was quicker, its page is taken and this one stays unused.
+            let known = PLACE.compare_exchange(place, made, Ordering::AcqRel, Ordering::Acquire);
+            place = known.map_or_else(|known| known, |_| made);
+        }
+        if !ptr::eq(place, &raw const UNKNOWN) {
+            // SAFETY: not null, and it stays for ever.
+            unsafe { &*place }.store(id, Ordering::Relaxed);
+        }
+        Self(id)
+    }
+}
+
+/// Zeroed memory that is zero again in a forked child. `None` where the kernel does not have it.
+fn wiped_on_fork() -> Option<*mut AtomicU32> {
+    const LEN: usize = size_of::<AtomicU32>();
+    if cfg!(miri) {
+        return None;
+    }
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice.
+    let page = unsafe { libc::mmap(ptr::null_mut(), LEN, access, kind, -1, 0) };
+    if page == libc::MAP_FAILED {
+        return None;
+    }
+    // SAFETY: the range is the mapping just made.
+    if unsafe { libc::madvise(page, LEN, libc::MADV_WIPEONFORK) } != 0 {
+        // SAFETY: as above; nobody else has it.
+        unsafe { libc::munmap(page, LEN) };
+        return None;
+    }
+    Some(page.cast())
+}
