@@ -15,6 +15,7 @@ use crate::process::Process;
 use crate::signal;
 use crate::task::{self, Inbox, JoinHandle, Runnable, Tasks};
 use crate::time::{Timers, clock};
+use crate::turn_end::TurnEnds;
 use crate::under_way::UnderWay;
 
 thread_local! {
@@ -40,6 +41,7 @@ struct Shared {
     quiescence: Quiescence,
     blocking: UnderWay,
     signals: signal::Waiting,
+    turn_ends: TurnEnds,
     pool: Pool,
     /// What drains read through.
     scratch: RefCell<Scratch>,
@@ -76,6 +78,7 @@ impl Handle {
             scratch: RefCell::default(),
             blocking: UnderWay::default(),
             signals: signal::Waiting::default(),
+            turn_ends: TurnEnds::default(),
             limits,
             phase: Cell::new(Phase::Running),
             process: Process::current(),
@@ -183,6 +186,10 @@ impl Handle {
 
     pub(crate) fn signals(&self) -> &signal::Waiting {
         &self.shared.signals
+    }
+
+    pub(crate) fn turn_ends(&self) -> &TurnEnds {
+        &self.shared.turn_ends
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -24,6 +24,7 @@ pub mod signal;
 mod sync;
 pub mod task;
 pub mod time;
+mod turn_end;
 mod under_way;
 
 pub use blocking::spawn_blocking;
@@ -39,3 +40,4 @@ pub use metrics::Metrics;
 pub use port::Port;
 pub use runtime::{Runtime, run, spawn};
 pub use task::{JoinError, JoinHandle};
+pub use turn_end::{Again, AtTurnEnd};

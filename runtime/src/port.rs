@@ -5,13 +5,14 @@
 use std::cell::RefMut;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use crate::buffer::Pool;
 use crate::drain::{DrainKey, Drainable, membarrier, seal_sockets};
 use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
+use crate::turn_end::AtTurnEnd;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
 #[derive(Clone, Debug)]
@@ -88,6 +89,11 @@ impl Port {
     pub fn remove_sink(&self, key: MultishotKey) {
         let sink = self.handle.driver().deregister(key);
         drop(sink);
+    }
+
+    /// Calls `socket` when the tasks that are ready now have run, and before the thread sleeps.
+    pub fn at_turn_end(&self, socket: Weak<dyn AtTurnEnd>) {
+        self.handle.turn_ends().ask(socket);
     }
 
     /// Enters the kernel without waiting and takes in what it has: for those who want to know what

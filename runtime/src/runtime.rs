@@ -4,11 +4,13 @@
 //! a turn:
 //!
 //! ```text
-//!      collect completions -> timers, signals -> take what other threads sent -> run tasks -> submit
-//!              ^                                                                            and wait
-//!              |                                                                               |
-//!              +---------------------------------- kernel <------------------------------------+
+//!      collect completions -> timers, signals -> take what other threads sent -> run tasks
+//!              ^                                                                    |
+//!              |                                                                    v
+//!              +------------- kernel <------------ submit and wait <------------ end turn
 //! ```
+//!
+//! `end turn` is for sockets that owe something to several tasks: see `turn_end.rs`.
 //!
 //! The path of a datagram through it: the kernel posts a completion; `collect` hands it to the
 //! socket's sink, which puts it into the inbox and leaves one waker; `run tasks` polls the
@@ -160,6 +162,7 @@ impl Runtime {
                 }
             }
             self.run_tasks();
+            self.end_turn();
             self.submit_and_wait(&root);
         }
     }
@@ -216,6 +219,13 @@ impl Runtime {
         }
     }
 
+    /// Lets sockets do what they owe to tasks that wait, whoever else is polled or not.
+    fn end_turn(&self) {
+        if !self.handle.turn_ends().is_empty() {
+            self.then_wake(|wakes| self.handle.turn_ends().call(wakes));
+        }
+    }
+
     /// Enters the kernel once: to submit, to receive, and to sleep if nothing is ready.
     fn submit_and_wait(&self, root: &Root<Runnable>) {
         self.turns.set(self.turns.get() + 1);
@@ -235,7 +245,11 @@ impl Runtime {
 
     /// How long the thread may sleep now.
     fn wait(&self, root: &Root<Runnable>) -> Wait {
-        let busy = || self.handle.tasks().is_ready() || root.is_woken();
+        let busy = || {
+            self.handle.tasks().is_ready()
+                || root.is_woken()
+                || self.handle.turn_ends().forbids_sleep()
+        };
         if busy() || self.handle.driver().has_completions() {
             return Wait::No;
         }

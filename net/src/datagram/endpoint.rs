@@ -5,15 +5,18 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use ebbtide_runtime::driver::{
     Armed, Batch, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
 };
 use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
-use ebbtide_runtime::{DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats};
+use ebbtide_runtime::{
+    Again, AtTurnEnd, DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats,
+};
 
 use super::held::Held;
+use super::inbox::Claim;
 use super::receive::{Outcome, Read, ReadOn, Then};
 use super::sender::Sender;
 use crate::socket::Socket;
@@ -30,6 +33,7 @@ pub(crate) enum Family {
 }
 
 pub(crate) struct Endpoint {
+    this: Weak<Self>,
     pub(super) port: Port,
     pub(super) socket: Socket,
     family: Family,
@@ -44,6 +48,8 @@ pub(crate) struct Endpoint {
     /// end.
     pub(super) owes_end: Cell<bool>,
     pub(super) sender: Sender,
+    /// True exactly while the runtime is to call it at the end of the turn.
+    is_called_at_turn_end: Cell<bool>,
     /// Both set once, right after the endpoint was made.
     multishot: OnceCell<MultishotKey>,
     drainable: OnceCell<DrainKey>,
@@ -83,7 +89,8 @@ impl Endpoint {
         prepare: impl FnOnce(&Self) -> io::Result<()>,
     ) -> io::Result<Rc<Self>> {
         let port = Port::current()?;
-        let endpoint = Rc::new(Self {
+        let endpoint = Rc::new_cyclic(|this| Self {
+            this: this.clone(),
             held: RefCell::new(Held::new(port.pool().clone(), layout, family)),
             port,
             socket,
@@ -95,6 +102,7 @@ impl Endpoint {
             is_received_from: Cell::new(false),
             owes_end: Cell::new(false),
             sender: Sender::default(),
+            is_called_at_turn_end: Cell::new(false),
             multishot: OnceCell::new(),
             drainable: OnceCell::new(),
         });
@@ -303,20 +311,46 @@ impl Endpoint {
     /// Hands an error to a receiver, as if a completion had brought it.
     pub(super) fn surface(&self, error: io::Error) {
         let mut wakes = Wakes::default();
-        self.held.borrow_mut().failed(error, &mut wakes);
+        self.fail(&mut self.held.borrow_mut(), error, &mut wakes);
         wakes.run();
+    }
+
+    /// An error arrives, for the receiver.
+    fn fail(&self, held: &mut Held, error: io::Error, wakes: &mut Wakes) {
+        held.failed(error, wakes);
+        self.note_arrival(held);
+    }
+
+    /// Something has arrived, for which a receiver was woken. While others wait, the end of the turn
+    /// shows whether that one has come.
+    #[inline]
+    fn note_arrival(&self, held: &Held) {
+        if held.inbox.has_waiters() {
+            self.call_at_turn_end();
+        }
+    }
+
+    /// Has [`turn_ends`](AtTurnEnd::turn_ends) called.
+    pub(super) fn call_at_turn_end(&self) {
+        if !self.is_called_at_turn_end.replace(true) {
+            let this: Weak<Self> = self.this.clone();
+            self.port.at_turn_end(this);
+        }
     }
 
     /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
     /// in flight.
     pub(super) fn read_now(&self, held: &mut Held, limit: usize, wakes: &mut Wakes) -> Read {
         match held.read(&self.socket, &mut self.port.scratch(), limit, wakes) {
-            Ok(count) => Read::Datagrams(count),
+            Ok(count) => {
+                self.note_arrival(held);
+                Read::Datagrams(count)
+            }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => Read::Empty,
                 io::ErrorKind::Interrupted => Read::Interrupted,
                 _ => {
-                    held.failed(error, wakes);
+                    self.fail(held, error, wakes);
                     Read::Error
                 }
             },
@@ -334,7 +368,9 @@ impl Sink for Endpoint {
     }
 
     fn receive(&self, batch: Batch<'_>, armed: Armed, wakes: &mut Wakes) -> Verdict {
-        let verdict = self.held.borrow_mut().arrived(batch, armed, wakes);
+        let mut held = self.held.borrow_mut();
+        let verdict = held.arrived(batch, armed, wakes);
+        self.note_arrival(&held);
         self.note(verdict)
     }
 
@@ -346,7 +382,7 @@ impl Sink for Endpoint {
                 Some(libc::ENOBUFS) => Outcome::OutOfBuffers,
                 Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => Outcome::Ended,
                 _ => {
-                    held.failed(error, wakes);
+                    self.fail(&mut held, error, wakes);
                     Outcome::Error
                 }
             },
@@ -354,6 +390,17 @@ impl Sink for Endpoint {
         let load = held.load();
         let verdict = held.machine.complete(outcome, armed, load);
         self.note(verdict)
+    }
+}
+
+impl AtTurnEnd for Endpoint {
+    fn turn_ends(&self, wakes: &mut Wakes) -> Again {
+        let again = match self.held.borrow_mut().inbox.turn_ends(wakes) {
+            Claim::Settled => Again::No,
+            Claim::Open => Again::WithoutSleep,
+        };
+        self.is_called_at_turn_end.set(again != Again::No);
+        again
     }
 }
 

@@ -49,6 +49,17 @@ pub(super) struct Inbox<F, M> {
     /// How many of `beside` are errors.
     errors: usize,
     waiters: Waiters,
+    /// How many waiters had been woken when the last turn ended.
+    woken_before: u64,
+}
+
+/// Whether what has arrived waits for somebody who was woken, although others wait beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// No: nothing waits, or nobody else.
+    Settled,
+    /// Yes. To be asked again at the end of the next turn.
+    Open,
 }
 
 impl<F, M> Default for Inbox<F, M> {
@@ -60,6 +71,7 @@ impl<F, M> Default for Inbox<F, M> {
             taken: 0,
             errors: 0,
             waiters: Waiters::default(),
+            woken_before: 0,
         }
     }
 }
@@ -244,6 +256,22 @@ impl<F, M: Several> Inbox<F, M> {
             Left::Woken | Left::Waiting => None,
         };
         (next, own)
+    }
+
+    /// The tasks that were ready have run. Those that were woken for what has arrived have come by
+    /// now, unless they were woken in this turn, or their futures are held and not polled. Then the
+    /// next who wait are woken instead, one for each message.
+    pub(super) fn turn_ends(&mut self, wakes: &mut Wakes) -> Claim {
+        if self.is_empty() || !self.waiters.has_unwoken() {
+            return Claim::Settled;
+        }
+        let woken = self.waiters.woken();
+        if woken == self.woken_before {
+            let arrivals = self.messages() + self.errors;
+            wakes.wake(iter::from_fn(|| self.waiters.next_waker()).take(arrivals));
+        }
+        self.woken_before = woken;
+        Claim::Open
     }
 
     /// How many receivers wait.
@@ -431,6 +459,52 @@ mod tests {
         assert!(push(&mut inbox, "a"));
         let (next, _) = inbox.dropped(first);
         assert!(next.is_some(), "the second waiter is woken for the datagram");
+    }
+
+    /// Ends a turn. Returns the answer, and how many were woken.
+    fn end_turn(inbox: &mut TestInbox) -> (Claim, usize) {
+        let before = inbox.waiters.woken();
+        let claim = inbox.turn_ends(&mut Wakes::default());
+        (claim, (inbox.waiters.woken() - before) as usize)
+    }
+
+    /// Fails when what arrived waits for ever for a waiter that does not come, or when somebody else
+    /// is woken before that one could.
+    #[test]
+    fn who_was_woken_and_does_not_come_is_passed_over() {
+        let mut inbox = TestInbox::default();
+        for _ in 0..4 {
+            wait(&mut inbox);
+        }
+        assert!(push(&mut inbox, "a"));
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 0), "it comes in this turn");
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 1), "it did not");
+        inbox.push_error(io::ErrorKind::ConnectionRefused.into());
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 0), "one was woken in this turn");
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 1), "there is nobody else");
+        assert_eq!(end_turn(&mut inbox), (Claim::Settled, 0));
+    }
+
+    #[test]
+    fn as_many_are_woken_instead_as_there_are_messages() {
+        let mut inbox = TestInbox::default();
+        let held = [(); 3].map(|()| wait(&mut inbox));
+        for datagrams in ["a", "bc", "d"] {
+            push(&mut inbox, datagrams);
+        }
+        for _ in 0..5 {
+            wait(&mut inbox);
+        }
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 0));
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 3));
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 0));
+        for expected in ["a", "b", "c", "d"] {
+            assert_eq!(pop(&mut inbox, Portion::Datagram), expected);
+        }
+        assert_eq!(end_turn(&mut inbox), (Claim::Settled, 0), "nothing is left");
+        for key in held {
+            assert!(inbox.dropped(key).0.is_none());
+        }
     }
 
     #[test]

@@ -84,6 +84,7 @@ impl<A: Address> DatagramSocket<A> {
     /// # Cancellation
     ///
     /// Dropping the future loses nothing: the datagram stays with the socket for the next receiver.
+    /// Nor does a future that is kept and not polled: another receiver that waits is woken instead.
     pub fn recv(&self) -> Recv<'_, A> {
         Recv::new(&self.endpoint)
     }

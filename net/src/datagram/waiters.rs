@@ -1,7 +1,8 @@
 //! Who waits for a datagram. Pure, but for the wakers that it keeps.
 //!
 //! One datagram wakes one waiter, in the order in which they came. A waiter that was woken and goes
-//! away without taking anything passes its wake on.
+//! away without taking anything passes its wake on. One that stays, but does not come, is passed
+//! over at the end of the turn: see [`Inbox::turn_ends`](super::inbox::Inbox::turn_ends).
 
 use std::collections::VecDeque;
 use std::mem;
@@ -19,6 +20,8 @@ pub(crate) struct Waiters {
     others: VecDeque<Waiter>,
     /// How many of all have not been woken.
     unwoken: usize,
+    /// How many were woken, ever. Wraps.
+    woken: u64,
     next: u64,
 }
 
@@ -68,6 +71,7 @@ impl Waiters {
             return None;
         }
         self.unwoken -= 1;
+        self.woken = self.woken.wrapping_add(1);
         self.iter_mut().find_map(|waiter| waiter.waker.take())
     }
 
@@ -79,6 +83,11 @@ impl Waiters {
     /// Whether `next_waker` would give one.
     pub(crate) fn has_unwoken(&self) -> bool {
         self.unwoken > 0
+    }
+
+    /// How many were woken, ever: to find out whether any were, since it was last asked. Wraps.
+    pub(crate) fn woken(&self) -> u64 {
+        self.woken
     }
 
     /// The waiter has what it wanted, or has given up. Returns also its waker, to be dropped when
