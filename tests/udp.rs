@@ -6,6 +6,7 @@ mod support;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ebbtide::net::{SocketStats, UdpSocket};
@@ -13,7 +14,8 @@ use ebbtide::task::yield_now;
 use ebbtide::time::timeout;
 use futures_util::FutureExt;
 use futures_util::{StreamExt, TryStreamExt};
-use support::{Ledger, Random, Shape, numbered, parse};
+use socket2::SockFilter;
+use support::{Ledger, Random, Shape, duplicate, numbered, parse};
 
 on_every_shape!(
     port_zero_gives_a_port_and_taking_it_twice_fails,
@@ -26,6 +28,8 @@ on_every_shape!(
     a_round_trip_through_std_loses_and_doubles_nothing,
     an_address_is_free_although_a_dropped_wait_is_in_flight,
     a_drained_socket_that_is_given_back_receives_again,
+    a_filter_of_the_program_survives_the_drain_and_the_way_back,
+    a_filter_attached_after_the_seal_stays,
     options_are_those_of_the_kernel,
     a_multicast_group_is_joined_and_left,
     sockets_share_a_port_where_all_ask_for_it,
@@ -263,6 +267,62 @@ fn a_drained_socket_that_is_given_back_receives_again(shape: Shape) {
         sender.send(b"again").unwrap();
         let mut memory = [0; 64];
         assert_eq!(plain.recv(&mut memory).unwrap(), 5);
+    });
+}
+
+/// Attaches a filter that accepts nothing but datagrams of `len` bytes.
+fn accept_only(len: u32, socket: &impl AsFd) {
+    let instruction = |code: u32, if_true, if_false, operand| {
+        SockFilter::new(code as u16, if_true, if_false, operand)
+    };
+    let header = 8;
+    let program = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_LEN, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, header + len),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    duplicate(socket).attach_filter(&program).unwrap();
+}
+
+/// Fails when the seal takes the place of the filter for good.
+fn a_filter_of_the_program_survives_the_drain_and_the_way_back(shape: Shape) {
+    run(shape, async {
+        for drained in [false, true] {
+            let receiver = socket();
+            let sender = sender_to(&receiver);
+            accept_only(4, &receiver);
+            sender.send(b"wrong").unwrap();
+            sender.send(b"good").unwrap();
+            if drained {
+                receiver.drain().unwrap();
+                sender.send(b"late").unwrap();
+            }
+            let (plain, taken) = receiver.into_std().unwrap();
+            sender.send(b"wrong").unwrap();
+            sender.send(b"also").unwrap();
+            let mut received: Vec<_> = taken.iter().map(|datagram| datagram.to_vec()).collect();
+            let mut memory = [0; 64];
+            while let Ok(len) = plain.recv(&mut memory) {
+                received.push(memory[..len].to_vec());
+            }
+            assert_eq!(received, [b"good", b"also"], "drained: {drained}");
+        }
+    });
+}
+
+/// Fails when it is taken for the seal.
+fn a_filter_attached_after_the_seal_stays(shape: Shape) {
+    run(shape, async {
+        let receiver = socket();
+        let sender = sender_to(&receiver);
+        receiver.drain().unwrap();
+        accept_only(4, &receiver);
+        let (plain, _) = receiver.into_std().unwrap();
+        sender.send(b"wrong").unwrap();
+        sender.send(b"good").unwrap();
+        let mut memory = [0; 64];
+        assert_eq!(plain.recv(&mut memory).unwrap(), 4);
     });
 }
 

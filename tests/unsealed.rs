@@ -1,7 +1,7 @@
 //! Sockets that the kernel refuses to seal, because their filter is locked: what is queued at the
 //! drain is delivered; of what comes later it is said that there was some.
 
-// UNSAFETY: SO_LOCK_FILTER has no safe form.
+// UNSAFETY: SO_LOCK_FILTER, SO_ATTACH_BPF and bpf(2) have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
 
 #[macro_use]
@@ -9,7 +9,7 @@ mod support;
 
 use std::io;
 use std::net::UdpSocket as Plain;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 
 use ebbtide::net::UdpSocket;
@@ -22,6 +22,7 @@ on_every_shape!(
     what_comes_after_the_end_is_told_when_the_socket_is_dropped,
     what_comes_after_the_end_is_told_when_the_runtime_ends,
     receivers_that_were_told_the_end_are_not_waited_for,
+    a_bpf_program_is_never_replaced,
 );
 
 /// A socket that cannot be sealed, and one that sends to it.
@@ -37,18 +38,7 @@ impl Pair {
         let receiver = Plain::bind("127.0.0.1:0").unwrap();
         let sender = Plain::bind("127.0.0.1:0").unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
-        let locked: libc::c_int = 1;
-        // SAFETY: the pointer names `locked` and its length, which are only read.
-        let result = unsafe {
-            libc::setsockopt(
-                receiver.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_LOCK_FILTER,
-                (&raw const locked).cast(),
-                size_of_val(&locked) as libc::socklen_t,
-            )
-        };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        set_option(&receiver, libc::SO_LOCK_FILTER, 1).unwrap();
         let receiver = UdpSocket::from_std(receiver).unwrap();
         Self { receiver, sender, sent: 0, ledger: Ledger::default() }
     }
@@ -70,6 +60,20 @@ impl Pair {
             self.ledger.enter(&datagram);
         }
     }
+}
+
+fn set_option(socket: &impl AsRawFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the pointer names `value` and its length, which are only read.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn what_is_queued_at_the_drain_is_delivered_without_a_seal(shape: Shape) {
@@ -159,4 +163,68 @@ fn receivers_that_were_told_the_end_are_not_waited_for(shape: Shape) {
     assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Unclaimed, 5), "{report}");
     assert_eq!(report.stats.abandoned, 0, "{report}");
     drop(pair);
+}
+
+/// A BPF program that leaves nothing of a datagram but its header.
+///
+/// # Errors
+///
+/// Without the right to, or on kernels without it.
+fn empty_all(socket: &impl AsRawFd) -> io::Result<()> {
+    const PROG_LOAD: libc::c_int = 5;
+    const SOCKET_FILTER: u32 = 1;
+    /// The part of `union bpf_attr` that loads a program.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u64; 2],
+        version: u32,
+        flags: u32,
+        rest: [u64; 12],
+    }
+    // r0 = 8, the length of a UDP header; exit.
+    let instructions: [u64; 2] = [8 << 32 | 0xb7, 0x95];
+    let load = Load {
+        kind: SOCKET_FILTER,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"MIT".as_ptr() as u64,
+        ..Load::default()
+    };
+    // SAFETY: `load` names the instructions and the licence, which live as long, and its own size.
+    let program =
+        unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of_val(&load)) };
+    if program < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is a new descriptor, which nobody else has.
+    let program = unsafe { OwnedFd::from_raw_fd(program as i32) };
+    set_option(socket, libc::SO_ATTACH_BPF, program.as_raw_fd())
+}
+
+/// The kernel does not return it, so that nothing could put it back. Fails when the seal takes its
+/// place.
+fn a_bpf_program_is_never_replaced(shape: Shape) {
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        let receiver = Plain::bind("127.0.0.1:0").unwrap();
+        let sender = Plain::bind("127.0.0.1:0").unwrap();
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        if let Err(error) = empty_all(&receiver) {
+            return println!("skipped: a BPF program: {error}");
+        }
+        let receiver = UdpSocket::from_std(receiver).unwrap();
+        sender.send(b"queued").unwrap();
+        let error = receiver.drain().expect_err("it cannot be sealed");
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+        assert_eq!(receiver.recv().await.unwrap().expect("it was queued").len(), 0);
+        assert!(receiver.recv().await.unwrap().is_none());
+        let (plain, _) = receiver.into_std().unwrap();
+        sender.send(b"afterwards").unwrap();
+        assert_eq!(plain.recv(&mut [0; 64]).unwrap(), 0);
+    });
 }

@@ -1,6 +1,7 @@
 //! [`Socket`]: what an endpoint asks of the kernel for its socket, beyond its receive.
 
-// UNSAFETY: SO_MEMINFO, sendmmsg and dup3 have no safe form, and socket2 shows raw addresses as pointers.
+// UNSAFETY: SO_MEMINFO, SO_GET_FILTER, sendmmsg and dup3 have no safe form, and socket2 shows raw
+// addresses as pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io::{self, IoSlice};
@@ -22,6 +23,15 @@ pub(crate) enum Socket {
     #[cfg(feature = "model")]
     Model(Box<dyn ModelSocket>),
 }
+
+/// The classic filter that the program had attached to a socket before a seal took its place. Empty
+/// if there was none.
+#[derive(Debug, Default)]
+pub(crate) struct OwnFilter(Vec<libc::sock_filter>);
+
+/// The only instruction of the seal.
+const ACCEPT_NOTHING: libc::sock_filter =
+    libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
 
 /// Index of the drop counter in what SO_MEMINFO gives (`SK_MEMINFO_DROPS`).
 const DROPS: usize = 8;
@@ -52,16 +62,38 @@ impl Socket {
     }
 
     /// The seal of a UDP socket: a filter that accepts nothing. What is queued stays; what comes
-    /// later is dropped and counted by the kernel.
-    pub(crate) fn seal_by_filter(&self) -> io::Result<()> {
+    /// later is dropped and counted by the kernel. It replaces the filter that the program has
+    /// attached, which is returned for [`unseal`](Self::unseal).
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` if the filter is locked (`SO_LOCK_FILTER`), or is a BPF program
+    /// (`SO_ATTACH_BPF`), which the kernel does not return: nothing could put it back.
+    pub(crate) fn seal_by_filter(&self) -> io::Result<OwnFilter> {
         match self {
             Self::Kernel(socket) => {
-                let code = (libc::BPF_RET | libc::BPF_K) as u16;
-                let accept_nothing = SockFilter::new(code, 0, 0, 0);
-                socket.attach_filter(&[accept_nothing])
+                let own = filter(socket)?;
+                attach(socket, &[ACCEPT_NOTHING])?;
+                Ok(OwnFilter(own))
             }
             #[cfg(feature = "model")]
-            Self::Model(model) => model.seal_by_filter(),
+            Self::Model(model) => model.seal_by_filter().map(|()| OwnFilter::default()),
+        }
+    }
+
+    /// Takes the seal of a UDP socket off and puts the program's own filter back. A filter that the
+    /// program has attached after the seal stays.
+    pub(crate) fn unseal(&self, own: &OwnFilter) -> io::Result<()> {
+        let socket = self.kernel()?;
+        let is_seal = match filter(socket) {
+            Ok(attached) => attached.len() == 1 && is_same(&attached[0], &ACCEPT_NOTHING),
+            // A BPF program, which a seal never replaces.
+            Err(_) => false,
+        };
+        match own.0.as_slice() {
+            _ if !is_seal => Ok(()),
+            [] => socket.detach_filter(),
+            own => attach(socket, own),
         }
     }
 
@@ -150,6 +182,47 @@ impl AsFd for Socket {
             Self::Model(model) => model.as_fd(),
         }
     }
+}
+
+/// The classic filter of a socket (`SO_GET_FILTER`, Linux 3.8). Empty if it has none.
+///
+/// # Errors
+///
+/// `PermissionDenied` if it is a BPF program.
+fn filter(socket: &socket2::Socket) -> io::Result<Vec<libc::sock_filter>> {
+    let mut instructions: Vec<libc::sock_filter> = Vec::new();
+    loop {
+        // Unlike all other options, this one counts instructions, not bytes.
+        let mut count = instructions.len() as libc::socklen_t;
+        // SAFETY: the pointers name `instructions` and how many there are, and the kernel writes no
+        // more than that.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_GET_FILTER,
+                instructions.as_mut_ptr().cast(),
+                &raw mut count,
+            )
+        };
+        match (result, io::Error::last_os_error()) {
+            (0, _) if count as usize <= instructions.len() => return Ok(instructions),
+            (0, _) => instructions.resize(count as usize, ACCEPT_NOTHING),
+            // A sandbox that knows no filters has none that could be lost.
+            (_, error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => return Ok(Vec::new()),
+            (_, error) => return Err(error),
+        }
+    }
+}
+
+fn attach(socket: &socket2::Socket, filter: &[libc::sock_filter]) -> io::Result<()> {
+    let instruction = |one: &libc::sock_filter| SockFilter::new(one.code, one.jt, one.jf, one.k);
+    let filter: Vec<_> = filter.iter().map(instruction).collect();
+    socket.attach_filter(&filter)
+}
+
+fn is_same(one: &libc::sock_filter, other: &libc::sock_filter) -> bool {
+    (one.code, one.jt, one.jf, one.k) == (other.code, other.jt, other.jf, other.k)
 }
 
 /// `SO_MEMINFO`, Linux 4.12.

@@ -154,7 +154,7 @@ impl Port {
         if sealed.unsealed > 0 {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                "the kernel refuses to seal the socket (its filter is locked): \
+                "the socket cannot be sealed (its filter is locked, or is a BPF program): \
                  it was read, but datagrams may still arrive",
             ));
         }

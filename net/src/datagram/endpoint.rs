@@ -19,7 +19,7 @@ use super::held::Held;
 use super::inbox::Claim;
 use super::receive::{Outcome, Read, ReadOn, Then};
 use super::sender::Sender;
-use crate::socket::Socket;
+use crate::socket::{OwnFilter, Socket};
 
 /// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
 /// again for ever. More than a receive buffer of the default size holds.
@@ -41,6 +41,8 @@ pub(crate) struct Endpoint {
     pub(super) held: RefCell<Held>,
     pub(super) stats: RefCell<SocketStats>,
     seal: Cell<Seal>,
+    /// What the seal of a UDP socket took the place of. Set exactly when it is sealed.
+    own_filter: OnceCell<OwnFilter>,
     life: Cell<Life>,
     /// True exactly when somebody has asked for a datagram and was not told the end since.
     pub(super) is_received_from: Cell<bool>,
@@ -98,6 +100,7 @@ impl Endpoint {
             layout,
             stats: RefCell::default(),
             seal: Cell::new(Seal::Open),
+            own_filter: OnceCell::new(),
             life: Cell::new(Life::Open),
             is_received_from: Cell::new(false),
             owes_end: Cell::new(false),
@@ -115,7 +118,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// Begins to receive, or goes on after [`halt`](Self::halt).
+    /// Begins to receive.
     pub(super) fn start(&self) {
         self.held.borrow_mut().machine.start();
         self.port.arm(self.multishot());
@@ -126,6 +129,36 @@ impl Endpoint {
         let verdict = self.held.borrow_mut().machine.stop(Then::Leave);
         self.carry_out(verdict);
         self.port.reap(self.multishot());
+    }
+
+    /// Runs `change` while no receive is in flight, whatever the state of the socket, which stays
+    /// as it is.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` if the kernel does not give the receive back; then `change` does not run.
+    pub(super) fn without_receive<T>(
+        &self,
+        change: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let verdict = self.held.borrow_mut().machine.interrupt();
+        self.carry_out(verdict);
+        self.port.reap(self.multishot());
+        let changed = self.check_reaped().and_then(|()| change());
+        let verdict = self.held.borrow_mut().machine.resume();
+        self.carry_out(verdict);
+        changed
+    }
+
+    /// What the kernel still receives would come after what is taken past the receive.
+    fn check_reaped(&self) -> io::Result<()> {
+        if self.is_reaped() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the kernel does not give the receive of the socket back, for want of memory",
+        ))
     }
 
     /// The socket, as long as it is one.
@@ -233,12 +266,13 @@ impl Endpoint {
     pub(crate) fn detach(&self) -> io::Result<Vec<ReceivedMessage>> {
         self.check_open()?;
         self.leave();
+        self.check_reaped()?;
         if self.gro() {
             // Whoever reads the socket by other means does not expect trains.
             self.turn_gro_off()?;
         }
-        if let (Family::Internet, Seal::Sealed { .. }) = (self.family, self.seal.get()) {
-            self.socket.kernel()?.detach_filter()?;
+        if let Some(own) = self.own_filter.get() {
+            self.socket.unseal(own)?;
         }
         let mut taken = Vec::new();
         for mut received in self.held.borrow_mut().take_all() {
@@ -412,7 +446,9 @@ impl Drainable for Endpoint {
         self.reopen_without_seal();
         let drops = self.socket.drop_count().unwrap_or(0);
         let sealed = match self.family {
-            Family::Internet => self.socket.seal_by_filter(),
+            Family::Internet => self.socket.seal_by_filter().map(|own| {
+                self.own_filter.set(own).expect("sealed once");
+            }),
             Family::Unix => self.socket.seal_by_shutdown(),
         };
         self.seal.set(match sealed {
@@ -494,6 +530,11 @@ impl Endpoint {
     /// Whether the drain has come to this socket, also where the kernel refused the seal.
     pub(super) fn is_sealed(&self) -> bool {
         !matches!(self.seal.get(), Seal::Open)
+    }
+
+    /// Whether the kernel queues nothing more on it.
+    pub(super) fn has_seal(&self) -> bool {
+        matches!(self.seal.get(), Seal::Sealed { .. })
     }
 
     /// A socket without a seal whose queue was read to its end has been queued to since then, for

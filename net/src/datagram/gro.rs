@@ -9,7 +9,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use ebbtide_runtime::driver::Wakes;
-use ebbtide_runtime::limits::DRAIN_READ_BATCH;
+use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
 
 use super::endpoint::{Endpoint, Family};
 use super::receive::Read;
@@ -42,6 +42,13 @@ pub(crate) enum GroWish {
     AsItIs,
 }
 
+/// Whether the kernel may queue trains now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gro {
+    On,
+    Off,
+}
+
 impl Endpoint {
     /// Carries out the wish on a socket that is not received from yet.
     pub(crate) fn wish_gro(&self, wish: GroWish) -> io::Result<()> {
@@ -68,13 +75,7 @@ impl Endpoint {
         match (self.gro(), on) {
             (true, true) | (false, false) => Ok(()),
             (false, true) => self.turn_gro_on(),
-            (true, false) if self.is_drained() => self.turn_gro_off(),
-            (true, false) => {
-                self.halt();
-                let turned = self.turn_gro_off();
-                self.start();
-                turned
-            }
+            (true, false) => self.without_receive(|| self.turn_gro_off()),
         }
     }
 
@@ -97,24 +98,45 @@ impl Endpoint {
     /// Reads the queue to its end into the inbox and switches GRO off over an empty queue. The
     /// receive must not be in flight.
     pub(super) fn turn_gro_off(&self) -> io::Result<()> {
-        let mut left = MOST_READ;
+        // After the seal the queue only shrinks.
+        let most = if self.has_seal() { usize::MAX } else { MOST_READ };
+        let tried = self.try_to_turn_gro_off(most)?;
+        self.after_trying(tried)
+    }
+
+    /// Where trying has not led to it, datagrams come too fast, or reading the queue only fails.
+    fn after_trying(&self, gro: Gro) -> io::Result<()> {
+        match gro {
+            Gro::Off => Ok(()),
+            Gro::On if self.has_seal() => Err(not_read_to_the_end()),
+            Gro::On => self.turn_gro_off_while_shut(),
+        }
+    }
+
+    /// Shuts datagrams out until those that were on their way have arrived. The kernel counts what
+    /// it drops meanwhile.
+    fn turn_gro_off_while_shut(&self) -> io::Result<()> {
+        let own = self.socket.seal_by_filter()?;
+        self.port.wait_for_deliveries();
+        let turned = self.try_to_turn_gro_off(usize::MAX);
+        self.socket.unseal(&own)?;
+        match turned? {
+            Gro::Off => Ok(()),
+            Gro::On => Err(not_read_to_the_end()),
+        }
+    }
+
+    /// Reads `left` messages at most.
+    fn try_to_turn_gro_off(&self, mut left: usize) -> io::Result<Gro> {
         for _ in 0..MOST_TRIES {
             if self.read_to_the_end(&mut left) == Read::Empty
                 && self.turn_gro_off_if_empty()?
                 && self.is_quiet()?
             {
-                return Ok(());
+                return Ok(Gro::Off);
             }
         }
-        // Datagrams come too fast: they are shut out until those that were on their way have
-        // arrived. The kernel counts them.
-        self.socket.seal_by_filter()?;
-        self.port.wait_for_deliveries();
-        let mut all = usize::MAX;
-        self.read_to_the_end(&mut all);
-        let turned = self.turn_gro_off_if_empty();
-        self.socket()?.detach_filter()?;
-        turned.map(drop)
+        Ok(Gro::On)
     }
 
     /// Whether nothing arrives for a moment. A train that another CPU had accepted before GRO went
@@ -129,14 +151,15 @@ impl Endpoint {
         Ok(true)
     }
 
-    /// Reads until the queue is empty, or no messages are `left` to be read.
+    /// Reads until the queue is empty, no messages are `left` to be read, or reading only fails.
     fn read_to_the_end(&self, left: &mut usize) -> Read {
         let mut wakes = Wakes::default();
-        let mut last = Read::Interrupted;
+        let (mut last, mut errors) = (Read::Interrupted, 0);
         {
             let mut held = self.held.borrow_mut();
-            while last != Read::Empty && *left > 0 {
+            while last != Read::Empty && *left > 0 && errors < MAX_DRAIN_ERRORS {
                 last = self.read_now(&mut held, DRAIN_READ_BATCH, &mut wakes);
+                errors = if last == Read::Error { errors + 1 } else { 0 };
                 *left = left.saturating_sub(match last {
                     Read::Datagrams(count) => count,
                     Read::Error | Read::Interrupted | Read::Empty => 1,
@@ -177,6 +200,14 @@ impl Endpoint {
     }
 }
 
+/// A train may be queued behind what cannot be read.
+fn not_read_to_the_end() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "GRO stays on: the queue of the socket cannot be read to its end, because reading it only fails",
+    )
+}
+
 #[cfg(test)]
 #[cfg(not(miri))]
 mod tests {
@@ -184,6 +215,7 @@ mod tests {
 
     use super::*;
     use crate::UdpSocket;
+    use crate::datagram::states::{MARK, refuse_marked};
 
     /// As when an ICMP answer comes between the last read and the moment that GRO goes off. Fails
     /// when the look into the queue keeps the error to itself, or takes it for a datagram.
@@ -204,6 +236,48 @@ mod tests {
             endpoint.start();
             let error = socket.try_recv().expect_err("nobody is there");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        });
+        runtime.shutdown(Drain::default());
+    }
+
+    /// As under a flood that never pauses. Fails when the filter of the program is lost, or the
+    /// socket stays shut.
+    #[test]
+    fn a_filter_of_the_program_survives_the_moment_in_which_the_socket_is_shut() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let bound = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            refuse_marked(&bound);
+            let socket = UdpSocket::from_std(bound).unwrap();
+            socket.set_gro(true).unwrap();
+            let address = socket.local_addr().unwrap();
+            socket.try_send_to(b"queued", address).unwrap();
+            let endpoint = socket.endpoint();
+            endpoint.without_receive(|| endpoint.turn_gro_off_while_shut()).unwrap();
+            assert!(!socket.gro());
+            for payload in [&[MARK][..], b"accepted"] {
+                socket.try_send_to(payload, address).unwrap();
+            }
+            for expected in [&b"queued"[..], b"accepted"] {
+                assert_eq!(socket.recv().await.unwrap().expect("not drained")[..], *expected);
+            }
+        });
+        runtime.shutdown(Drain::default());
+    }
+
+    /// As when the queue of a drained socket cannot be read. Fails when the seal is taken off.
+    #[test]
+    fn a_drained_socket_that_cannot_be_read_keeps_its_seal() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.drain().unwrap();
+            let endpoint = socket.endpoint();
+            let error = endpoint.after_trying(Gro::On).expect_err("it could not be read");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            socket.try_send_to(b"late", socket.local_addr().unwrap()).unwrap();
+            assert!(socket.recv().await.unwrap().is_none());
+            assert_eq!(socket.stats().refused, 1);
         });
         runtime.shutdown(Drain::default());
     }

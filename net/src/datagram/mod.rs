@@ -21,6 +21,9 @@ mod receive;
 mod receiver;
 mod sender;
 mod socket;
+#[cfg(test)]
+#[cfg(not(miri))]
+mod states;
 mod transmit;
 mod udp;
 mod unix;

@@ -15,6 +15,8 @@
 //!                                                  v   |
 //!                                                 GivenUp
 //!   any ----leave---> Cancelling(Leave) --final--> Idle
+//!
+//!   Armed --interrupt--> Cancelling(Leave) --final--> Idle --resume--> Armed
 //! ```
 //!
 //! Invariant: every final completion leads to a decision here. A socket that is not armed again is
@@ -249,6 +251,29 @@ impl ReceiveMachine {
         Verdict::Keep
     }
 
+    /// The receive is to be out of the way until [`resume`](Self::resume). Where none is armed, this
+    /// changes nothing.
+    pub(crate) fn interrupt(&mut self) -> Verdict {
+        match self.state {
+            State::Armed | State::Cancelling(Then::Pause) => self.stop(Then::Leave),
+            _ => Verdict::Keep,
+        }
+    }
+
+    /// The receive goes on after [`interrupt`](Self::interrupt).
+    pub(crate) fn resume(&mut self) -> Verdict {
+        match self.state {
+            State::Idle => {
+                self.state = State::Armed;
+                return Verdict::Rearm;
+            }
+            // The final completion has not come yet, and is a decision of its own.
+            State::Cancelling(Then::Leave) => self.state = State::Cancelling(Then::Pause),
+            _ => {}
+        }
+        Verdict::Keep
+    }
+
     /// The driver says that nothing is in flight: it was waiting for buffers when it was stopped,
     /// so that no final completion will come.
     pub(crate) fn reaped(&mut self) {
@@ -305,6 +330,19 @@ impl ReceiveMachine {
     /// Nothing more will be read, whatever is there.
     pub(crate) fn give_up(&mut self) {
         self.state = State::GivenUp;
+    }
+}
+
+/// For the tests of sockets in every state.
+#[cfg(test)]
+impl ReceiveMachine {
+    pub(super) fn state(&self) -> String {
+        format!("{:?}", self.state)
+    }
+
+    /// As when the inbox holds more than its share.
+    pub(super) fn pause(&mut self) -> Verdict {
+        self.check_share(Load { queued: 2, free: 1 })
     }
 }
 
@@ -444,6 +482,37 @@ mod tests {
         assert_eq!(machine.stop(Then::Read), Verdict::Cancel);
         machine.reaped();
         assert!(machine.is_reading());
+    }
+
+    /// Fails when an interruption takes the end of a drain, or of a pause, away.
+    #[test]
+    fn an_interrupted_receive_goes_on_as_it_was() {
+        let mut machine = armed();
+        assert_eq!(machine.interrupt(), Verdict::Cancel);
+        assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, EASY), Verdict::Keep);
+        assert_eq!(machine.resume(), Verdict::Rearm);
+        machine.complete(Outcome::Datagram, Armed::NoMore, FULL);
+        let states =
+            [State::Paused, State::Faulted, State::Reading, State::Drained, State::GivenUp];
+        for state in states.into_iter().chain([State::Cancelling(Then::Read)]) {
+            machine.state = state;
+            assert_eq!((machine.interrupt(), machine.resume()), (Verdict::Keep, Verdict::Keep));
+            assert_eq!(machine.state, state);
+        }
+    }
+
+    /// Fails when a receive that comes back late leaves the socket deaf.
+    #[test]
+    fn an_interrupted_receive_that_comes_back_late_goes_on() {
+        let mut machine = armed();
+        machine.interrupt();
+        assert_eq!(machine.resume(), Verdict::Keep);
+        let empty = Load { queued: 0, free: 100 };
+        assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, empty), Verdict::Rearm);
+        machine.interrupt();
+        machine.resume();
+        assert_eq!(machine.complete(Outcome::Ended, Armed::NoMore, EASY), Verdict::Keep);
+        assert_eq!(machine.taken(empty, 0), Verdict::Rearm);
     }
 
     /// Fails when an error ends the reading.

@@ -170,8 +170,9 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` where the kernel refuses the seal, because the filter of the socket is
-    /// locked (`SO_LOCK_FILTER`): what was queued is handed out nevertheless, and what comes later
+    /// `PermissionDenied` where a UDP socket cannot be sealed, because its filter is locked
+    /// (`SO_LOCK_FILTER`) or is a BPF program (`SO_ATTACH_BPF`), which could not be put back: what was
+    /// queued is handed out nevertheless, and what comes later
     /// is read when it is drained again. `TimedOut` where the socket
     /// could not be read to the end of its queue, because the kernel has no memory for any request,
     /// for 5 seconds, or reading it only fails: it can be drained again.

@@ -66,11 +66,13 @@ impl UdpSocket {
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
     /// not received: they come before anything that is still queued in the kernel. The seal of a
-    /// drained socket is taken off, and GRO is switched off, as by [`set_gro`](Self::set_gro).
+    /// drained socket is taken off, the filter that the program had attached before the seal
+    /// (`SO_ATTACH_FILTER`) is put back, and GRO is switched off, as by [`set_gro`](Self::set_gro).
     ///
     /// # Errors
     ///
-    /// That the runtime has ended, or that no descriptor is left; the socket is then dropped.
+    /// That the runtime has ended, or that no descriptor is left; those of
+    /// [`set_gro`](Self::set_gro). The socket is then dropped.
     pub fn into_std(self) -> io::Result<(std::net::UdpSocket, Vec<Datagram>)> {
         let (socket, taken) = self.detach()?;
         Ok((socket.into(), taken))
@@ -146,12 +148,16 @@ impl UdpSocket {
     /// Switching it off reads what is queued into memory first, because a train that is queued then
     /// could not be told apart from a long datagram. Where datagrams keep coming, the socket is shut
     /// for about 40 ms, until those on their way have arrived; the kernel counts what it drops
-    /// meanwhile. To lose none, bind without it: [`UdpOptions::gro`].
+    /// meanwhile. To lose none, bind without it: [`UdpOptions::gro`]. A filter of the program
+    /// (`SO_ATTACH_FILTER`) is put back afterwards. A drained socket stays sealed.
     ///
     /// # Errors
     ///
     /// `InvalidInput` if the runtime's buffers are smaller than a train
-    /// ([`Builder::buffer_size`](ebbtide_runtime::Builder::buffer_size)); those of setsockopt(2).
+    /// ([`Builder::buffer_size`](ebbtide_runtime::Builder::buffer_size)). `PermissionDenied` if
+    /// datagrams keep coming and the socket cannot be shut, because its filter is locked
+    /// (`SO_LOCK_FILTER`) or is a BPF program (`SO_ATTACH_BPF`). `TimedOut` if the queue cannot be
+    /// read to its end. Those of setsockopt(2). After an error GRO is as it was, and nothing is lost.
     pub fn set_gro(&self, on: bool) -> io::Result<()> {
         self.endpoint().set_gro(on)
     }

@@ -94,7 +94,8 @@ pub struct DrainReport {
     pub stats: SocketStats,
     /// Datagrams that no receiver took until the deadline.
     pub undelivered: u64,
-    /// Sockets that the kernel refused to seal (`SO_LOCK_FILTER`). Each was read once, to the end of
+    /// UDP sockets that could not be sealed, because their filter is locked (`SO_LOCK_FILTER`) or is a
+    /// BPF program (`SO_ATTACH_BPF`). Each was read once, to the end of
     /// its queue or up to 65 536 datagrams ([`unread`](Self::unread)), and its receivers were told
     /// the end there: reading on until nobody sends would be no drain that ends. What has come
     /// later is read by the next drain of the socket. If it is dropped, or the runtime ends, over a
