@@ -26,6 +26,7 @@ on_every_shape!(
     every_kind_of_sender_is_named_rightly,
     a_path_in_use_is_refused_with_a_hint,
     a_missing_path_is_named,
+    a_path_with_a_zero_byte_is_refused_everywhere,
     try_send_to_a_full_queue_would_block,
     a_send_to_a_full_queue_waits_and_resumes,
     a_send_to_an_unconnected_full_queue_waits_and_resumes,
@@ -158,6 +159,35 @@ fn a_missing_path_is_named(shape: Shape) {
         let error = UnixDatagram::unbound().unwrap().connect(&path.0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert!(error.to_string().contains(path.0.to_str().unwrap()), "{error}");
+    });
+}
+
+/// Fails when such a path is cut at its zero byte: the datagram reaches another socket.
+fn a_path_with_a_zero_byte_is_refused_everywhere(shape: Shape) {
+    run(shape, async {
+        let decoy_path = TemporaryPath::new();
+        let decoy = UnixDatagram::bind(&decoy_path.0).unwrap();
+        let abstract_name = unique_name("not-a-path");
+        let abstract_decoy = UnixDatagram::bind_addr(&abstract_name).unwrap();
+        let name = str::from_utf8(abstract_name.as_abstract_name().unwrap()).unwrap();
+        let cut = format!("{}\0other", decoy_path.0.display());
+        let ends_in_zero = format!("{}\0", decoy_path.0.display());
+        let sender = UnixDatagram::unbound().unwrap();
+        for path in [cut, ends_in_zero, format!("\0{name}"), "\0".to_owned()] {
+            let outcomes = [
+                ("bind", UnixDatagram::bind(&path).map(drop)),
+                ("connect", sender.connect(&path)),
+                ("send_to", sender.send_to(b"secret", &path).await.map(drop)),
+                ("try_send_to", sender.try_send_to(b"secret", &path).map(drop)),
+            ];
+            for (call, outcome) in outcomes {
+                let error = outcome.expect_err(call);
+                assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{call} {path:?}");
+            }
+        }
+        for decoy in [decoy, abstract_decoy] {
+            assert_eq!(decoy.try_recv().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
     });
 }
 

@@ -1,10 +1,14 @@
 //! Socket addresses as the kernel writes them. Pure: bytes in, address out.
 
 use std::ffi::OsStr;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net;
+use std::path::Path;
+
+use socket2::SockAddr;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
@@ -83,6 +87,32 @@ impl From<SocketAddr> for RawAddress {
     }
 }
 
+/// The address of the socket at `path`.
+///
+/// A path with a zero byte is refused, as std refuses it: the kernel would read the path up to that
+/// byte, and a path that begins with one as an abstract name (unix(7)).
+pub(crate) fn from_path(path: &Path) -> io::Result<SockAddr> {
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "paths must not contain interior null bytes",
+        ));
+    }
+    SockAddr::unix(path)
+}
+
+/// socket2's form of a Unix address of std, which has checked the path.
+pub(crate) fn from_unix_addr(addr: &net::SocketAddr) -> io::Result<SockAddr> {
+    if let Some(path) = addr.as_pathname() {
+        return from_path(path);
+    }
+    if let Some(name) = addr.as_abstract_name() {
+        let name = [&[0], name].concat();
+        return SockAddr::unix(OsStr::from_bytes(&name));
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed Unix address names no socket"))
+}
+
 fn internet(name: &[u8]) -> Option<SocketAddr> {
     let port = u16::from_be_bytes(bytes(name, 2)?);
     match i32::from(u16::from_ne_bytes(bytes(name, 0)?)) {
@@ -153,6 +183,17 @@ mod tests {
         let raw = raw(&socket2::SockAddr::unix("\0a\0b").unwrap());
         let address = net::SocketAddr::from_raw(&raw);
         assert_eq!(address.as_abstract_name().unwrap(), b"a\0b");
+    }
+
+    /// Fails when such a path reaches the kernel, which reads another path or an abstract name.
+    #[test]
+    fn a_path_with_a_zero_byte_is_refused_as_std_refuses_it() {
+        for path in ["a\0b", "a\0", "\0a", "\0"] {
+            let refused = from_path(Path::new(path)).unwrap_err();
+            let by_std = net::SocketAddr::from_pathname(path).unwrap_err();
+            assert_eq!(refused.kind(), by_std.kind(), "{path:?}");
+            assert_eq!(refused.to_string(), by_std.to_string(), "{path:?}");
+        }
     }
 
     #[test]

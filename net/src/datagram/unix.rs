@@ -1,8 +1,6 @@
 //! [`UnixDatagram`].
 
 use std::io;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net;
 use std::path::Path;
 
@@ -13,7 +11,7 @@ use super::endpoint::{Endpoint, Family};
 use super::future::Sending;
 use super::message::Datagram;
 use super::socket::DatagramSocket;
-use crate::address::{Address, UNIX_NAME_LEN};
+use crate::address::{Address, UNIX_NAME_LEN, from_path, from_unix_addr};
 
 /// The address of a Unix socket: a path, an abstract name, or none.
 pub type UnixAddr = net::SocketAddr;
@@ -49,7 +47,7 @@ impl UnixDatagram {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot bind an empty path"));
         }
         let socket = new_socket()?;
-        let bound = SockAddr::unix(path).and_then(|address| socket.bind(&address));
+        let bound = from_path(path).and_then(|address| socket.bind(&address));
         bound.map_err(|error| describe(&error, "bind", &path.display().to_string()))?;
         open(socket)
     }
@@ -73,7 +71,7 @@ impl UnixDatagram {
     /// Those of [`bind`](Self::bind).
     pub fn bind_addr(addr: &UnixAddr) -> io::Result<Self> {
         let socket = new_socket()?;
-        let bound = raw(addr).and_then(|address| socket.bind(&address));
+        let bound = from_unix_addr(addr).and_then(|address| socket.bind(&address));
         bound.map_err(|error| describe(&error, "bind", &format!("{addr:?}")))?;
         open(socket)
     }
@@ -130,7 +128,7 @@ impl UnixDatagram {
     /// `Unsupported` if it is connected; those of connect(2), naming the path.
     pub fn connect(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let path = path.as_ref();
-        let connected = SockAddr::unix(path).and_then(|address| self.connect_first(&address));
+        let connected = from_path(path).and_then(|address| self.connect_first(&address));
         connected.map_err(|error| describe(&error, "connect to", &path.display().to_string()))
     }
 
@@ -141,7 +139,7 @@ impl UnixDatagram {
     ///
     /// Those of [`connect`](Self::connect), naming the address.
     pub fn connect_addr(&self, addr: &UnixAddr) -> io::Result<()> {
-        let connected = raw(addr).and_then(|address| self.connect_first(&address));
+        let connected = from_unix_addr(addr).and_then(|address| self.connect_first(&address));
         connected.map_err(|error| describe(&error, "connect to", &format!("{addr:?}")))
     }
 
@@ -200,7 +198,7 @@ impl UnixDatagram {
     ///
     /// As [`send`](Self::send).
     pub fn send_to<'a>(&'a self, payload: &'a [u8], path: impl AsRef<Path>) -> Sending<'a> {
-        self.send_raw(payload, SockAddr::unix(path).map(Some))
+        self.send_raw(payload, from_path(path.as_ref()).map(Some))
     }
 
     /// Sends `payload` to any kind of Unix address. Otherwise as [`send`](Self::send).
@@ -213,7 +211,7 @@ impl UnixDatagram {
     ///
     /// As [`send`](Self::send).
     pub fn send_to_addr<'a>(&'a self, payload: &'a [u8], addr: &UnixAddr) -> Sending<'a> {
-        self.send_raw(payload, raw(addr).map(Some))
+        self.send_raw(payload, from_unix_addr(addr).map(Some))
     }
 
     /// Sends `payload` to the connected peer if there is room now; else wait for
@@ -236,7 +234,7 @@ impl UnixDatagram {
     ///
     /// Those of [`try_send`](Self::try_send); `NotFound` if there is no such path.
     pub fn try_send_to(&self, payload: &[u8], path: impl AsRef<Path>) -> io::Result<usize> {
-        self.try_send_raw(payload, Some(&SockAddr::unix(path)?))
+        self.try_send_raw(payload, Some(&from_path(path.as_ref())?))
     }
 }
 
@@ -252,18 +250,6 @@ pub(crate) fn open_on(socket: crate::socket::Socket) -> io::Result<UnixDatagram>
 
 fn new_socket() -> io::Result<Socket> {
     Socket::new(Domain::UNIX, Type::DGRAM, None)
-}
-
-/// socket2's form of an address of std.
-fn raw(addr: &UnixAddr) -> io::Result<SockAddr> {
-    if let Some(path) = addr.as_pathname() {
-        return SockAddr::unix(path);
-    }
-    if let Some(name) = addr.as_abstract_name() {
-        let name = [&[0], name].concat();
-        return SockAddr::unix(std::ffi::OsStr::from_bytes(&name));
-    }
-    Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed Unix address names no socket"))
 }
 
 /// Says what was being done, and to which address.
