@@ -73,14 +73,15 @@ async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<En
     let terminate = signal::terminate();
     let mut receivers = Vec::new();
     if let Some(address) = &options.udp {
-        let socket = UdpSocket::bind(address)?;
+        let socket = UdpSocket::bind(address).map_err(|error| cannot_bind(address, &error))?;
         say(format_args!("listening on udp {}", socket.local_addr()?))?;
         receivers.push(ebbtide::spawn(count(socket, Rc::clone(tally))));
     }
     let _path_to_remove = match &options.unix {
         Some(path) => {
             remove_if_stale(path)?;
-            let socket = UnixDatagram::bind(path)?;
+            let bound = UnixDatagram::bind(path);
+            let socket = bound.map_err(|error| cannot_bind(path.display(), &error))?;
             let path_to_remove = BoundPath(path);
             say(format_args!("listening on unix {}", path.display()))?;
             receivers.push(ebbtide::spawn(count(socket, Rc::clone(tally))));
@@ -97,6 +98,11 @@ async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<En
         receiver.await??;
     }
     Ok(End::Drained(report))
+}
+
+/// The error of `bind` is that of the kernel, which names no address.
+fn cannot_bind(address: impl std::fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot bind {address}: {error}"))
 }
 
 /// Counts until the socket is sealed and drained.

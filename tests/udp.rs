@@ -9,16 +9,17 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use ebbtide::net::{SocketStats, UdpSocket};
+use ebbtide::net::{SocketStats, Transmit, UdpSocket};
 use ebbtide::task::yield_now;
 use ebbtide::time::timeout;
 use futures_util::FutureExt;
 use futures_util::{StreamExt, TryStreamExt};
 use socket2::SockFilter;
-use support::{Ledger, Random, Shape, duplicate, numbered, parse};
+use support::{Ledger, Random, Shape, assert_same_error, duplicate, numbered, parse};
 
 on_every_shape!(
     port_zero_gives_a_port_and_taking_it_twice_fails,
+    errors_are_those_of_std,
     every_way_to_send_arrives,
     a_connected_socket_hears_only_its_peer,
     recv_from_cuts_off_what_does_not_fit,
@@ -90,6 +91,56 @@ fn port_zero_gives_a_port_and_taking_it_twice_fails(shape: Shape) {
         let freed = address(&first);
         drop(first);
         UdpSocket::bind(freed).unwrap();
+    });
+}
+
+/// Fails when an error is wrapped in one of another shape: it has no errno then, and often no kind.
+fn errors_are_those_of_std(shape: Shape) {
+    run(shape, async {
+        let plain = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let taken = plain.local_addr().unwrap();
+        for addr in [taken, "192.0.2.1:0".parse().unwrap(), "[fe80::1%77]:0".parse().unwrap()] {
+            let plainly = std::net::UdpSocket::bind(addr).map(drop);
+            assert_same_error("bind", UdpSocket::bind(addr).map(drop), plainly);
+        }
+        let none: &[SocketAddr] = &[];
+        let plainly = std::net::UdpSocket::bind(none).map(drop);
+        assert_same_error("bind to nothing", UdpSocket::bind(none).map(drop), plainly);
+        let plainly = std::net::UdpSocket::bind("no address").map(drop);
+        assert_same_error("bind to a word", UdpSocket::bind("no address").map(drop), plainly);
+
+        let socket = socket();
+        let too_long = vec![0; 65_508];
+        let plainly = plain.send_to(&too_long, taken).map(drop);
+        let ours = socket.send_to(&too_long, taken).await.map(drop);
+        assert_same_error("send_to, too long", ours, plainly);
+        for addr in ["[::1]:9", "255.255.255.255:9"] {
+            assert_same_error("connect", socket.connect(addr), plain.connect(addr));
+            let plainly = || plain.send_to(b"", addr).map(drop);
+            assert_same_error("send_to", socket.send_to(b"", addr).await.map(drop), plainly());
+            assert_same_error("try_send_to", socket.try_send_to(b"", addr).map(drop), plainly());
+            let transmit = Transmit::to(b"", addr.parse().unwrap());
+            let ours = socket.transmit(transmit).await.map(drop);
+            assert_same_error("transmit", ours, plainly());
+        }
+        socket.set_coalescing(true);
+        let ours = socket.send_to(b"", "[::1]:9").await.map(drop);
+        assert_same_error("coalesced", ours, plain.send_to(b"", "[::1]:9").map(drop));
+        let ours = socket.send_to(b"", "no address").await.map(drop);
+        assert_same_error("no address", ours, plain.send_to(b"", "no address").map(drop));
+        let ours = socket.send(b"").await.map(drop);
+        assert_same_error("send", ours, plain.send(b"").map(drop));
+
+        let closed = {
+            let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            gone.local_addr().unwrap()
+        };
+        socket.connect(closed).unwrap();
+        plain.connect(closed).unwrap();
+        socket.send(b"").await.unwrap();
+        plain.send(b"").unwrap();
+        let ours = socket.recv().await.map(drop);
+        assert_same_error("recv", ours, plain.recv(&mut []).map(drop));
     });
 }
 

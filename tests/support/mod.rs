@@ -93,6 +93,15 @@ macro_rules! on_every_shape {
     };
 }
 
+/// Fails unless both failed, with the same errno and the same kind.
+#[track_caller]
+pub fn assert_same_error(call: &str, ours: io::Result<()>, std: io::Result<()>) {
+    let (ours, std) = (ours.expect_err(call), std.expect_err(call));
+    let errnos = (ours.raw_os_error(), std.raw_os_error());
+    assert_eq!(errnos.0, errnos.1, "{call}: {ours}; std: {std}");
+    assert_eq!(ours.kind(), std.kind(), "{call}: {ours}; std: {std}");
+}
+
 /// A datagram of at least 12 bytes that says who sent it and which of that sender's it is.
 pub fn numbered(sender: u32, number: u64, len: usize) -> Vec<u8> {
     let mut payload = Vec::with_capacity(len.max(12));

@@ -201,8 +201,8 @@ impl<A: Address> Stream for Incoming<'_, A> {
 pub struct Sending<'a> {
     endpoint: &'a Rc<Endpoint>,
     payload: &'a [u8],
-    /// An error is kept for the first poll.
-    to: io::Result<Option<SockAddr>>,
+    /// An error is kept for the first poll, which takes it.
+    to: Result<Option<SockAddr>, Option<io::Error>>,
     route: Route,
 }
 
@@ -224,7 +224,7 @@ impl<'a> Sending<'a> {
             true => Route::Together(Together::default()),
             false => Route::Alone(None),
         };
-        Self { endpoint, payload, to, route }
+        Self { endpoint, payload, to: to.map_err(Some), route }
     }
 }
 
@@ -233,9 +233,12 @@ impl Future for Sending<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let to = match &this.to {
+        let to = match &mut this.to {
             Ok(to) => to.as_ref(),
-            Err(error) => return Poll::Ready(Err(io::Error::new(error.kind(), error.to_string()))),
+            // Moved, not copied: a copy by kind and text would have no errno.
+            Err(error) => {
+                return Poll::Ready(Err(error.take().expect("a future ends once")));
+            }
         };
         match &mut this.route {
             Route::Alone(room) => this.endpoint.poll_send(this.payload, to, room, cx),

@@ -43,8 +43,8 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// Those of bind(2), naming the address; that there is no runtime on this thread, or that it is
-    /// shutting down.
+    /// Those of bind(2), unchanged; that there is no runtime on this thread, or that it is shutting
+    /// down.
     pub fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
         Self::options().bind(addr)
     }
@@ -86,7 +86,6 @@ impl UdpSocket {
     /// Those of connect(2).
     pub fn connect(&self, addr: impl ToSocketAddrs) -> io::Result<()> {
         each_address(addr, |addr| self.socket()?.connect(&addr.into()))
-            .map_err(|(error, addr)| describe(&error, "connect to", addr))
     }
 
     /// The address that the socket is bound to.
@@ -525,18 +524,13 @@ impl UdpOptions {
     ///
     /// Those of [`UdpSocket::bind`], and of setting the options.
     pub fn bind(&self, addr: impl ToSocketAddrs) -> io::Result<UdpSocket> {
-        let mut bound = None;
-        each_address(addr, |addr| {
-            bound = Some(self.bind_one(addr)?);
-            Ok(())
-        })
-        .map_err(|(error, addr)| describe(&error, "bind", addr))?;
+        let bound = each_address(addr, |addr| self.bind_one(addr))?;
         let gro = match self.gro {
             None => GroWish::IfPossible,
             Some(true) => GroWish::On,
             Some(false) => GroWish::Off,
         };
-        self.open(bound.expect("no error means a socket"), gro)
+        self.open(bound, gro)
     }
 
     /// Takes over a socket of std. Of the options, those take effect that can be set on a socket
@@ -600,16 +594,17 @@ pub(crate) fn open_on(
     Ok(UdpSocket::new(Endpoint::open(socket, Family::Internet, layout, prepare)?))
 }
 
-/// Tries `f` on each address until one succeeds; the last error, and the address that it is of.
-fn each_address(
+/// Tries `f` on each address until one succeeds; returns the last error if none does. The error is
+/// that of the kernel, unchanged: one that names the address as well would have no errno.
+fn each_address<T>(
     addr: impl ToSocketAddrs,
-    mut f: impl FnMut(SocketAddr) -> io::Result<()>,
-) -> Result<(), (io::Error, Option<SocketAddr>)> {
-    let mut last = (no_address(), None);
-    for addr in addr.to_socket_addrs().map_err(|error| (error, None))? {
+    mut f: impl FnMut(SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut last = no_address();
+    for addr in addr.to_socket_addrs()? {
         match f(addr) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = (error, Some(addr)),
+            Ok(done) => return Ok(done),
+            Err(error) => last = error,
         }
     }
     Err(last)
@@ -621,14 +616,6 @@ fn first_address(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
 
 fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
-}
-
-/// Says what was being done, and to which address.
-fn describe(error: &io::Error, doing: &str, addr: Option<SocketAddr>) -> io::Error {
-    match addr {
-        Some(addr) => io::Error::new(error.kind(), format!("cannot {doing} {addr}: {error}")),
-        None => io::Error::new(error.kind(), format!("cannot {doing} it: {error}")),
-    }
 }
 
 fn internet(addr: SockAddr) -> io::Result<SocketAddr> {

@@ -38,8 +38,9 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// `AddrInUse` if the path exists; else those of bind(2), naming the path; that there is no
-    /// runtime on this thread, or that it is shutting down.
+    /// `AddrInUse` if the path exists: if no program uses it, remove it first. `InvalidInput` if the
+    /// path is empty, too long or contains a zero byte. Else those of bind(2), unchanged; that there
+    /// is no runtime on this thread, or that it is shutting down.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         if path.as_os_str().is_empty() {
@@ -47,8 +48,7 @@ impl UnixDatagram {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot bind an empty path"));
         }
         let socket = new_socket()?;
-        let bound = from_path(path).and_then(|address| socket.bind(&address));
-        bound.map_err(|error| describe(&error, "bind", &path.display().to_string()))?;
+        socket.bind(&from_path(path)?)?;
         open(socket)
     }
 
@@ -71,8 +71,7 @@ impl UnixDatagram {
     /// Those of [`bind`](Self::bind).
     pub fn bind_addr(addr: &UnixAddr) -> io::Result<Self> {
         let socket = new_socket()?;
-        let bound = from_unix_addr(addr).and_then(|address| socket.bind(&address));
-        bound.map_err(|error| describe(&error, "bind", &format!("{addr:?}")))?;
+        socket.bind(&from_unix_addr(addr)?)?;
         open(socket)
     }
 
@@ -125,11 +124,10 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// `Unsupported` if it is connected; those of connect(2), naming the path.
+    /// `Unsupported` if it is connected; `InvalidInput` if the path is too long or contains a zero
+    /// byte; else those of connect(2), unchanged.
     pub fn connect(&self, path: impl AsRef<Path>) -> io::Result<()> {
-        let path = path.as_ref();
-        let connected = from_path(path).and_then(|address| self.connect_first(&address));
-        connected.map_err(|error| describe(&error, "connect to", &path.display().to_string()))
+        self.connect_first(&from_path(path.as_ref())?)
     }
 
     /// Sets the peer of [`send`](Self::send) by any kind of Unix address. Otherwise as
@@ -137,10 +135,9 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// Those of [`connect`](Self::connect), naming the address.
+    /// Those of [`connect`](Self::connect).
     pub fn connect_addr(&self, addr: &UnixAddr) -> io::Result<()> {
-        let connected = from_unix_addr(addr).and_then(|address| self.connect_first(&address));
-        connected.map_err(|error| describe(&error, "connect to", &format!("{addr:?}")))
+        self.connect_first(&from_unix_addr(addr)?)
     }
 
     fn connect_first(&self, address: &SockAddr) -> io::Result<()> {
@@ -250,13 +247,4 @@ pub(crate) fn open_on(socket: crate::socket::Socket) -> io::Result<UnixDatagram>
 
 fn new_socket() -> io::Result<Socket> {
     Socket::new(Domain::UNIX, Type::DGRAM, None)
-}
-
-/// Says what was being done, and to which address.
-fn describe(error: &io::Error, doing: &str, address: &str) -> io::Error {
-    let hint = match error.kind() {
-        io::ErrorKind::AddrInUse => " (if no program uses it, remove it first)",
-        _ => "",
-    };
-    io::Error::new(error.kind(), format!("cannot {doing} {address}: {error}{hint}"))
 }

@@ -283,14 +283,24 @@ fn register(ring: &IoUring, pool: &Pool) -> io::Result<()> {
     }
 }
 
-/// Why the io_uring driver could not be started, and what to do about it.
+/// Why the runtime or its io_uring driver could not be started, and what to do about it.
 ///
 /// It is inside the [`io::Error`] that [`Builder::build`](crate::Builder::build) returns:
 /// `error.get_ref()` and `downcast_ref::<StartError>()` lead to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
+    part: Part,
     cause: StartCause,
     errno: i32,
+}
+
+/// What could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// The runtime: no other driver would help.
+    Runtime,
+    /// The io_uring driver.
+    Ring,
 }
 
 /// The causes that can be told apart.
@@ -321,18 +331,26 @@ impl StartError {
         self.cause
     }
 
+    /// The errno of the system call that failed. The [`io::Error`] around this one has none: an
+    /// error of std holds either an errno or a message.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        Some(self.errno)
+    }
+
     /// Names the cause of an error that came before there was any ring to ask for.
     pub(crate) fn explain(error: io::Error) -> io::Error {
-        match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE) => Self::from_kernel(&error).into(),
-            _ => io::Error::new(error.kind(), format!("cannot start the runtime: {error}")),
-        }
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let cause = match errno {
+            libc::EMFILE | libc::ENFILE => StartCause::Descriptors,
+            _ => StartCause::Other,
+        };
+        Self { part: Part::Runtime, cause, errno }.into()
     }
 
     /// The pool does not fit into memory.
     fn no_memory_for_pool(error: &io::Error) -> Self {
         let errno = error.raw_os_error().unwrap_or(libc::ENOMEM);
-        Self { cause: StartCause::PoolTooLarge, errno }
+        Self { part: Part::Runtime, cause: StartCause::PoolTooLarge, errno }
     }
 
     fn from_kernel(error: &io::Error) -> Self {
@@ -346,7 +364,11 @@ impl StartError {
             libc::EMFILE | libc::ENFILE => StartCause::Descriptors,
             _ => StartCause::Other,
         };
-        Self { cause, errno }
+        let part = match cause {
+            StartCause::Descriptors => Part::Runtime,
+            _ => Part::Ring,
+        };
+        Self { part, cause, errno }
     }
 }
 
@@ -357,9 +379,9 @@ fn disabled_by_sysctl() -> bool {
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.cause {
-            StartCause::Descriptors | StartCause::PoolTooLarge => "cannot start the runtime: ",
-            _ => "cannot start the io_uring driver: ",
+        f.write_str(match self.part {
+            Part::Runtime => "cannot start the runtime: ",
+            Part::Ring => "cannot start the io_uring driver: ",
         })?;
         match self.cause {
             StartCause::DisabledBySysctl => f.write_str(
@@ -413,7 +435,9 @@ impl From<StartError> for io::Error {
             }
             StartCause::Absent | StartCause::KernelTooOld => io::ErrorKind::Unsupported,
             StartCause::LockedMemory | StartCause::PoolTooLarge => io::ErrorKind::OutOfMemory,
-            StartCause::Descriptors | StartCause::Other => io::ErrorKind::Other,
+            StartCause::Descriptors | StartCause::Other => {
+                Self::from_raw_os_error(error.errno).kind()
+            }
         };
         Self::new(kind, error)
     }
@@ -440,6 +464,21 @@ mod tests {
             let (told_cause, message) = told(errno);
             assert_eq!(told_cause, cause);
             assert!(message.contains(remedy), "{message}");
+        }
+    }
+
+    /// Fails when an error that is explained loses its errno, or its kind where the cause has none
+    /// of its own.
+    #[test]
+    fn each_refusal_keeps_its_errno() {
+        for errno in [libc::EMFILE, libc::EIO, libc::ETIMEDOUT, libc::ENOSPC] {
+            let plain = || io::Error::from_raw_os_error(errno);
+            for error in [StartError::explain(plain()), StartError::from_kernel(&plain()).into()] {
+                assert_eq!(error.kind(), plain().kind(), "{error}");
+                let inside = error.get_ref().and_then(|inside| inside.downcast_ref::<StartError>());
+                let inside = inside.expect("a StartError");
+                assert_eq!(inside.raw_os_error(), Some(errno), "{error}");
+            }
         }
     }
 }
