@@ -53,7 +53,7 @@ fn run(options: &Options) -> io::Result<DrainReport> {
     eprintln!("driver: {}", runtime.driver());
     let tally = Rc::default();
     let report = match runtime.block_on(collect(options, &tally))? {
-        End::Drained(report) => report,
+        End::Drained(report) => *report,
         End::AtOnce => runtime.stop(),
     };
     let Tally { datagrams, lines, .. } = *tally.borrow();
@@ -64,7 +64,7 @@ fn run(options: &Options) -> io::Result<DrainReport> {
 
 /// What the signals asked for.
 enum End {
-    Drained(DrainReport),
+    Drained(Box<DrainReport>),
     /// A second signal came during the drain.
     AtOnce,
 }
@@ -97,7 +97,7 @@ async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<En
     for receiver in receivers {
         receiver.await??;
     }
-    Ok(End::Drained(report))
+    Ok(End::Drained(Box::new(report)))
 }
 
 /// The error of `bind` is that of the kernel, which names no address.

@@ -8,6 +8,7 @@
 mod address;
 mod control;
 mod datagram;
+mod listen_fds;
 #[cfg(feature = "model")]
 #[doc(hidden)]
 pub mod model;
@@ -21,7 +22,8 @@ pub use datagram::{
     Datagram, DatagramSocket, Incoming, Recv, RecvBatch, RecvFrom, RecvTrain, SendBatch, Sending,
     Train, Transmit, UdpOptions, UdpSocket, UnixAddr, UnixDatagram, Writable,
 };
-pub use ebbtide_runtime::SocketStats;
+pub use ebbtide_runtime::{Exit, SocketStats};
+pub use listen_fds::{ListenFd, listen_fds};
 
 /// Runs the examples of this crate's documentation.
 #[doc(hidden)]

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::io;
+use std::mem::{self, ManuallyDrop};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,10 @@ use crate::turn_end::TurnEnds;
 use crate::under_way::UnderWay;
 
 thread_local! {
-    static CURRENT: RefCell<Option<Handle>> = const { RefCell::new(None) };
+    /// Never dropped, so that it is there until the thread is gone: a runtime may end with it, and
+    /// its tasks spawn and wait as before.
+    static CURRENT: RefCell<ManuallyDrop<Option<Handle>>> =
+        const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// A reference to a runtime, for its own thread.
@@ -102,8 +106,7 @@ impl Handle {
     /// Outside a runtime, with a message that says how to get into one. In a forked child, inside the
     /// runtime of its parent.
     pub fn try_current() -> io::Result<Self> {
-        // The thread's own variable may be gone while the thread ends.
-        let current = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten();
+        let current = CURRENT.with(|current| Option::clone(&current.borrow()));
         let current = current.ok_or_else(|| {
             io::Error::other(
                 "there is no ebbtide runtime on this thread: \
@@ -212,9 +215,9 @@ impl Handle {
 
     /// Makes this the runtime of the thread until the guard is dropped.
     pub(crate) fn enter(&self) -> Entered {
-        // While the thread ends there may be no place for it any more, and no use either.
-        let outer = CURRENT.try_with(|current| current.replace(Some(self.clone())));
-        Entered { _tasks: self.tasks().enter(), outer: outer.ok().flatten() }
+        let own = Some(self.clone());
+        let outer = CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), own));
+        Entered { _tasks: self.tasks().enter(), outer }
     }
 }
 
@@ -251,6 +254,6 @@ impl Drop for Entered {
         task::lift_budget();
         let outer = self.outer.take();
         // Possibly the last reference to a runtime: dropped when nothing is borrowed.
-        drop(CURRENT.try_with(|current| current.replace(outer)));
+        drop(CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), outer)));
     }
 }

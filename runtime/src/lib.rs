@@ -30,8 +30,8 @@ mod under_way;
 pub use blocking::spawn_blocking;
 pub use builder::Builder;
 pub use drain::{
-    Drain, DrainKey, DrainOutcome, DrainReport, Drainable, Draining, Pass, ReadProgress, Receivers,
-    SocketStats, drain, drain_with,
+    Drain, DrainError, DrainKey, DrainOutcome, DrainReport, Drainable, Draining, Exit, ExitHold,
+    Pass, ReadProgress, Receivers, SocketStats, drain, drain_with, hold_exit,
 };
 pub use driver::{DriverChoice as Driver, RunningDriver, StartCause, StartError, TaskRun};
 pub use handle::Handle;

@@ -70,6 +70,11 @@ pub(crate) const SMALLER_RETRY_MS: u64 = 200;
 /// (leaks it) and says so in the report: rather a leak than memory that the kernel still writes.
 pub(crate) const REAP_LIMIT_MS: u64 = 5_000;
 
+/// How long a drain waits, after the last datagram was delivered, for what may or may not happen: a
+/// task that sleeps and may be on its way to a receive, or at work on what it was handed. Long
+/// enough for work that takes a moment, short beside the ten seconds after which supervisors kill.
+pub(crate) const UNCERTAIN_WAIT_MS: u64 = 250;
+
 /// The limits of one runtime. See [`Builder`](crate::Builder) for what each one does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {

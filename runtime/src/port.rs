@@ -12,6 +12,7 @@ use crate::drain::{DrainKey, Drainable, membarrier, seal_sockets};
 use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
+use crate::task::TaskId;
 use crate::turn_end::AtTurnEnd;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
@@ -129,6 +130,11 @@ impl Port {
             ));
         }
         Ok(self.handle.sockets().enter(socket))
+    }
+
+    /// Whether a task of the runtime has not ended.
+    pub fn is_alive(&self, task: TaskId) -> bool {
+        self.handle.tasks().is_alive(task)
     }
 
     /// Takes a closed socket out of the list, which keeps its counts.

@@ -28,7 +28,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::builder::Builder;
-use crate::drain::{Drain, DrainOutcome, DrainReport, drain_of};
+use crate::drain::{Drain, DrainReport, drain_of};
 use crate::driver::descriptor::eventfd;
 use crate::driver::{
     Driver, DriverChoice, Entered, Pace, Reaped, Resumed, RunningDriver, StartError, Wait, Wakes,
@@ -136,16 +136,24 @@ impl Runtime {
     /// Inside a runtime: there, spawn or await the future instead. If `future` panics. If the ring
     /// fails.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        match self.block_on_until(future, Until::Ready) {
+            Ok(output) => output,
+            Err(Stopped) => unreachable!("it was not to end before the future"),
+        }
+    }
+
+    fn block_on_until<F: Future>(&self, future: F, until: Until) -> Result<F::Output, Stopped> {
         let entered = self.handle.enter();
         assert!(
             !entered.is_nested(),
             "block_on was called inside a runtime: await the future, or spawn it"
         );
-        self.run_until(future)
+        self.run_until(future, until)
     }
 
     /// The loop.
-    fn run_until<F: Future>(&self, future: F) -> F::Output {
+    fn run_until<F: Future>(&self, future: F, until: Until) -> Result<F::Output, Stopped> {
+        let running = self.handle.tasks().enter_root();
         let mut future = pin!(future);
         let root = Arc::new(Root::new(Arc::clone(self.handle.tasks().inbox())));
         let waker = Waker::from(Arc::clone(&root));
@@ -156,10 +164,15 @@ impl Runtime {
             self.handle.tasks().take_inbox();
             if root.take_wake() {
                 refill_budget(self.handle.limits().operations_per_poll);
+                let polling = running.poll();
                 let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
+                drop(polling);
                 if let Poll::Ready(output) = polled {
-                    return output;
+                    return Ok(output);
                 }
+            }
+            if until == Until::ReadyOrStopped && self.handle.quiescence().is_stopped() {
+                return Err(Stopped);
             }
             self.run_tasks();
             self.end_turn();
@@ -191,9 +204,12 @@ impl Runtime {
         if self.handle.timers().borrow().is_empty() {
             return;
         }
+        let first = self.handle.tasks().next_place();
         self.then_wake(|wakes| {
             self.handle.timers().borrow_mut().expire(clock::now(), wakes.wakers());
         });
+        let tasks = self.handle.tasks();
+        tasks.made_ready_by_timers(first..tasks.next_place());
     }
 
     fn notice_signals(&self) {
@@ -235,7 +251,10 @@ impl Runtime {
             self.handle.driver().submit_and_wait(Wait::No);
             return;
         }
+        let was_held_open = self.handle.is_held_open();
         let allowed = root.fall_asleep() == Permission::Sleep;
+        // What held the exit open may have been let go by another thread since the last look.
+        let allowed = allowed && was_held_open == self.handle.is_held_open();
         let mut driver = self.handle.driver();
         let allowed = allowed && driver.resume_starved(Pace::AboutToSleep) != Resumed::NotAll;
         driver.submit_and_wait(if allowed { wait } else { Wait::No });
@@ -291,19 +310,22 @@ impl Runtime {
     /// Ends the runtime at once, without running any task again: what an event loop without a drain
     /// does, except that the report counts what was thrown away, as `undelivered`.
     pub fn stop(mut self) -> DrainReport {
-        self.end(Drain::default().deadline(Duration::ZERO))
+        self.handle.stop_draining();
+        self.end(self.drain)
     }
 
     /// The path of a shutdown; see [`drain`](mod@crate::drain).
     fn end(&mut self, policy: Drain) -> DrainReport {
         let _entered = self.handle.enter();
         self.handle.advance(Phase::ShuttingDown);
-        let mut report = self.run_until(drain_of(&self.handle, policy));
+        let drained = self.run_until(drain_of(&self.handle, policy), Until::Ready);
+        let Ok(mut report) = drained else { unreachable!("it was not to end before the drain") };
         self.handle.advance(Phase::Ended);
+        let in_hand = self.handle.in_hand();
         report.tasks_dropped = self.handle.tasks().drop_all();
+        report.in_hand = in_hand.saturating_sub(self.handle.in_hand());
         report.operations_leaked = self.close();
-        // What had no seal may have been queued to until now.
-        report.stats.abandoned = self.handle.sockets().stats().abandoned;
+        report.close(&self.handle.sockets().stats());
         #[cfg(feature = "tracing")]
         tracing::info!(%report, "the ebbtide runtime ends");
         report
@@ -343,12 +365,27 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// Runs `future` on a runtime with the default limits, drains, and returns what `future` gave.
+/// When the loop ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// When the future is ready.
+    Ready,
+    /// Or when the runtime is to stop at once.
+    ReadyOrStopped,
+}
+
+/// The runtime is to stop at once.
+struct Stopped;
+
+/// Runs `future` on a runtime with the default limits, drains, and returns what `future` returned.
+///
+/// A second signal after [`drain_on_terminate`](crate::signal::drain_on_terminate) drops `future`.
 ///
 /// # Errors
 ///
-/// That the runtime could not be started; what `future` gives; `TimedOut`, with the report of the
-/// drain, if receivers did not take everything before its deadline of 10 seconds.
+/// That the runtime could not be started; what `future` returns; and a
+/// [`DrainError`](crate::DrainError), with the report of the drain, if anything was lost, or may have
+/// been. Its deadline is 10 seconds.
 ///
 /// ```
 /// fn main() -> std::io::Result<()> {
@@ -360,13 +397,19 @@ impl fmt::Debug for Runtime {
 /// ```
 pub fn run<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = Runtime::new()?;
-    let output = runtime.block_on(future)?;
+    let output = match runtime.block_on_until(future, Until::ReadyOrStopped) {
+        Ok(output) => Some(output?),
+        Err(Stopped) => None,
+    };
     let report = runtime.shutdown(Drain::default());
-    let is_incomplete = report.undelivered > 0 || report.unread > 0;
-    if report.outcome == DrainOutcome::DeadlinePassed && is_incomplete {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, report.to_string()).into());
+    match (output, report.into_result()) {
+        (Some(output), Ok(_)) => Ok(output),
+        (_, Err(error)) => Err(io::Error::from(error).into()),
+        (None, Ok(report)) => {
+            let message = format!("stopped by a second signal: {report}");
+            Err(io::Error::new(io::ErrorKind::Interrupted, message).into())
+        }
     }
-    Ok(output)
 }
 
 /// Spawns a task onto the runtime of this thread.

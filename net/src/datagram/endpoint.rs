@@ -12,9 +12,10 @@ use ebbtide_runtime::driver::{
 };
 use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
 use ebbtide_runtime::{
-    Again, AtTurnEnd, DrainKey, Drainable, Pass, Port, ReadProgress, Receivers, SocketStats,
+    Again, AtTurnEnd, DrainKey, Drainable, Exit, Pass, Port, ReadProgress, Receivers, SocketStats,
 };
 
+use super::audience::Audience;
 use super::held::Held;
 use super::inbox::Claim;
 use super::receive::{Outcome, Read, ReadOn, Then};
@@ -44,11 +45,10 @@ pub(crate) struct Endpoint {
     /// What the seal of a UDP socket took the place of. Set exactly when it is sealed.
     own_filter: OnceCell<OwnFilter>,
     life: Cell<Life>,
-    /// True exactly when somebody has asked for a datagram and was not told the end since.
-    pub(super) is_received_from: Cell<bool>,
-    /// True exactly while a receiver has been handed a datagram after the seal, but not yet the
-    /// end.
-    pub(super) owes_end: Cell<bool>,
+    pub(super) audience: Audience,
+    exit: Cell<Exit>,
+    /// The kernel's drop counter when the socket was taken in: it may have come with some.
+    drops_before: u32,
     pub(super) sender: Sender,
     /// True exactly while the runtime is to call it at the end of the turn.
     is_called_at_turn_end: Cell<bool>,
@@ -68,6 +68,8 @@ enum Seal {
     Refused {
         left: u64,
     },
+    /// It is to be left to others who hold it: there is no seal.
+    Left,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,7 @@ impl Endpoint {
         prepare: impl FnOnce(&Self) -> io::Result<()>,
     ) -> io::Result<Rc<Self>> {
         let port = Port::current()?;
+        let drops_before = socket.drop_count().unwrap_or(0);
         let endpoint = Rc::new_cyclic(|this| Self {
             this: this.clone(),
             held: RefCell::new(Held::new(port.pool().clone(), layout, family)),
@@ -102,8 +105,9 @@ impl Endpoint {
             seal: Cell::new(Seal::Open),
             own_filter: OnceCell::new(),
             life: Cell::new(Life::Open),
-            is_received_from: Cell::new(false),
-            owes_end: Cell::new(false),
+            audience: Audience::default(),
+            exit: Cell::new(Exit::Seal),
+            drops_before,
             sender: Sender::default(),
             is_called_at_turn_end: Cell::new(false),
             multishot: OnceCell::new(),
@@ -198,6 +202,19 @@ impl Endpoint {
         verdict
     }
 
+    /// What a drain is to do to it.
+    pub(crate) fn set_exit(&self, exit: Exit) -> io::Result<()> {
+        self.check_open()?;
+        if self.is_sealed() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the socket was drained: set what a drain does to it before",
+            ));
+        }
+        self.exit.set(exit);
+        Ok(())
+    }
+
     /// Whether the user has it, in a runtime that runs.
     pub(super) fn is_open(&self) -> bool {
         self.life.get() == Life::Open
@@ -251,10 +268,13 @@ impl Endpoint {
             return;
         }
         self.leave();
-        self.read_rest();
+        let mut wakes = Wakes::default();
+        self.discard_rest(&mut wakes);
         self.discard();
+        wakes.run();
         self.note_abandonment();
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
+        self.take_the_seal_off();
         self.life.set(Life::Closed);
         if Rc::strong_count(self) > 1 {
             // A wait for room, whose future is gone, still holds the descriptor.
@@ -271,9 +291,7 @@ impl Endpoint {
             // Whoever reads the socket by other means does not expect trains.
             self.turn_gro_off()?;
         }
-        if let Some(own) = self.own_filter.get() {
-            self.socket.unseal(own)?;
-        }
+        self.take_the_seal_off();
         let mut taken = Vec::new();
         for mut received in self.held.borrow_mut().take_all() {
             while let Some(first) = received.split_off_first() {
@@ -296,6 +314,10 @@ impl Endpoint {
     /// Notes whether the kernel throws datagrams away with the socket. How many cannot be said
     /// without taking them, which other descriptors of the socket may still want to do.
     fn note_abandonment(&self) {
+        if self.exit.get() == Exit::Leave {
+            // Others hold it, who may still receive what is queued.
+            return;
+        }
         for _ in 0..MAX_DRAIN_ERRORS {
             match self.socket.peek() {
                 Ok(_) => return self.stats.borrow_mut().abandoned += 1,
@@ -308,21 +330,24 @@ impl Endpoint {
         self.stats.borrow_mut().abandoned += 1;
     }
 
-    /// What is left in the kernel's queue of a sealed socket is read, so that it can be counted.
-    fn read_rest(&self) {
-        let mut wakes = Wakes::default();
-        while self.read(DRAIN_READ_BATCH, Pass::Last, &mut wakes) == ReadProgress::More {}
-        wakes.run();
+    /// Undoes the seal of a UDP socket, after the last read: others may hold the socket, too, and
+    /// would find it deaf for ever. That of a Unix socket cannot be undone.
+    fn take_the_seal_off(&self) {
+        if let Some(own) = self.own_filter.get() {
+            // It fails only for a descriptor that somebody else has closed already.
+            let _ = self.socket.unseal(own);
+        }
     }
 
-    /// Throws away what is in the inbox, and counts it.
-    fn discard(&self) {
-        let thrown_away = {
+    /// Throws away what is in the inbox, and counts it. Returns how many datagrams there were.
+    fn discard(&self) -> usize {
+        let (count, thrown_away) = {
             let mut held = self.held.borrow_mut();
-            self.stats.borrow_mut().discarded += held.datagrams() as u64;
-            held.take_all()
+            (held.datagrams(), held.take_all())
         };
+        self.stats.borrow_mut().discarded += count as u64;
         drop(thrown_away);
+        count
     }
 
     pub(crate) fn socket_stats(&self) -> SocketStats {
@@ -330,14 +355,16 @@ impl Endpoint {
         self.held.borrow().count(&mut stats);
         let drops = match self.life.get() {
             Life::Ended { drops } => drops,
-            Life::Open | Life::Closed => self.socket.drop_count().unwrap_or(0),
+            Life::Open | Life::Closed => self.socket.drop_count().unwrap_or(self.drops_before),
         };
         match self.seal.get() {
             Seal::Sealed { drops: at_seal } => {
-                stats.dropped_by_kernel = u64::from(at_seal);
+                stats.dropped_by_kernel = u64::from(at_seal.wrapping_sub(self.drops_before));
                 stats.refused = u64::from(drops.wrapping_sub(at_seal));
             }
-            Seal::Open | Seal::Refused { .. } => stats.dropped_by_kernel = u64::from(drops),
+            Seal::Open | Seal::Refused { .. } | Seal::Left => {
+                stats.dropped_by_kernel = u64::from(drops.wrapping_sub(self.drops_before));
+            }
         }
         stats
     }
@@ -439,8 +466,16 @@ impl AtTurnEnd for Endpoint {
 }
 
 impl Drainable for Endpoint {
+    fn exit(&self) -> Exit {
+        self.exit.get()
+    }
+
     fn seal(&self) -> io::Result<()> {
-        if let Seal::Sealed { .. } = self.seal.get() {
+        if let Seal::Sealed { .. } | Seal::Left = self.seal.get() {
+            return Ok(());
+        }
+        if self.exit.get() == Exit::Leave {
+            self.seal.set(Seal::Left);
             return Ok(());
         }
         self.reopen_without_seal();
@@ -460,7 +495,8 @@ impl Drainable for Endpoint {
 
     fn cancel(&self) {
         self.reopen_without_seal();
-        let verdict = self.held.borrow_mut().machine.stop(Then::Read);
+        let then = if self.exit.get() == Exit::Leave { Then::End } else { Then::Read };
+        let verdict = self.held.borrow_mut().machine.stop(then);
         self.carry_out(verdict);
     }
 
@@ -485,10 +521,10 @@ impl Drainable for Endpoint {
             if read_on == ReadOn::Yes && self.is_used_up(count) {
                 held.machine.give_up();
             }
-            if held.machine.is_drained() {
-                wakes.wake(held.inbox.take_wakers());
-            }
             left = left.saturating_sub(count);
+        }
+        if held.machine.is_drained() {
+            wakes.wake(held.inbox.take_wakers());
         }
         if held.machine.is_reading() { ReadProgress::More } else { ReadProgress::Ended }
     }
@@ -501,15 +537,33 @@ impl Drainable for Endpoint {
         if self.is_sealed() { self.held.borrow().datagrams() } else { 0 }
     }
 
+    fn buffers_held(&self) -> usize {
+        self.held.borrow().buffers()
+    }
+
+    fn delivered(&self) -> u64 {
+        self.held.borrow().delivered()
+    }
+
     fn receivers(&self, wakes: &mut Wakes) -> Receivers {
         self.read_ahead(wakes);
-        let is_served = !self.is_sealed() || self.held.borrow().inbox.messages() == 0;
-        match is_served {
-            true if self.owes_end.get() => Receivers::Uncertain,
-            true => Receivers::Served,
-            false if self.is_received_from.get() => Receivers::Expected,
-            false => Receivers::Uncertain,
+        if !self.is_sealed() {
+            return Receivers::Served;
         }
+        let waiting = self.held.borrow().inbox.messages();
+        self.audience.receivers(waiting, |task| self.port.is_alive(task))
+    }
+
+    fn discard_rest(&self, wakes: &mut Wakes) -> usize {
+        if !self.is_sealed() {
+            return 0;
+        }
+        // A batch at a time: what nobody wants is not to fill the memory.
+        let mut count = self.discard();
+        while self.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More {
+            count += self.discard();
+        }
+        count + self.discard()
     }
 
     fn end(&self) {
@@ -517,6 +571,7 @@ impl Drainable for Endpoint {
         self.note_abandonment();
         self.life.set(Life::Ended { drops });
         self.discard();
+        self.take_the_seal_off();
         // It fails only for a descriptor that somebody else has closed already.
         let _ = self.socket.vacate(self.port.placeholder());
     }

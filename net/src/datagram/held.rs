@@ -272,6 +272,17 @@ impl Held {
             .collect()
     }
 
+    /// Buffers of the pool that wait to be taken.
+    pub(super) fn buffers(&self) -> usize {
+        self.inbox.filled().len()
+            + self.inbox.opened().filter(|message| message.is_pooled()).count()
+    }
+
+    /// Datagrams that were handed to receivers.
+    pub(super) fn delivered(&self) -> u64 {
+        self.counts.delivered
+    }
+
     /// Datagrams that wait to be taken.
     pub(super) fn datagrams(&self) -> usize {
         self.inbox.datagrams(|filled| self.opener.peek(filled).count())

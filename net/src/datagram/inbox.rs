@@ -213,8 +213,17 @@ impl<F, M: Several> Inbox<F, M> {
     }
 
     /// Messages in the pool that have not been opened.
-    pub(super) fn filled(&self) -> impl Iterator<Item = &F> {
+    pub(super) fn filled(&self) -> impl ExactSizeIterator<Item = &F> {
         self.filled.iter()
+    }
+
+    /// The other messages.
+    pub(super) fn opened(&self) -> impl Iterator<Item = &M> {
+        let beside = self.beside.iter().filter_map(|(_, arrival)| match arrival {
+            Arrival::Datagrams(message) => Some(message),
+            Arrival::Error(_) => None,
+        });
+        self.rest.iter().chain(beside)
     }
 
     /// How many datagrams there are; `open` gives the number of those in the pool.

@@ -14,6 +14,7 @@
 //!                                  errors in a row |   | another drain
 //!                                                  v   |
 //!                                                 GivenUp
+//!   any ----end-----> Cancelling(End) --final--> Drained
 //!   any ----leave---> Cancelling(Leave) --final--> Idle
 //!
 //!   Armed --interrupt--> Cancelling(Leave) --final--> Idle --resume--> Armed
@@ -63,6 +64,8 @@ enum State {
 pub(crate) enum Then {
     Pause,
     Read,
+    /// Nothing more comes: what is queued is left to others who hold the socket.
+    End,
     Leave,
 }
 
@@ -150,6 +153,7 @@ impl ReceiveMachine {
                 self.state = match then {
                     Then::Pause => return self.paused(load),
                     Then::Read => State::Reading,
+                    Then::End => State::Drained,
                     Then::Leave => State::Idle,
                 };
                 Verdict::Keep
@@ -245,6 +249,9 @@ impl ReceiveMachine {
                 self.errors = 0;
                 self.state = State::Reading;
             }
+            (State::Idle | State::Paused | State::Faulted | State::GivenUp, Then::End) => {
+                self.state = State::Drained;
+            }
             (State::GivenUp, _) => {}
             (State::Idle | State::Paused | State::Faulted, _) => self.state = State::Idle,
         }
@@ -281,6 +288,7 @@ impl ReceiveMachine {
             self.state = match then {
                 Then::Pause => State::Paused,
                 Then::Read => State::Reading,
+                Then::End => State::Drained,
                 Then::Leave => State::Idle,
             };
         }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{ReceivedMessage, Wakes};
 use ebbtide_runtime::limits::DRAIN_READ_BATCH;
-use ebbtide_runtime::task::poll_receive_budget;
+use ebbtide_runtime::task::{TaskId, poll_receive_budget};
 use ebbtide_runtime::{Drainable, Pass, ReadProgress};
 
 use super::endpoint::Endpoint;
@@ -26,8 +26,8 @@ impl Endpoint {
         cx: &Context<'_>,
         wrap: impl FnOnce(ReceivedMessage) -> T,
     ) -> Poll<io::Result<Option<T>>> {
-        self.is_received_from.set(true);
         if self.held.borrow().inbox.is_empty() && self.finds_nothing() {
+            self.audience.asked(TaskId::current());
             return self.wait(waiter, cx);
         }
         // Only what is handed over is charged for: a `select` over many sockets polls them all.
@@ -92,8 +92,7 @@ impl Endpoint {
 
     /// A receiver was handed the end. Whether it asks again is not known.
     fn told_end(&self) {
-        self.owes_end.set(false);
-        self.is_received_from.set(false);
+        self.audience.told_end(TaskId::current());
     }
 
     fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
@@ -119,14 +118,16 @@ impl Endpoint {
             self.port.collect_now();
             self.read_on();
         }
-        self.is_received_from.set(true);
         match self.take(portion) {
             Some(taken) => taken.map(Some),
             None if self.is_drained() => {
                 self.told_end();
                 Ok(None)
             }
-            None => Err(io::ErrorKind::WouldBlock.into()),
+            None => {
+                self.audience.asked(TaskId::current());
+                Err(io::ErrorKind::WouldBlock.into())
+            }
         }
     }
 
@@ -144,15 +145,15 @@ impl Endpoint {
     #[inline(always)]
     fn take_single(&self) -> Option<ReceivedMessage> {
         let taken = self.held.borrow_mut().take_single()?;
+        self.audience.handed(TaskId::current());
         if self.is_sealed() {
             self.taken_after_the_seal();
         }
         Some(taken)
     }
 
-    /// A receiver has been handed a datagram, and will come back for the end.
+    /// A receiver has been handed a datagram, perhaps the last that was read.
     fn taken_after_the_seal(&self) {
-        self.owes_end.set(true);
         if self.held.borrow().inbox.has_waiters() {
             // They will not ask again by themselves.
             self.read_on();
@@ -170,6 +171,7 @@ impl Endpoint {
         }
         Some(match arrival {
             Arrival::Datagrams(taken) => {
+                self.audience.handed(TaskId::current());
                 if self.is_sealed() {
                     self.taken_after_the_seal();
                 }
@@ -177,6 +179,7 @@ impl Endpoint {
             }
             Arrival::Error(error) => {
                 self.stats.borrow_mut().errors += 1;
+                self.audience.asked(TaskId::current());
                 Err(error)
             }
         })

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 
-use ebbtide_runtime::SocketStats;
+use ebbtide_runtime::{Drainable, Exit, SocketStats};
 use socket2::SockAddr;
 
 use super::endpoint::Endpoint;
@@ -163,7 +163,11 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// UDP peers see their later datagrams vanish, as with a closed port but without an error; the
     /// kernel counts them ([`SocketStats::refused`]). Unix peers get `BrokenPipe`. The socket can
-    /// still send. Other descriptors of the same socket (from `dup`, or inherited) are sealed too.
+    /// still send. Other descriptors of the same socket (from `dup`, or inherited) are sealed too; the
+    /// seal of a UDP socket comes off when this one is closed.
+    ///
+    /// A socket that is to be left ([`Exit::Leave`]) is not sealed: it hands out what was taken from
+    /// the kernel, and then `None`.
     ///
     /// Needs no `await` for itself: when it returns, the seal is in place. It takes a few
     /// microseconds.
@@ -178,6 +182,30 @@ impl<A: Address> DatagramSocket<A> {
     /// for 5 seconds, or reading it only fails: it can be drained again.
     pub fn drain(&self) -> io::Result<()> {
         self.endpoint.drain()
+    }
+
+    /// What a drain does to the socket.
+    pub fn exit(&self) -> Exit {
+        self.endpoint.exit()
+    }
+
+    /// Sets what a drain does to the socket: the one of the runtime, and [`drain`](Self::drain).
+    ///
+    /// ```
+    /// # ebbtide_net::doc_run(async {
+    /// use ebbtide_net::{Exit, UnixDatagram};
+    ///
+    /// let (inside, _peer) = UnixDatagram::pair()?;
+    /// inside.set_exit(Exit::SealLast)?; // what is handled at the exit still reaches it
+    /// # std::io::Result::Ok(())
+    /// # });
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the socket was drained; that the runtime has ended.
+    pub fn set_exit(&self, exit: Exit) -> io::Result<()> {
+        self.endpoint.set_exit(exit)
     }
 
     /// What has happened on the socket so far.

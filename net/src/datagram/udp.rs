@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
+use ebbtide_runtime::Exit;
 use ebbtide_runtime::driver::Layout;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -448,6 +449,7 @@ pub struct UdpOptions {
     recv_buffer_size: Option<usize>,
     send_buffer_size: Option<usize>,
     gro: Option<bool>,
+    exit: Exit,
     wanted: Wanted,
 }
 
@@ -492,6 +494,13 @@ impl UdpOptions {
         self
     }
 
+    /// What a drain does to the socket: see [`UdpSocket::set_exit`]. One that is to be left has GRO
+    /// off unless it is set, because others who read it may not expect trains.
+    pub fn exit(mut self, exit: Exit) -> Self {
+        self.exit = exit;
+        self
+    }
+
     /// Asks for the congestion notification of each datagram: [`Datagram::ecn`].
     pub fn recv_ecn(mut self, on: bool) -> Self {
         self.wanted.ecn = on;
@@ -526,6 +535,7 @@ impl UdpOptions {
     pub fn bind(&self, addr: impl ToSocketAddrs) -> io::Result<UdpSocket> {
         let bound = each_address(addr, |addr| self.bind_one(addr))?;
         let gro = match self.gro {
+            None if self.exit == Exit::Leave => GroWish::Off,
             None => GroWish::IfPossible,
             Some(true) => GroWish::On,
             Some(false) => GroWish::Off,
@@ -534,8 +544,8 @@ impl UdpOptions {
     }
 
     /// Takes over a socket of std. Of the options, those take effect that can be set on a socket
-    /// that is bound: what is to come with each datagram, and GRO, which stays as it is unless
-    /// it was set.
+    /// that is bound: what is to come with each datagram, what a drain does to it, and GRO, which
+    /// stays as it is unless it was set.
     ///
     /// # Errors
     ///
@@ -560,6 +570,7 @@ impl UdpOptions {
         };
         let layout = Layout::aligned(name as u32, Wanted::SPACE_FOR_ALL as u32);
         open_on(crate::socket::Socket::new(socket)?, layout, |endpoint| {
+            endpoint.set_exit(self.exit)?;
             request(endpoint.socket()?, self.wanted)?;
             endpoint.wish_gro(gro)
         })

@@ -109,6 +109,12 @@ impl Pool {
         (self.memory.unheld.get() + held).saturating_sub(self.memory.claimed.get())
     }
 
+    /// How many messages are held, in inboxes and by the program; those outside the pool count once
+    /// the program has them.
+    pub(crate) fn held(&self) -> usize {
+        self.count() - self.memory.unheld.get() + self.memory.claimed.get()
+    }
+
     /// Gives the kernel as many free buffers as it is to have. To be called before it is entered.
     pub(crate) fn refill(&self) {
         let Some(provided) = &self.memory.ring else { return };

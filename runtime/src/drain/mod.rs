@@ -16,12 +16,16 @@
 //!
 //! The runtime knows no socket: what is drained is a [`Drainable`].
 
+mod exit;
 mod membarrier;
 mod quiescence;
 mod report;
 mod sockets;
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
+use std::ops::AddAssign;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,15 +34,18 @@ use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use self::exit::{Exit, ExitHold, hold_exit};
 pub(crate) use self::membarrier::global as membarrier;
 pub(crate) use self::quiescence::Quiescence;
-pub use self::report::{DrainOutcome, DrainReport, SocketStats};
+use self::quiescence::{Look, Standing};
+pub use self::report::{DrainError, DrainOutcome, DrainReport, SocketStats};
 pub(crate) use self::sockets::OpenSockets;
 pub use self::sockets::{DrainKey, Drainable, Pass, ReadProgress, Receivers};
 use crate::driver::Wakes;
 use crate::handle::Handle;
-use crate::limits::DRAIN_READ_BATCH;
-use crate::time::{Sleep, clock, sleep};
+use crate::limits::{DRAIN_READ_BATCH, UNCERTAIN_WAIT_MS};
+use crate::task::TaskId;
+use crate::time::{self, Sleep, clock};
 
 /// How a drain is carried out.
 ///
@@ -94,23 +101,60 @@ impl Handle {
         }
     }
 
-    /// Called when no task is ready: tells those who wait for it if there is nothing left to do.
+    /// Called when no task is ready: wakes those who wait for it if there is nothing left to do.
     pub(crate) fn notice_quiescence(&self) {
         let quiescence = self.quiescence();
-        if !quiescence.is_awaited() || self.unfinished() > 0 {
+        if !quiescence.is_awaited() {
             return;
         }
         let mut wakes = Wakes::default();
-        let timers = self.timers().borrow().len();
-        if quiescence.is_delivered(&self.sockets().open(), timers, &mut wakes) {
-            quiescence.reached(&mut wakes);
-        }
+        let standing = self.standing(&mut wakes);
+        quiescence.notice(standing, clock::now(), self.sockets().delivered(), &mut wakes);
         wakes.run();
     }
 
-    /// Operations and blocking calls under way that hold up the exit.
+    fn standing(&self, wakes: &mut Wakes) -> Standing {
+        if self.unfinished() > 0 {
+            return Standing::Busy;
+        }
+        let waiting = self.quiescence().tasks();
+        let look = self.look(&waiting, wakes);
+        let tasks = self.tasks();
+        let (sleeping, at_work) = (tasks.sleeping(&waiting), tasks.sleeping_at_work(&waiting));
+        look.standing(sleeping, at_work, self.in_hand())
+    }
+
+    /// What the receivers of the sockets have still to do.
+    fn look(&self, waiting: &[TaskId], wakes: &mut Wakes) -> Look {
+        let mut look = Look::default();
+        for socket in self.sockets().open() {
+            let receivers = socket.receivers(wakes);
+            look.take(receivers, socket.undelivered(), waiting);
+        }
+        look
+    }
+
+    /// Operations, blocking calls and holds that hold up the exit.
     fn unfinished(&self) -> usize {
         self.driver().active() + self.blocking().count()
+    }
+
+    /// Whether blocking calls and holds, which may end on other threads, hold up the exit.
+    pub(crate) fn is_held_open(&self) -> bool {
+        self.quiescence().is_awaited() && self.blocking().count() > 0
+    }
+
+    /// How many messages that were received the program holds.
+    pub(crate) fn in_hand(&self) -> usize {
+        self.pool().held().saturating_sub(self.sockets().buffers_held())
+    }
+
+    /// The exit waits for nothing any more: a drain that is under way ends at once, and each that
+    /// follows.
+    pub(crate) fn stop_draining(&self) {
+        let mut wakes = Wakes::default();
+        self.quiescence().stop(&mut wakes);
+        wakes.run();
     }
 }
 
@@ -169,20 +213,57 @@ enum State {
     /// Nothing was done yet. `None`: the runtime of the thread that polls.
     Start { handle: Option<Handle> },
     /// Steps 1 to 4 are done; receivers take what was queued.
-    Delivering(Delivery),
+    Delivering(Box<Delivery>),
 }
 
-#[derive(Debug)]
 struct Delivery {
     handle: Handle,
+    scope: Scope,
+    /// The task that waits.
+    task: TaskId,
+    quiesce: bool,
     started: Instant,
+    /// Sockets that are sealed later, by stage, the next one last.
+    later: Vec<(u8, Vec<Rc<dyn Drainable>>)>,
     sockets: usize,
+    sealed_later: usize,
+    left: usize,
     sealed: Sealed,
     /// `closed_given_up` of the sockets when the delivery began.
     closed_given_up: usize,
     deadline: Sleep,
-    /// The count of quiescences when the delivery began: once it has grown, all is delivered.
+    /// Bounds the wait for what is uncertain; made anew when that begins anew.
+    uncertain: Option<Sleep>,
+    /// The count of quiescences when the delivery of this stage began: once it has grown, all is
+    /// delivered.
     quiescences: u64,
+    /// What was left, and thrown away.
+    discarded: usize,
+}
+
+/// What a drain ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// The program goes on: what is left can still be received.
+    Sockets,
+    /// The runtime: what is left is counted and thrown away.
+    Runtime,
+}
+
+/// Whether there was another stage to seal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Sealed,
+    NoMore,
+}
+
+/// Why the delivery of a stage is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reason {
+    /// There is nothing left to do, as far as can be known.
+    Delivered,
+    DeadlinePassed,
+    Stopped,
 }
 
 impl Future for Draining {
@@ -190,58 +271,96 @@ impl Future for Draining {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<DrainReport> {
         if let State::Start { handle } = &mut self.state {
-            let handle = handle.take().unwrap_or_else(Handle::current);
-            self.state = State::Delivering(Delivery::start(handle, self.policy));
+            let (handle, scope) = match handle.take() {
+                Some(handle) => (handle, Scope::Runtime),
+                None => (Handle::current(), Scope::Sockets),
+            };
+            self.state = State::Delivering(Box::new(Delivery::start(handle, self.policy, scope)));
         }
         let State::Delivering(delivery) = &mut self.state else {
             unreachable!("the state was just set");
         };
-        delivery.poll(cx).map(|outcome| delivery.report(outcome))
+        delivery.poll(cx)
     }
 }
 
 impl Delivery {
-    fn start(handle: Handle, policy: Drain) -> Self {
+    fn start(handle: Handle, policy: Drain, scope: Scope) -> Self {
         let started = clock::now();
+        let task = TaskId::current();
+        handle.tasks().watch();
+        handle.quiescence().enter(task);
         let sockets = handle.sockets().open();
-        let sealed = seal_sockets(&handle, &sockets, policy.quiesce);
-        handle.quiescence().drain_started();
-        Self {
+        let left = sockets.iter().filter(|socket| socket.exit() == Exit::Leave).count();
+        let mut delivery = Self {
             started,
+            scope,
+            task,
+            quiesce: policy.quiesce,
             sockets: sockets.len(),
+            sealed_later: 0,
+            left,
+            later: by_stage(sockets),
             closed_given_up: handle.sockets().closed_given_up(),
-            sealed,
-            deadline: sleep(policy.deadline),
-            quiescences: handle.quiescence().count(),
+            sealed: Sealed::default(),
+            deadline: Sleep::bound(time::saturating_add(started, policy.deadline)),
+            uncertain: None,
+            quiescences: 0,
+            discarded: 0,
             handle,
-        }
+        };
+        delivery.seal_next();
+        delivery.sealed_later = delivery.later.iter().map(|(_, sockets)| sockets.len()).sum();
+        delivery
+    }
+
+    /// Seals the next stage, if there is one.
+    fn seal_next(&mut self) -> Stage {
+        let Some((_, sockets)) = self.later.pop() else { return Stage::NoMore };
+        self.sealed += seal_sockets(&self.handle, &sockets, self.quiesce);
+        let quiescence = self.handle.quiescence();
+        quiescence.begin_stage();
+        self.quiescences = quiescence.count();
+        Stage::Sealed
     }
 
     /// Step 5, driven by the loop: tasks run between the polls.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainOutcome> {
-        if self.handle.quiescence().count() > self.quiescences {
-            return Poll::Ready(match self.count_undelivered() {
-                _ if self.unread() > 0 => DrainOutcome::DeadlinePassed,
-                0 => DrainOutcome::Complete,
-                _ => DrainOutcome::Unclaimed,
-            });
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<DrainReport> {
+        loop {
+            let reason = match self.poll_delivered(cx) {
+                Poll::Ready(reason) => reason,
+                Poll::Pending => {
+                    self.handle.quiescence().wait(cx.waker());
+                    return Poll::Pending;
+                }
+            };
+            // Past the deadline, the stages that are left are sealed one right after the other.
+            match self.seal_next() {
+                Stage::NoMore => return Poll::Ready(self.report(reason)),
+                Stage::Sealed => {}
+            }
         }
-        if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
-            return Poll::Ready(match self.count_undelivered() {
-                0 if self.handle.unfinished() == 0 && self.unread() == 0 => DrainOutcome::Complete,
-                _ => DrainOutcome::DeadlinePassed,
-            });
-        }
-        self.handle.quiescence().wait(cx.waker());
-        Poll::Pending
     }
 
-    /// How many datagrams nobody has taken, also of those that only the kernel has.
-    fn count_undelivered(&self) -> usize {
-        let mut wakes = Wakes::default();
-        read_all(&self.handle.sockets().open(), &mut wakes);
-        wakes.run();
-        self.handle.sockets().undelivered()
+    /// Whether the sockets that are sealed have been delivered.
+    fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let quiescence = self.handle.quiescence();
+        if quiescence.is_stopped() {
+            return Poll::Ready(Reason::Stopped);
+        }
+        if quiescence.count() > self.quiescences {
+            return Poll::Ready(Reason::Delivered);
+        }
+        if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
+            return Poll::Ready(Reason::DeadlinePassed);
+        }
+        let Some(since) = quiescence.uncertain_since() else { return Poll::Pending };
+        let until = since + Duration::from_millis(UNCERTAIN_WAIT_MS);
+        let uncertain = match &mut self.uncertain {
+            Some(uncertain) if uncertain.deadline() == until => uncertain,
+            uncertain => uncertain.insert(Sleep::bound(until)),
+        };
+        uncertain.poll_on(|| self.handle.clone(), cx).map(|()| Reason::Delivered)
     }
 
     /// How many sockets were not read to the end of their queue.
@@ -251,16 +370,48 @@ impl Delivery {
         self.sealed.not_reaped + sockets.given_up() + closed
     }
 
-    fn report(&self, outcome: DrainOutcome) -> DrainReport {
+    fn report(&mut self, reason: Reason) -> DrainReport {
+        let mut wakes = Wakes::default();
+        let waiting = self.handle.quiescence().tasks();
+        let standing = self.handle.standing(&mut wakes);
+        let is_busy = matches!(standing, Standing::Busy | Standing::Expecting);
+        let look = self.handle.look(&waiting, &mut wakes);
+        let unread = self.unread();
+        if self.scope == Scope::Runtime || reason == Reason::Stopped {
+            let sockets = self.handle.sockets().open();
+            self.discarded = sockets.iter().map(|socket| socket.discard_rest(&mut wakes)).sum();
+        }
+        wakes.run();
         let sockets = self.handle.sockets();
+        let undelivered = self.discarded + sockets.undelivered();
+        let mut stats = sockets.stats();
+        // They are told apart: what was left at the end, and what was thrown away before.
+        stats.discarded -= self.discarded as u64;
+        let tasks_at_work = self.handle.tasks().sleeping_at_work(&waiting);
+        let outcome = match reason {
+            _ if unread > 0 => DrainOutcome::DeadlinePassed,
+            Reason::DeadlinePassed | Reason::Stopped if is_busy || undelivered > 0 => {
+                DrainOutcome::DeadlinePassed
+            }
+            _ if look.waits_for_itself => DrainOutcome::WaitsForItself,
+            _ if look.is_gone => DrainOutcome::ReceiversGone,
+            _ if tasks_at_work > 0 => DrainOutcome::TasksAtWork,
+            _ if stats.discarded + stats.abandoned > 0 => DrainOutcome::Discarded,
+            _ if look.is_unclaimed => DrainOutcome::Unclaimed,
+            _ => DrainOutcome::Complete,
+        };
         DrainReport {
             outcome,
             sockets: self.sockets,
-            stats: sockets.stats(),
-            undelivered: sockets.undelivered() as u64,
+            sealed_later: self.sealed_later,
+            left: self.left,
+            stats,
+            undelivered: undelivered as u64,
             unsealed: self.sealed.unsealed,
-            unread: self.unread(),
+            unread,
             unfinished: self.handle.unfinished(),
+            tasks_at_work,
+            in_hand: self.handle.in_hand(),
             tasks_dropped: 0,
             operations_leaked: 0,
             completions_lost: self.handle.driver().counts().completions_lost,
@@ -270,20 +421,43 @@ impl Delivery {
     }
 }
 
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        self.handle.quiescence().drain_ended();
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").field("started", &self.started).finish_non_exhaustive()
     }
 }
 
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        self.handle.quiescence().leave(self.task);
+        self.handle.tasks().watch_ends();
+    }
+}
+
+/// The sockets of each stage, the first stage last. There is always one, which may be empty.
+fn by_stage(sockets: Vec<Rc<dyn Drainable>>) -> Vec<(u8, Vec<Rc<dyn Drainable>>)> {
+    let mut stages = BTreeMap::from([(0, Vec::new())]);
+    for socket in sockets {
+        stages.entry(socket.exit().stage()).or_insert_with(Vec::new).push(socket);
+    }
+    stages.into_iter().rev().collect()
+}
+
 /// What steps 1 to 4 could not do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sealed {
     /// Sockets that the kernel refused to seal.
     pub(crate) unsealed: usize,
     /// Sockets whose receive the kernel did not give back in time. They were not read: what is
     /// received late would come after what was read.
     pub(crate) not_reaped: usize,
+}
+
+impl AddAssign for Sealed {
+    fn add_assign(&mut self, other: Self) {
+        self.unsealed += other.unsealed;
+        self.not_reaped += other.not_reaped;
+    }
 }
 
 /// Steps 1 to 4 for some sockets.
@@ -333,16 +507,6 @@ fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
         while socket.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
             && socket.undelivered() == before
         {}
-    }
-}
-
-/// Reads every socket to its end, round-robin. Ends, because after the seal the queues only shrink.
-fn read_all(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
-    let mut unread: Vec<&Rc<dyn Drainable>> = sockets.iter().collect();
-    while !unread.is_empty() {
-        unread.retain(|socket| {
-            socket.read(DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
-        });
     }
 }
 

@@ -1,24 +1,129 @@
-//! [`Quiescence`]: who waits for the runtime to have nothing left to do.
+//! [`Quiescence`]: who waits for the runtime to have nothing left to do, and whether it has.
+//!
+//! Pure: what decides is fed values. The loop looks when no task is ready ([`Handle::notice`]); the
+//! drains wait.
+//!
+//! Whether a program has nothing left to do cannot always be known. What is certain is waited for
+//! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last datagram
+//! was delivered.
+//!
+//! [`Handle::notice`]: crate::Handle::notice_quiescence
+//! [`UNCERTAIN_WAIT_MS`]: crate::limits::UNCERTAIN_WAIT_MS
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
 use std::task::Waker;
+use std::time::Instant;
 
-use super::sockets::{Drainable, Receivers};
+use super::sockets::Receivers;
 use crate::driver::Wakes;
+use crate::task::TaskId;
+
+/// What is known of the runtime when no task is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Something is under way that ends by itself.
+    Busy,
+    /// Receivers are expected.
+    Expecting,
+    /// Whether anything is left to do is not known.
+    Uncertain,
+    /// Nothing is left to do.
+    Quiescent,
+}
+
+/// What a look at the sockets and tasks shows.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// Whether a receiver is expected that does not itself wait for a drain.
+    expects: bool,
+    /// Whether the receiver of a socket, with datagrams in its inbox, waits for a drain itself.
+    pub(crate) waits_for_itself: bool,
+    /// Whether one of several receivers is away.
+    is_away: bool,
+    /// Whether datagrams wait that nobody has ever asked for.
+    pub(crate) is_unclaimed: bool,
+    /// Whether datagrams wait whose receivers have ended.
+    pub(crate) is_gone: bool,
+}
+
+impl Look {
+    /// Takes in what a socket answers, which holds `undelivered` datagrams. The tasks `waiting` wait
+    /// for a drain.
+    pub(crate) fn take(&mut self, receivers: Receivers, undelivered: usize, waiting: &[TaskId]) {
+        match receivers {
+            Receivers::Served => {}
+            // A task that waits for the drain has handled what it was handed, or will afterwards.
+            Receivers::Expected(task) if waiting.contains(&task) => {
+                self.waits_for_itself |= undelivered > 0;
+            }
+            Receivers::Expected(_) => self.expects = true,
+            Receivers::Away => self.is_away = true,
+            Receivers::Gone => self.is_gone = true,
+            Receivers::Unclaimed => self.is_unclaimed = true,
+        }
+    }
+
+    /// What follows, where `sleeping` tasks wait for sleeps, `at_work` of them at work, and the
+    /// program holds `in_hand` messages.
+    pub(crate) fn standing(&self, sleeping: usize, at_work: usize, in_hand: usize) -> Standing {
+        // Whoever sleeps may be on its way to receive.
+        let may_come = sleeping > 0 && (self.waits_for_itself || self.is_gone || self.is_unclaimed);
+        if self.expects {
+            Standing::Expecting
+        } else if may_come || self.is_away || at_work > 0 || in_hand > 0 {
+            Standing::Uncertain
+        } else {
+            Standing::Quiescent
+        }
+    }
+}
 
 /// Who waits for the runtime to be quiescent, and how often it was.
 #[derive(Default)]
 pub(crate) struct Quiescence {
     waiters: RefCell<Vec<Waker>>,
+    /// The tasks that wait for drains.
+    tasks: RefCell<Vec<TaskId>>,
     /// How often the runtime was found quiescent while somebody waited for it.
     count: Cell<u64>,
-    /// How many drains are being waited for; each has a timer of its own.
-    drains: Cell<usize>,
+    /// `Some` while it is uncertain whether anything is left to do: since when.
+    uncertain: Cell<Option<Uncertain>>,
+    /// True once the exit is to wait for nothing any more.
+    is_stopped: Cell<bool>,
+}
+
+#[derive(Clone, Copy)]
+struct Uncertain {
+    since: Instant,
+    /// How many datagrams had been delivered.
+    delivered: u64,
+    /// False while something else is waited for.
+    is_current: bool,
 }
 
 impl Quiescence {
-    /// Wakes `waker` when the runtime is quiescent.
+    /// A task begins to wait for a drain.
+    pub(crate) fn enter(&self, task: TaskId) {
+        self.tasks.borrow_mut().push(task);
+    }
+
+    /// A task does not wait for a drain any more.
+    pub(crate) fn leave(&self, task: TaskId) {
+        let mut tasks = self.tasks.borrow_mut();
+        if let Some(at) = tasks.iter().position(|waiting| *waiting == task) {
+            tasks.swap_remove(at);
+        }
+        if tasks.is_empty() {
+            self.uncertain.set(None);
+        }
+    }
+
+    /// The tasks that wait for drains.
+    pub(crate) fn tasks(&self) -> Vec<TaskId> {
+        self.tasks.borrow().clone()
+    }
+
+    /// Wakes `waker` when the runtime is quiescent, or it is uncertain whether it is.
     pub(crate) fn wait(&self, waker: &Waker) {
         let known = self.waiters.borrow().iter().any(|waiting| waiting.will_wake(waker));
         if !known {
@@ -26,30 +131,6 @@ impl Quiescence {
             let waker = waker.clone();
             self.waiters.borrow_mut().push(waker);
         }
-    }
-
-    /// Whether the receivers have done what there is to do. Where it is uncertain that any will,
-    /// they are waited for as long as `timers` are pending, for which a task may wait.
-    pub(crate) fn is_delivered(
-        &self,
-        sockets: &[Rc<dyn Drainable>],
-        timers: usize,
-        wakes: &mut Wakes,
-    ) -> bool {
-        let others_pending = timers > self.drains.get();
-        sockets.iter().all(|socket| match socket.receivers(wakes) {
-            Receivers::Served => true,
-            Receivers::Expected => false,
-            Receivers::Uncertain => !others_pending,
-        })
-    }
-
-    pub(crate) fn drain_started(&self) {
-        self.drains.set(self.drains.get() + 1);
-    }
-
-    pub(crate) fn drain_ended(&self) {
-        self.drains.set(self.drains.get() - 1);
     }
 
     /// Whether anybody waits for the runtime to be quiescent.
@@ -62,9 +143,60 @@ impl Quiescence {
         self.count.get()
     }
 
-    /// The runtime is quiescent: those who wait for it are woken.
-    pub(crate) fn reached(&self, wakes: &mut Wakes) {
-        self.count.set(self.count.get() + 1);
+    /// Since when it has been uncertain whether anything is left to do, if it is now.
+    pub(crate) fn uncertain_since(&self) -> Option<Instant> {
+        let uncertain = self.uncertain.get().filter(|uncertain| uncertain.is_current);
+        uncertain.map(|uncertain| uncertain.since)
+    }
+
+    /// Other sockets are to be delivered: what was uncertain begins anew.
+    pub(crate) fn begin_stage(&self) {
+        self.uncertain.set(None);
+    }
+
+    /// The exit waits for nothing any more.
+    pub(crate) fn stop(&self, wakes: &mut Wakes) {
+        self.is_stopped.set(true);
+        self.wake(wakes);
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopped.get()
+    }
+
+    /// No task is ready at `now`, and so many datagrams have been `delivered`.
+    pub(crate) fn notice(
+        &self,
+        standing: Standing,
+        now: Instant,
+        delivered: u64,
+        wakes: &mut Wakes,
+    ) {
+        let last = self.uncertain.get();
+        match standing {
+            // Periodic work, which may go on for ever, must not begin the wait anew each time.
+            Standing::Busy => {
+                self.uncertain.set(last.map(|last| Uncertain { is_current: false, ..last }));
+            }
+            Standing::Expecting => self.uncertain.set(None),
+            Standing::Quiescent => {
+                self.count.set(self.count.get() + 1);
+                self.wake(wakes);
+            }
+            Standing::Uncertain => {
+                // It begins anew with each datagram that is delivered.
+                let same = last.filter(|last| last.delivered == delivered);
+                if same.is_some_and(|last| last.is_current) {
+                    return;
+                }
+                let since = same.map_or(now, |last| last.since);
+                self.uncertain.set(Some(Uncertain { since, delivered, is_current: true }));
+                self.wake(wakes);
+            }
+        }
+    }
+
+    fn wake(&self, wakes: &mut Wakes) {
         wakes.wakers().append(&mut self.waiters.borrow_mut());
     }
 }

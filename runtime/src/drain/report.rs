@@ -1,6 +1,7 @@
 //! What is counted, and how a drain reports it.
 
 use std::fmt;
+use std::io;
 use std::iter::Sum;
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -65,18 +66,33 @@ impl Sum for SocketStats {
     }
 }
 
-/// How a drain ended.
+/// How a drain ended: the first of these that holds, from the bottom up except for `Complete`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainOutcome {
-    /// Everything was delivered.
+    /// Everything was delivered, and handled as far as can be known.
     Complete,
-    /// The deadline passed first, or sockets could not be read to the end of their queue
-    /// ([`DrainReport::unread`]).
-    DeadlinePassed,
     /// Everything was delivered for which there was a receiver; what is undelivered came to sockets
     /// that nobody has ever received from.
     Unclaimed,
+    /// Everything that was queued on open sockets was delivered. But sockets had been dropped over
+    /// datagrams that nobody received: [`SocketStats::discarded`], [`SocketStats::abandoned`].
+    Discarded,
+    /// Everything was delivered, but tasks were still at work on what they had been handed:
+    /// [`DrainReport::tasks_at_work`], [`DrainReport::in_hand`]. To be waited for, such a task holds
+    /// the exit open: [`ExitHold`](crate::ExitHold).
+    TasksAtWork,
+    /// Datagrams are undelivered on sockets whose receivers have ended.
+    ReceiversGone,
+    /// Datagrams are undelivered on a socket whose receiver is the task that waits for the drain: it
+    /// waits for itself. Let another task drain, as
+    /// [`drain_on_terminate`](crate::signal::drain_on_terminate) does, or call the socket's own
+    /// `drain` and receive until `None`.
+    WaitsForItself,
+    /// The deadline passed first, or the drain was ended at once, by
+    /// [`Runtime::stop`](crate::Runtime::stop) or a second signal; or sockets could not be read to the
+    /// end of their queue ([`DrainReport::unread`]).
+    DeadlinePassed,
 }
 
 /// What a drain found and did. The counts are those of the whole life of the runtime, of open and
@@ -90,9 +106,15 @@ pub struct DrainReport {
     pub outcome: DrainOutcome,
     /// Sockets that were open when it began.
     pub sockets: usize,
+    /// Of those, how many were sealed in a later stage: [`Exit::SealInStage`](crate::Exit).
+    pub sealed_later: usize,
+    /// Of those, how many were not sealed but left to others who hold them:
+    /// [`Exit::Leave`](crate::Exit::Leave).
+    pub left: usize,
     /// The counts of all sockets.
     pub stats: SocketStats,
-    /// Datagrams that no receiver took until the deadline.
+    /// Datagrams that no receiver took. Where the runtime goes on, receivers can still take them, and
+    /// those count that have left the kernel's queue.
     pub undelivered: u64,
     /// UDP sockets that could not be sealed, because their filter is locked (`SO_LOCK_FILTER`) or is a
     /// BPF program (`SO_ATTACH_BPF`). Each was read once, to the end of
@@ -107,8 +129,15 @@ pub struct DrainReport {
     /// that cannot be read, or by errors that others bring about faster than they are read (ICMP);
     /// or the socket is one of `unsealed`, and as many datagrams were read.
     pub unread: usize,
-    /// Calls of `spawn_blocking` and operations that had not ended at the deadline.
+    /// Calls of `spawn_blocking`, [holds](crate::ExitHold) and operations that had not ended at the
+    /// deadline.
     pub unfinished: usize,
+    /// Tasks that did something for what was delivered since the drain began, and sleep: they were not
+    /// waited for any longer. Where the runtime ends, they were cut off.
+    pub tasks_at_work: usize,
+    /// Messages that the program was handed and still holds; where the runtime ends, those that tasks
+    /// held which were dropped. Datagrams of one train count once, copies of payloads do not.
+    pub in_hand: usize,
     /// Tasks that were dropped at the end. 0 where the runtime goes on.
     pub tasks_dropped: usize,
     /// Operations that the kernel did not give back in time; their memory was leaked, because it
@@ -127,8 +156,12 @@ impl fmt::Display for DrainReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = match self.outcome {
             DrainOutcome::Complete => "drained",
-            DrainOutcome::DeadlinePassed => "deadline passed while draining",
             DrainOutcome::Unclaimed => "drained (some datagrams found no receiver)",
+            DrainOutcome::Discarded => "sockets were dropped over datagrams; drained",
+            DrainOutcome::TasksAtWork => "tasks were still at work; drained",
+            DrainOutcome::ReceiversGone => "receivers ended before their sockets; drained",
+            DrainOutcome::WaitsForItself => "a receiver waits for the drain itself; drained",
+            DrainOutcome::DeadlinePassed => "deadline passed while draining",
         };
         let stats = &self.stats;
         write!(
@@ -151,7 +184,11 @@ impl fmt::Display for DrainReport {
             (stats.abandoned, "sockets dropped with datagrams queued"),
             (self.unsealed as u64, "sockets not sealed"),
             (self.unread as u64, "SOCKETS NOT READ TO THE END"),
+            (self.sealed_later as u64, "sockets sealed later"),
+            (self.left as u64, "sockets left to others"),
             (self.unfinished as u64, "operations unfinished"),
+            (self.tasks_at_work as u64, "tasks at work"),
+            (self.in_hand as u64, "messages in hand"),
             (self.tasks_dropped as u64, "tasks dropped"),
             (self.operations_leaked as u64, "operations leaked"),
             (self.completions_lost, "COMPLETIONS LOST BY THE KERNEL"),
@@ -164,5 +201,93 @@ impl fmt::Display for DrainReport {
             f.write_str(" (while panicking)")?;
         }
         Ok(())
+    }
+}
+
+impl DrainReport {
+    /// The runtime has ended, with these counts of its sockets. What came after the seal may have come
+    /// until now, and what tasks held was dropped with them.
+    pub(crate) fn close(&mut self, stats: &SocketStats) {
+        self.stats.abandoned = stats.abandoned;
+        self.stats.refused = stats.refused;
+        self.stats.dropped_by_kernel = stats.dropped_by_kernel;
+        let was_delivered = matches!(
+            self.outcome,
+            DrainOutcome::Complete | DrainOutcome::Unclaimed | DrainOutcome::Discarded
+        );
+        if was_delivered && self.in_hand > 0 {
+            self.outcome = DrainOutcome::TasksAtWork;
+        } else if was_delivered && self.stats.abandoned > 0 {
+            self.outcome = DrainOutcome::Discarded;
+        }
+    }
+
+    /// The report, if nothing was lost that anybody had asked for.
+    ///
+    /// [`Unclaimed`](DrainOutcome::Unclaimed) datagrams are no error: a socket that only sends may
+    /// get an answer that nobody wants. With the feature `tracing` they are a warning.
+    ///
+    /// # Errors
+    ///
+    /// [`DrainError`] for every other outcome than [`Complete`](DrainOutcome::Complete).
+    ///
+    /// ```
+    /// use ebbtide_runtime::{Drain, Runtime};
+    ///
+    /// let runtime = Runtime::new()?;
+    /// let report = runtime.shutdown(Drain::default()).into_result()?;
+    /// assert_eq!(report.undelivered, 0);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn into_result(self) -> Result<Self, DrainError> {
+        match self.outcome {
+            DrainOutcome::Complete => Ok(self),
+            DrainOutcome::Unclaimed => {
+                #[cfg(feature = "tracing")]
+                tracing::warn!(report = %self, "datagrams found no receiver");
+                Ok(self)
+            }
+            _ => Err(DrainError { report: Box::new(self) }),
+        }
+    }
+}
+
+/// The error of a drain that lost something, or may have: see [`DrainOutcome`].
+///
+/// As an [`io::Error`] its kind is `TimedOut` where the deadline passed, and `Other` for the rest;
+/// `error.get_ref()` and `downcast_ref::<DrainError>()` lead back to it.
+#[derive(Clone, Debug)]
+pub struct DrainError {
+    report: Box<DrainReport>,
+}
+
+impl DrainError {
+    /// What the drain found and did.
+    pub fn report(&self) -> &DrainReport {
+        &self.report
+    }
+}
+
+impl fmt::Display for DrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let advice = match self.report.outcome {
+            DrainOutcome::Discarded => "; drain a socket and receive until None before dropping it",
+            DrainOutcome::TasksAtWork => "; let such tasks hold the exit open: hold_exit()",
+            DrainOutcome::WaitsForItself => "; drain in a task of its own: drain_on_terminate()",
+            _ => "",
+        };
+        write!(f, "{}{advice}", self.report)
+    }
+}
+
+impl std::error::Error for DrainError {}
+
+impl From<DrainError> for io::Error {
+    fn from(error: DrainError) -> Self {
+        let kind = match error.report.outcome {
+            DrainOutcome::DeadlinePassed => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }

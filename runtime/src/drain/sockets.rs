@@ -6,12 +6,17 @@ use std::rc::Rc;
 
 use slab::Slab;
 
+use super::exit::Exit;
 use super::report::SocketStats;
 use crate::driver::Wakes;
+use crate::task::TaskId;
 
 /// A socket, as the drain sees it.
 pub trait Drainable: 'static {
-    /// Step 1. Makes the kernel queue nothing more on it.
+    /// What is to become of it.
+    fn exit(&self) -> Exit;
+
+    /// Step 1. Makes the kernel queue nothing more on it, unless it is to be left.
     ///
     /// # Errors
     ///
@@ -34,8 +39,18 @@ pub trait Drainable: 'static {
     /// Step 5. How many datagrams wait in its inbox, if it is sealed.
     fn undelivered(&self) -> usize;
 
+    /// How many buffers of the pool its inbox holds.
+    fn buffers_held(&self) -> usize;
+
+    /// How many datagrams it has handed to receivers.
+    fn delivered(&self) -> u64;
+
     /// Step 5. What its receivers have still to do, after a look at what the kernel still has.
     fn receivers(&self, wakes: &mut Wakes) -> Receivers;
+
+    /// Step 5. Reads what is left, if it is sealed, a batch at a time, and throws it away. Returns
+    /// how many datagrams there were, those of the inbox included. Its receivers see the end.
+    fn discard_rest(&self, wakes: &mut Wakes) -> usize;
 
     /// Step 6. Throws away what is in its inbox, and gives its address back. Nothing of it is in
     /// flight any more.
@@ -50,12 +65,16 @@ pub trait Drainable: 'static {
 pub enum Receivers {
     /// Nothing: all is delivered. Also where the socket is not sealed.
     Served,
-    /// To take what is in the inbox: somebody has received from the socket before.
-    Expected,
-    /// To take what is in the inbox, though nobody has ever received from the socket; or, having
-    /// taken the last of it, to handle it and come back for the end. Whether anybody will is not
-    /// known.
-    Uncertain,
+    /// To take what is in the inbox, or to handle what they were handed, and to come back for the
+    /// end. The task is one of them.
+    Expected(TaskId),
+    /// One of several was handed a datagram a while ago, and did not come back. It may have passed
+    /// the socket on to the others.
+    Away,
+    /// To take what is in the inbox; but every task that has received from the socket has ended.
+    Gone,
+    /// To take what is in the inbox, though nobody has ever received from the socket.
+    Unclaimed,
 }
 
 /// Which reading it is.
@@ -137,7 +156,19 @@ impl OpenSockets {
         stats
     }
 
+    /// How many datagrams wait in the inboxes of sealed sockets.
     pub(crate) fn undelivered(&self) -> usize {
         self.open().iter().map(|socket| socket.undelivered()).sum()
+    }
+
+    /// How many datagrams were handed to receivers.
+    pub(crate) fn delivered(&self) -> u64 {
+        let open: u64 = self.open.borrow().iter().map(|(_, socket)| socket.delivered()).sum();
+        open + self.closed.borrow().delivered
+    }
+
+    /// How many buffers of the pool the inboxes hold.
+    pub(crate) fn buffers_held(&self) -> usize {
+        self.open.borrow().iter().map(|(_, socket)| socket.buffers_held()).sum()
     }
 }

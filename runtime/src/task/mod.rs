@@ -9,6 +9,7 @@
 //! it. This room knows neither the driver nor the runtime.
 
 mod budget;
+mod current;
 mod inbox;
 #[cfg(test)]
 mod inbox_tests;
@@ -19,6 +20,7 @@ mod yield_now;
 
 pub(crate) use self::budget::{lift_budget, refill_budget, take_sent};
 pub use self::budget::{note_sent, poll_receive_budget, poll_send_budget};
+pub use self::current::TaskId;
 pub(crate) use self::inbox::{Inbox, Permission};
 pub use self::join::{JoinError, JoinHandle};
 pub(crate) use self::root::Root;

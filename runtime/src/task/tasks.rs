@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::mem::{self, ManuallyDrop};
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,12 +16,15 @@ use pin_project_lite::pin_project;
 use slab::Slab;
 
 use super::budget::refill_budget;
+use super::current::{Polling, TaskId};
 use super::inbox::Inbox;
 use super::join::{JoinError, JoinHandle};
 
 thread_local! {
     /// The tasks of the runtime that runs on this thread: what wakes here, wakes without a lock.
-    static CURRENT: RefCell<Option<Rc<Tasks>>> = const { RefCell::new(None) };
+    /// Never dropped, so that it is there until the thread is gone: a runtime may end with it.
+    static CURRENT: RefCell<ManuallyDrop<Option<Rc<Tasks>>>> =
+        const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// A task that is to be polled.
@@ -34,10 +39,37 @@ pub(crate) struct Home(Arc<Inbox<Runnable>>);
 pub(crate) struct Tasks {
     ready: RefCell<VecDeque<Runnable>>,
     living: RefCell<Slab<Entry>>,
+    /// The future of `block_on`, while it runs.
+    root: Cell<Option<(TaskId, Activity)>>,
     inbox: Arc<Inbox<Runnable>>,
     operations_per_poll: u32,
     /// True once the tasks are being dropped: what is spawned from then on never runs.
     closed: Cell<bool>,
+    /// How many tasks have left the ready queue.
+    left: Cell<u64>,
+    watch: Watch,
+}
+
+/// Which tasks have work to do at the exit, and not only something to do from time to time. What is
+/// polled only because a timer of its own has expired may do so for ever; so a task is *at work* if
+/// it was polled for any other reason since a drain began.
+#[derive(Default)]
+struct Watch {
+    /// How many drains watch.
+    drains: Cell<usize>,
+    /// Which places of the ready queue, counted from its first task ever, timers have filled.
+    by_timer: RefCell<VecDeque<Range<u64>>>,
+    /// Whether the task that is being polled was made ready by a timer.
+    polled_by_timer: Cell<bool>,
+}
+
+/// What a drain wants to know of a task.
+#[derive(Clone, Copy, Default)]
+struct Activity {
+    /// How many sleeps it waits for.
+    sleeps: u32,
+    /// True exactly when it was polled, since a drain began, for another reason than a timer.
+    is_at_work: bool,
 }
 
 /// What is known of a task whose future lives.
@@ -47,6 +79,8 @@ struct Entry {
     waker: Option<Waker>,
     /// True once `abort` was called: the future is dropped instead of polled.
     aborted: bool,
+    id: TaskId,
+    activity: Activity,
 }
 
 impl Tasks {
@@ -54,17 +88,19 @@ impl Tasks {
         Self {
             ready: RefCell::default(),
             living: RefCell::default(),
+            root: Cell::new(None),
             inbox,
             operations_per_poll,
             closed: Cell::new(false),
+            left: Cell::new(0),
+            watch: Watch::default(),
         }
     }
 
     /// Makes these the tasks of this thread until the guard is dropped.
     pub(crate) fn enter(self: &Rc<Self>) -> Entered {
-        // While the thread ends there may be no place for it any more, and no use either.
-        let outer = CURRENT.try_with(|current| current.replace(Some(Rc::clone(self))));
-        Entered { outer: outer.ok().flatten() }
+        let own = Some(Rc::clone(self));
+        Entered { outer: CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), own)) }
     }
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox<Runnable>> {
@@ -90,7 +126,14 @@ impl Tasks {
         F: Future + 'static,
         F::Output: 'static,
     {
-        let key = self.living.borrow_mut().insert(Entry { waker: None, aborted: false });
+        let key = {
+            let mut living = self.living.borrow_mut();
+            let place = living.vacant_entry();
+            let key = place.key();
+            let (id, activity) = (TaskId::new(key), Activity::default());
+            place.insert(Entry { waker: None, aborted: false, id, activity });
+            key
+        };
         let living = Living { tasks: Rc::clone(self), key };
         let home = Home(Arc::clone(&self.inbox));
         let guarded = Guarded { future: Some(future), living };
@@ -120,7 +163,25 @@ impl Tasks {
     pub(crate) fn run_one(&self) {
         let runnable = self.ready.borrow_mut().pop_front();
         if let Some(runnable) = runnable {
+            let place = self.left.get();
+            self.left.set(place + 1);
+            if self.watch.drains.get() > 0 {
+                self.watch.poll(place);
+            }
             runnable.run();
+        }
+    }
+
+    /// The place in the ready queue that the next task to become ready gets, counted from the first
+    /// ever.
+    pub(crate) fn next_place(&self) -> u64 {
+        self.left.get() + self.ready_count() as u64
+    }
+
+    /// The tasks in these places of the ready queue have become ready because timers have expired.
+    pub(crate) fn made_ready_by_timers(&self, places: Range<u64>) {
+        if self.watch.drains.get() > 0 && !places.is_empty() {
+            self.watch.by_timer.borrow_mut().push_back(places);
         }
     }
 
@@ -135,8 +196,14 @@ impl Tasks {
         }
     }
 
-    fn is_aborted(&self, key: usize) -> bool {
-        self.living.borrow()[key].aborted
+    /// A task is to be polled: whether it was aborted, and which it is.
+    fn before_poll(&self, key: usize) -> (bool, TaskId) {
+        let mut living = self.living.borrow_mut();
+        let entry = &mut living[key];
+        if self.watch.drains.get() > 0 {
+            entry.activity.is_at_work |= !self.watch.polled_by_timer.get();
+        }
+        (entry.aborted, entry.id)
     }
 
     /// A task was polled in vain, and waits for `waker`, which is its own.
@@ -175,12 +242,122 @@ impl Tasks {
     }
 }
 
+/// For the drain.
+impl Tasks {
+    /// The future of `block_on` begins. It ends with the guard.
+    pub(crate) fn enter_root(self: &Rc<Self>) -> RunningRoot {
+        let id = TaskId::root();
+        let outer = self.root.replace(Some((id, Activity::default())));
+        RunningRoot { tasks: Rc::clone(self), id, outer }
+    }
+
+    /// Whether a task has not ended. What is no task of a runtime never ends, for all that is known.
+    pub(crate) fn is_alive(&self, task: TaskId) -> bool {
+        task == TaskId::NONE || self.with_activity(task, |_| ()).is_some()
+    }
+
+    fn with_activity<T>(&self, task: TaskId, f: impl FnOnce(&mut Activity) -> T) -> Option<T> {
+        if let Some(key) = task.key() {
+            let mut living = self.living.borrow_mut();
+            let entry = living.get_mut(key).filter(|entry| entry.id == task)?;
+            return Some(f(&mut entry.activity));
+        }
+        let (root, mut activity) = self.root.get().filter(|(root, _)| *root == task)?;
+        let answer = f(&mut activity);
+        self.root.set(Some((root, activity)));
+        Some(answer)
+    }
+
+    /// A sleep of the task that is being polled begins to wait.
+    pub(crate) fn sleep_begins(&self) -> TaskId {
+        let task = TaskId::current();
+        self.with_activity(task, |activity| activity.sleeps += 1);
+        task
+    }
+
+    /// A sleep that `task` began is over, or was dropped.
+    pub(crate) fn sleep_ends(&self, task: TaskId) {
+        self.with_activity(task, |activity| activity.sleeps -= 1);
+    }
+
+    /// How many tasks wait for sleeps, `except` some.
+    pub(crate) fn sleeping(&self, except: &[TaskId]) -> usize {
+        self.count(except, |activity| activity.sleeps > 0)
+    }
+
+    /// How many tasks are at work and wait for sleeps, `except` some.
+    pub(crate) fn sleeping_at_work(&self, except: &[TaskId]) -> usize {
+        self.count(except, |activity| activity.sleeps > 0 && activity.is_at_work)
+    }
+
+    fn count(&self, except: &[TaskId], counts: impl Fn(Activity) -> bool) -> usize {
+        let living = self.living.borrow();
+        let tasks = living.iter().map(|(_, entry)| (entry.id, entry.activity));
+        tasks
+            .chain(self.root.get())
+            .filter(|(id, activity)| !except.contains(id) && counts(*activity))
+            .count()
+    }
+
+    /// A drain begins to watch which tasks are at work.
+    pub(crate) fn watch(&self) {
+        let drains = self.watch.drains.get();
+        if drains == 0 {
+            for (_, entry) in self.living.borrow_mut().iter_mut() {
+                entry.activity.is_at_work = false;
+            }
+        }
+        self.watch.drains.set(drains + 1);
+    }
+
+    /// A drain that watched has ended.
+    pub(crate) fn watch_ends(&self) {
+        let drains = self.watch.drains.get() - 1;
+        self.watch.drains.set(drains);
+        if drains == 0 {
+            self.watch.by_timer.borrow_mut().clear();
+        }
+    }
+}
+
+impl Watch {
+    /// The task in this place of the ready queue is polled next.
+    fn poll(&self, place: u64) {
+        let mut by_timer = self.by_timer.borrow_mut();
+        while by_timer.front().is_some_and(|places| places.end <= place) {
+            by_timer.pop_front();
+        }
+        let is_by_timer = by_timer.front().is_some_and(|places| places.contains(&place));
+        self.polled_by_timer.set(is_by_timer);
+    }
+}
+
+/// While it exists, the future of `block_on` runs.
+pub(crate) struct RunningRoot {
+    tasks: Rc<Tasks>,
+    id: TaskId,
+    /// That of the loop that this one runs inside of.
+    outer: Option<(TaskId, Activity)>,
+}
+
+impl RunningRoot {
+    /// Makes it what this thread is polling, until the guard is dropped.
+    pub(crate) fn poll(&self) -> Polling {
+        self.id.poll()
+    }
+}
+
+impl Drop for RunningRoot {
+    fn drop(&mut self) {
+        self.tasks.root.set(self.outer.take());
+    }
+}
+
 /// Where a woken task goes: to the ready queue on its own thread, else to the inbox.
 fn schedule(runnable: Runnable) {
     let mut runnable = Some(runnable);
-    // Fails only while the thread ends, and then nothing runs on it any more.
-    let _ = CURRENT.try_with(|current| {
-        if let Some(tasks) = &*current.borrow()
+    CURRENT.with(|current| {
+        if let Some(tasks) = &**current.borrow()
             && let Some(runnable) =
                 runnable.take_if(|task| Arc::ptr_eq(&tasks.inbox, &task.metadata().0))
         {
@@ -203,7 +380,7 @@ impl Drop for Entered {
     fn drop(&mut self) {
         let outer = self.outer.take();
         // Possibly the last reference: dropped when nothing is borrowed.
-        drop(CURRENT.try_with(|current| current.replace(outer)));
+        drop(CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), outer)));
     }
 }
 
@@ -231,9 +408,11 @@ impl<F: Future> Future for Guarded<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if this.living.tasks.is_aborted(this.living.key) {
+        let (is_aborted, id) = this.living.tasks.before_poll(this.living.key);
+        if is_aborted {
             return Poll::Ready(Err(JoinError::cancelled()));
         }
+        let _polling = id.poll();
         refill_budget(this.living.tasks.operations_per_poll);
         let future = this.future.as_mut().as_pin_mut().expect("async-task polls no ended task");
         let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));

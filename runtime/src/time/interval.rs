@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::{Sleep, clock, saturating_add, sleep_until};
+use super::{Sleep, clock, saturating_add};
 
 /// How late a tick may be before it counts as missed. Below it, lateness is only the resolution of
 /// timers and the load of the thread, and every behaviour keeps to the schedule. Tokio's value.
@@ -69,7 +69,7 @@ pub fn interval(period: Duration) -> Interval {
 pub fn interval_at(start: Instant, period: Duration) -> Interval {
     assert!(!period.is_zero(), "the period of an interval must not be zero");
     Interval {
-        next: sleep_until(start),
+        next: Sleep::bound(start),
         period,
         missed_tick_behavior: MissedTickBehavior::default(),
     }

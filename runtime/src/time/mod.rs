@@ -122,11 +122,6 @@ impl Timers {
         Some(due.saturating_sub(self.since_origin(now())))
     }
 
-    /// How many timers are pending.
-    pub(crate) fn len(&self) -> usize {
-        self.wheel.len()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.wheel.is_empty()
     }
@@ -155,7 +150,7 @@ fn whole_ticks(duration: Duration) -> u64 {
 }
 
 /// `start + duration`, or far ahead of `start` if no `Instant` is that late.
-fn saturating_add(start: Instant, duration: Duration) -> Instant {
+pub(crate) fn saturating_add(start: Instant, duration: Duration) -> Instant {
     start.checked_add(duration).unwrap_or_else(|| start + FAR_FUTURE)
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Key, Standing, clock, saturating_add};
 use crate::Handle;
+use crate::task::TaskId;
 
 /// Waits until `duration` has passed, counted from this call and not from the first poll.
 ///
@@ -72,7 +73,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// # std::io::Result::Ok(())
 /// ```
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, armed: None }
+    Sleep { deadline, purpose: Purpose::Work, armed: None }
 }
 
 /// A future that completes at a deadline. Made by [`sleep`] and [`sleep_until`].
@@ -111,12 +112,27 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Sleep {
     deadline: Instant,
+    purpose: Purpose,
     /// `None` until the first poll that has to wait, and again when a poll has seen that the timer
     /// expired.
     armed: Option<Armed>,
 }
 
+/// What a timer is for, as far as the exit wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// A task goes on when it expires: the exit may wait for that.
+    Work,
+    /// It only bounds something else, or ticks for ever: the exit does not wait for it.
+    Bound,
+}
+
 impl Sleep {
+    /// A timer that only bounds something else, or ticks for ever.
+    pub(crate) fn bound(deadline: Instant) -> Self {
+        Self { deadline, purpose: Purpose::Bound, armed: None }
+    }
+
     /// The instant at which it completes.
     ///
     /// # Examples
@@ -198,7 +214,7 @@ impl Sleep {
             if self.is_elapsed() {
                 return Poll::Ready(());
             }
-            self.armed = Some(Armed::new(handle(), self.deadline, cx));
+            self.armed = Some(Armed::new(handle(), self.deadline, self.purpose, cx));
             return Poll::Pending;
         };
         // From the second poll on, the wheel knows, and the clock need not be read.
@@ -232,13 +248,16 @@ struct Armed {
     /// Keeps the timers alive, also when the runtime has been shut down.
     handle: Handle,
     key: Key,
+    /// Whose sleep it counts as. `None`: nobody's, because it only bounds something.
+    sleeper: Option<TaskId>,
 }
 
 impl Armed {
-    fn new(handle: Handle, deadline: Instant, cx: &Context<'_>) -> Self {
+    fn new(handle: Handle, deadline: Instant, purpose: Purpose, cx: &Context<'_>) -> Self {
         let waker = cx.waker().clone();
         let key = handle.timers().borrow_mut().register(deadline, waker);
-        Self { handle, key }
+        let sleeper = (purpose == Purpose::Work).then(|| handle.tasks().sleep_begins());
+        Self { handle, key, sleeper }
     }
 
     /// Ready when the timer has expired; otherwise it will wake the task that polls.
@@ -262,6 +281,9 @@ impl Drop for Armed {
     fn drop(&mut self) {
         let waker = self.handle.timers().borrow_mut().cancel(self.key);
         drop(waker);
+        if let Some(task) = self.sleeper {
+            self.handle.tasks().sleep_ends(task);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 
-use super::{Sleep, sleep, sleep_until};
+use super::{Sleep, clock, saturating_add};
 
 /// Awaits `future`, but for no longer than `duration`, counted from this call.
 ///
@@ -52,7 +52,7 @@ use super::{Sleep, sleep, sleep_until};
 /// # std::io::Result::Ok(())
 /// ```
 pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoFuture> {
-    Timeout { future: future.into_future(), sleep: sleep(duration) }
+    timeout_at(saturating_add(clock::now(), duration), future)
 }
 
 /// Awaits `future`, but not past `deadline`. See [`timeout`].
@@ -87,7 +87,7 @@ pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoF
 /// # std::io::Result::Ok(())
 /// ```
 pub fn timeout_at<F: IntoFuture>(deadline: Instant, future: F) -> Timeout<F::IntoFuture> {
-    Timeout { future: future.into_future(), sleep: sleep_until(deadline) }
+    Timeout { future: future.into_future(), sleep: Sleep::bound(deadline) }
 }
 
 pin_project! {

@@ -1,0 +1,93 @@
+//! [`Audience`]: who receives from a socket, as far as the drain wants to know. Pure.
+//!
+//! ```text
+//!            asked, and waits                 handed a datagram
+//!   Nobody ------------------> Waiting(task) <-----------------> Away(task)
+//!      ^                            |        asked, and waits        |
+//!      +---------- told the end ----+--------------------------------+
+//! ```
+//!
+//! A receiver that waits is told the end by the drain itself. One that was handed a datagram is
+//! away with it: it may be handling it, and comes back for the end when it is done. A task that has
+//! ended does not come back.
+
+use std::cell::{Cell, RefCell};
+
+use ebbtide_runtime::Receivers;
+use ebbtide_runtime::task::TaskId;
+
+#[derive(Debug)]
+pub(super) struct Audience {
+    /// Who asked last.
+    last: Cell<Last>,
+    /// Others who are away with a datagram.
+    others: RefCell<Vec<TaskId>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    /// Nobody has asked, or whoever did was told the end.
+    Nobody,
+    Waiting(TaskId),
+    Away(TaskId),
+}
+
+impl Default for Audience {
+    fn default() -> Self {
+        Self { last: Cell::new(Last::Nobody), others: RefCell::default() }
+    }
+}
+
+impl Audience {
+    /// `task` has asked for a datagram, and waits for it.
+    pub(super) fn asked(&self, task: TaskId) {
+        if self.last.get() != Last::Waiting(task) {
+            self.comes(task);
+            self.last.set(Last::Waiting(task));
+        }
+    }
+
+    /// `task` was handed a datagram.
+    #[inline]
+    pub(super) fn handed(&self, task: TaskId) {
+        if self.last.get() != Last::Away(task) {
+            self.comes(task);
+            self.last.set(Last::Away(task));
+        }
+    }
+
+    /// `task` was told the end. Whether it asks again is not known.
+    pub(super) fn told_end(&self, task: TaskId) {
+        self.others.borrow_mut().retain(|other| *other != task);
+        match self.last.get() {
+            Last::Waiting(last) | Last::Away(last) if last == task => self.last.set(Last::Nobody),
+            _ => {}
+        }
+    }
+
+    /// `task` is here, and who was last may be away.
+    fn comes(&self, task: TaskId) {
+        let mut others = self.others.borrow_mut();
+        others.retain(|other| *other != task);
+        if let Last::Away(last) = self.last.get()
+            && last != task
+        {
+            others.push(last);
+        }
+    }
+
+    /// What there is still to do, on a socket that is sealed; `waiting`: what its inbox holds.
+    pub(super) fn receivers(&self, waiting: usize, is_alive: impl Fn(TaskId) -> bool) -> Receivers {
+        let mut others = self.others.borrow_mut();
+        others.retain(|task| is_alive(*task));
+        match (self.last.get(), others.first()) {
+            (Last::Away(task), _) if is_alive(task) => Receivers::Expected(task),
+            (Last::Waiting(task), _) if waiting > 0 && is_alive(task) => Receivers::Expected(task),
+            (_, Some(task)) if waiting > 0 => Receivers::Expected(*task),
+            (_, Some(_)) => Receivers::Away,
+            (_, None) if waiting == 0 => Receivers::Served,
+            (Last::Nobody, None) => Receivers::Unclaimed,
+            (Last::Waiting(_) | Last::Away(_), None) => Receivers::Gone,
+        }
+    }
+}
