@@ -114,7 +114,7 @@ impl Handle {
     }
 
     fn standing(&self, wakes: &mut Wakes) -> Standing {
-        if self.unfinished() > 0 {
+        if self.unfinished() > self.stuck() {
             return Standing::Busy;
         }
         let waiting = self.quiescence().tasks();
@@ -137,6 +137,12 @@ impl Handle {
     /// Operations, blocking calls and holds that hold up the exit.
     fn unfinished(&self) -> usize {
         self.driver().active() + self.blocking().count()
+    }
+
+    /// Of those, operations that will not finish, because the driver fails.
+    fn stuck(&self) -> usize {
+        let driver = self.driver();
+        if driver.has_failed() { driver.active() } else { 0 }
     }
 
     /// Whether blocking calls and holds, which may end on other threads, hold up the exit.
@@ -389,7 +395,7 @@ impl Delivery {
         stats.discarded -= self.discarded as u64;
         let tasks_at_work = self.handle.tasks().sleeping_at_work(&waiting);
         let outcome = match reason {
-            _ if unread > 0 => DrainOutcome::DeadlinePassed,
+            _ if unread > 0 || self.handle.stuck() > 0 => DrainOutcome::DeadlinePassed,
             Reason::DeadlinePassed | Reason::Stopped if is_busy || undelivered > 0 => {
                 DrainOutcome::DeadlinePassed
             }
