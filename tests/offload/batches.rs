@@ -17,7 +17,9 @@ on_every_shape!(
     a_batch_waits_for_room,
     a_transmit_for_whose_end_there_is_no_room_leaves_in_part,
     datagrams_too_long_to_be_cut_leave_one_by_one,
-    the_error_of_a_later_datagram_comes_with_the_next_batch,
+    the_error_of_a_later_datagram_comes_with_the_rest_of_its_batch,
+    an_error_in_a_batch_does_not_reach_the_batch_of_another,
+    a_destination_that_is_refused_takes_the_help_from_nobody_else,
 );
 
 /// Fails when a batch is planned in another order than it was given, or sent in part twice.
@@ -188,18 +190,63 @@ fn what_the_kernel_refuses_to_cut_leaves_one_by_one() {
 
 /// Fails when the error of a datagram in the middle of a batch is forgotten, or those before it are
 /// sent again.
-fn the_error_of_a_later_datagram_comes_with_the_next_batch(shape: Shape) {
+fn the_error_of_a_later_datagram_comes_with_the_rest_of_its_batch(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
         let payloads = [numbered(0, 0, 12), vec![0; 70_000], numbered(0, 1, 12)];
         let transmits: Vec<_> = payloads.iter().map(|payload| Transmit::new(payload)).collect();
         assert_eq!(sender.send_batch(&transmits).await.unwrap(), 1);
-        let error = sender.send_batch(&transmits[2..]).await.unwrap_err();
+        let error = sender.send_batch(&transmits[1..]).await.unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
         assert_eq!(sender.send_batch(&transmits[2..]).await.unwrap(), 1);
         let mut ledger = Ledger::default();
         receive(&receiver, &mut ledger, 2).await;
         assert_eq!(ledger.holes, 0);
         assert_eq!(left_in_queue(&duplicate(&receiver)), 0);
+    });
+}
+
+/// Two tasks send batches on one socket; one of them has a datagram that cannot be sent, behind others
+/// that can. Fails when the other task gets its error, and its own batch does not leave.
+fn an_error_in_a_batch_does_not_reach_the_batch_of_another(shape: Shape) {
+    run(&shape.runtime(), async {
+        let (receiver, sender) = pair();
+        let own = [numbered(0, 0, 12), vec![0; 70_000]];
+        let own: Vec<_> = own.iter().map(|payload| Transmit::new(payload)).collect();
+        let of_another = [numbered(0, 1, 12), numbered(0, 2, 12)];
+        let of_another: Vec<_> = of_another.iter().map(|it| Transmit::new(it)).collect();
+        assert_eq!(sender.send_batch(&own).await.unwrap(), 1);
+        assert_eq!(sender.send_batch(&of_another).await.unwrap(), 2);
+        let last = numbered(0, 3, 12);
+        assert_eq!(
+            sender.try_send_batch(&own[1..]).unwrap_err().raw_os_error(),
+            Some(libc::EMSGSIZE)
+        );
+        assert_eq!(sender.try_send_batch(&[Transmit::new(&last)]).unwrap(), 1);
+        assert_eq!(
+            sender.send_batch(&own[1..]).await.unwrap_err().raw_os_error(),
+            Some(libc::EMSGSIZE)
+        );
+        let mut ledger = Ledger::default();
+        receive(&receiver, &mut ledger, 4).await;
+        assert_eq!(ledger.holes, 0);
+    });
+}
+
+/// A batch to port 0 is refused as a kernel refuses that cannot cut (`EINVAL`). Fails when those of
+/// others leave one by one from then on.
+fn a_destination_that_is_refused_takes_the_help_from_nobody_else(shape: Shape) {
+    run(&shape.runtime(), async {
+        let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (nowhere, peer) = ("127.0.0.1:0".parse().unwrap(), receiver.local_addr().unwrap());
+        let payloads: Vec<_> = (0..4).map(|number| numbered(0, number, 100)).collect();
+        let refused: Vec<_> = payloads.iter().map(|it| Transmit::to(it, nowhere)).collect();
+        let error = sender.send_batch(&refused).await.unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+        let transmits: Vec<_> = payloads.iter().map(|it| Transmit::to(it, peer)).collect();
+        assert_eq!(sender.send_batch(&transmits).await.unwrap(), 4);
+        let train = receiver.recv_train().await.unwrap().expect("not drained");
+        assert_eq!(train.count(), 4, "they left in one message");
     });
 }

@@ -30,8 +30,6 @@ pub(super) struct Sender {
     /// Longest datagram that the kernel is asked to cut out of a longer message; less after it has
     /// refused. 0: none.
     longest_segment: Cell<usize>,
-    /// An error that came after a part of a batch had been sent, for the next one.
-    pending: Cell<Option<io::Error>>,
     /// Whether sends wait for each other.
     pub(super) coalesces: Cell<bool>,
     /// Sends that are to leave together.
@@ -42,7 +40,6 @@ impl Default for Sender {
     fn default() -> Self {
         Self {
             longest_segment: Cell::new(usize::from(u16::MAX)),
-            pending: Cell::default(),
             coalesces: Cell::new(false),
             outbox: RefCell::default(),
         }
@@ -56,6 +53,9 @@ pub(super) struct Progress {
     pub(super) at: Cursor,
     /// Until here the kernel has refused to cut: these datagrams leave one by one.
     one_by_one: Cursor,
+    /// The longest segment that the refusal leaves to others. `None` once it is known whether it was
+    /// the cutting that was refused: then the datagrams leave one by one.
+    refusal: Option<usize>,
 }
 
 /// What came of sending some of a batch.
@@ -164,19 +164,15 @@ impl Endpoint {
     ) -> io::Result<usize> {
         self.check_open()?;
         self.flush_first()?;
-        if let Some(error) = self.sender.pending.take() {
-            return Err(error);
-        }
         loop {
             match self.send_some(transmits, progress) {
                 Step::Sent => {}
                 Step::Done => return Ok(transmits.len()),
                 Step::Full => return Err(io::ErrorKind::WouldBlock.into()),
                 Step::Failed(error) if progress.at.index == 0 => return Err(error),
-                Step::Failed(error) => {
-                    self.sender.pending.set(Some(error));
-                    return Ok(progress.at.index);
-                }
+                // As with sendmmsg(2), the error is not kept: whose the next batch is, nobody knows.
+                // If it begins with what has failed here, it finds out by itself.
+                Step::Failed(_) => return Ok(progress.at.index),
             }
         }
     }
@@ -218,6 +214,9 @@ impl Endpoint {
         let Some(first) = messages.first() else { return Step::Done };
         match self.socket.send_many(&messages, &slices) {
             Ok(sent) => {
+                if let Some(longest) = progress.refusal.take() {
+                    self.note_refusal(longest);
+                }
                 progress.at = messages[sent - 1].end;
                 note_sent(messages[..sent].iter().map(Message::datagrams).sum());
                 Step::Sent
@@ -231,10 +230,13 @@ impl Endpoint {
                     if first.segment_size.is_some() =>
                 {
                     progress.one_by_one = first.end;
-                    self.note_refusal(&error, first.segment_size);
+                    progress.refusal = Some(longest_after(&error, first.segment_size));
                     Step::Sent
                 }
-                _ => Step::Failed(error),
+                _ => {
+                    progress.refusal = None;
+                    Step::Failed(error)
+                }
             },
         }
     }
@@ -243,17 +245,22 @@ impl Endpoint {
         Offload { longest: self.sender.longest_segment.get() }
     }
 
-    /// The kernel has refused to cut a message: the next ones like it need not be tried.
-    fn note_refusal(&self, error: &io::Error, segment_size: Option<u16>) {
-        let longest = match error.raw_os_error() {
-            // What fails for this length works for shorter ones.
-            Some(libc::EINVAL | libc::EMSGSIZE) => {
-                segment_size.map_or(0, |size| usize::from(size).saturating_sub(1))
-            }
-            _ => 0,
-        };
+    /// The kernel has refused to cut a message, but not to send its datagrams: the next ones like it
+    /// need not be tried, whosever they are.
+    fn note_refusal(&self, longest: usize) {
         let known = self.sender.longest_segment.get();
         self.sender.longest_segment.set(known.min(longest));
+    }
+}
+
+/// The longest segment that the kernel may still cut if it refuses this one.
+fn longest_after(error: &io::Error, segment_size: Option<u16>) -> usize {
+    match error.raw_os_error() {
+        // What fails for this length works for shorter ones.
+        Some(libc::EINVAL | libc::EMSGSIZE) => {
+            segment_size.map_or(0, |size| usize::from(size).saturating_sub(1))
+        }
+        _ => 0,
     }
 }
 
