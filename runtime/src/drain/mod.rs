@@ -114,14 +114,15 @@ impl Handle {
     }
 
     fn standing(&self, wakes: &mut Wakes) -> Standing {
-        if self.unfinished() > self.stuck() {
+        if self.under_way() > 0 {
             return Standing::Busy;
         }
         let waiting = self.quiescence().tasks();
         let look = self.look(&waiting, wakes);
         let tasks = self.tasks();
         let (sleeping, at_work) = (tasks.sleeping(&waiting), tasks.sleeping_at_work(&waiting));
-        look.standing(sleeping, at_work, self.in_hand())
+        let unclaimed = self.driver().active().unclaimed;
+        look.standing(sleeping, at_work, self.in_hand(), unclaimed)
     }
 
     /// What the receivers of the sockets have still to do.
@@ -134,15 +135,14 @@ impl Handle {
         look
     }
 
-    /// Operations, blocking calls and holds that hold up the exit.
-    fn unfinished(&self) -> usize {
-        self.driver().active() + self.blocking().count()
+    /// Operations in flight, blocking calls and holds that hold up the exit.
+    fn under_way(&self) -> usize {
+        self.driver().active().in_flight + self.blocking().count()
     }
 
-    /// Of those, operations that will not finish, because the driver fails.
-    fn stuck(&self) -> usize {
-        let driver = self.driver();
-        if driver.has_failed() { driver.active() } else { 0 }
+    /// The same, and operations that have completed, if nobody has taken their results.
+    fn unfinished(&self) -> usize {
+        self.under_way() + self.driver().active().unclaimed
     }
 
     /// Whether blocking calls and holds, which may end on other threads, hold up the exit.
@@ -395,7 +395,7 @@ impl Delivery {
         stats.discarded -= self.discarded as u64;
         let tasks_at_work = self.handle.tasks().sleeping_at_work(&waiting);
         let outcome = match reason {
-            _ if unread > 0 || self.handle.stuck() > 0 => DrainOutcome::DeadlinePassed,
+            _ if unread > 0 => DrainOutcome::DeadlinePassed,
             Reason::DeadlinePassed | Reason::Stopped if is_busy || undelivered > 0 => {
                 DrainOutcome::DeadlinePassed
             }
@@ -478,8 +478,6 @@ pub(crate) fn seal_sockets(
     let mut wakes = Wakes::default();
     let unsealed;
     if quiesce {
-        // What is on its way to them is waited for, too.
-        leave_shares(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
         wait_for_senders(sockets, &mut wakes);
         unsealed = seal(sockets);
@@ -494,16 +492,9 @@ pub(crate) fn seal_sockets(
     Sealed { unsealed, not_reaped }
 }
 
-/// Step 1. Returns how many sockets the kernel refused to seal. Where the whole of a group that shares
-/// an address is sealed, all its members leave it before the first is sealed: what comes meanwhile is
-/// queued on one that is read.
+/// Step 1. Returns how many sockets the kernel refused to seal.
 fn seal(sockets: &[Rc<dyn Drainable>]) -> usize {
-    leave_shares(sockets);
     sockets.iter().filter(|socket| socket.seal().is_err()).count()
-}
-
-fn leave_shares(sockets: &[Rc<dyn Drainable>]) {
-    sockets.iter().for_each(|socket| socket.leave_share());
 }
 
 /// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a

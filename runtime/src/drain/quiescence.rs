@@ -63,11 +63,18 @@ impl Look {
         }
     }
 
-    /// What follows, where `sleeping` tasks wait for sleeps, `at_work` of them at work, and the
-    /// program holds `in_hand` messages.
-    pub(crate) fn standing(&self, sleeping: usize, at_work: usize, in_hand: usize) -> Standing {
-        // Whoever sleeps may be on its way to receive.
-        let may_come = sleeping > 0 && (self.waits_for_itself || self.is_gone || self.is_unclaimed);
+    /// What follows, where `sleeping` tasks wait for sleeps, `at_work` of them at work, the program
+    /// holds `in_hand` messages, and nobody has polled for the results of `unclaimed` operations.
+    pub(crate) fn standing(
+        &self,
+        sleeping: usize,
+        at_work: usize,
+        in_hand: usize,
+        unclaimed: usize,
+    ) -> Standing {
+        // Whoever sleeps may be on its way to receive, or to send where it has found space.
+        let is_left = self.waits_for_itself || self.is_gone || self.is_unclaimed || unclaimed > 0;
+        let may_come = sleeping > 0 && is_left;
         if self.expects {
             Standing::Expecting
         } else if may_come || self.is_away || at_work > 0 || in_hand > 0 {

@@ -2,7 +2,7 @@
 
 use super::message::{Batch, Filled};
 use super::multishots::{MultishotKey, Multishots};
-use super::operation::AnyOperation;
+use super::operation::{ActiveOperations, AnyOperation};
 use super::sink::{Verdict, Wakes};
 use super::table::{Completion, Finality, Id, Table};
 use crate::buffer::{Buffer, Pool};
@@ -12,7 +12,7 @@ pub(super) struct Intake<'a> {
     pub(super) table: &'a mut Table<Box<dyn AnyOperation>, MultishotKey>,
     pub(super) multishots: &'a mut Multishots,
     pub(super) pool: &'a Pool,
-    pub(super) active: &'a mut usize,
+    pub(super) active: &'a mut ActiveOperations,
     pub(super) completions: &'a mut u64,
     pub(super) run: &'a mut Run,
     /// To be carried out when all completions are in.
@@ -92,9 +92,14 @@ impl Intake<'_> {
         self.end_run();
         *self.completions += 1;
         match self.table.complete(id, result, finality) {
-            Completion::Wake(waker) => self.wakes.wake(waker),
+            Completion::Wake(waker) => {
+                if finality == Finality::Final {
+                    self.active.completed(self.table.operation(id).activity());
+                }
+                self.wakes.wake(waker);
+            }
             Completion::Retire(operation) => {
-                *self.active -= operation.as_ref().activity().count();
+                self.active.retired(operation.as_ref().activity());
                 self.wakes.retire(operation);
             }
             Completion::Deliver(key) => {

@@ -51,7 +51,7 @@ use self::intake::{Intake, Run};
 pub use self::message::{Batch, Filled, ReceivedMessage};
 pub use self::multishots::MultishotKey;
 use self::multishots::{Membership, Multishots, Phase};
-use self::operation::AnyOperation;
+use self::operation::{ActiveOperations, AnyOperation};
 pub use self::operation::{Activity, Operation, Readiness, Submission};
 pub use self::sink::{Armed, Sink, Verdict, Wakes};
 use self::start::Started;
@@ -76,13 +76,10 @@ pub(crate) struct Driver {
     run: Run,
     /// Verdicts of one `collect`, carried out after it; kept for its memory.
     verdicts: Vec<(MultishotKey, Verdict)>,
-    /// How many active operations are in flight.
-    active: usize,
+    active: ActiveOperations,
     running: RunningDriver,
     completions: u64,
     completions_lost: u64,
-    /// Why the last enter failed. `None` if it did not.
-    failure: Option<io::Error>,
 }
 
 /// Whether `reap_all` saw every final completion.
@@ -124,11 +121,10 @@ impl Driver {
             turns_starved: 0,
             run: Run::default(),
             verdicts: Vec::new(),
-            active: 0,
+            active: ActiveOperations::default(),
             running,
             completions: 0,
             completions_lost: 0,
-            failure: None,
         }
     }
 
@@ -141,8 +137,8 @@ impl Driver {
         &self.running
     }
 
-    /// How many operations are in flight that the end of the program waits for.
-    pub(crate) fn active(&self) -> usize {
+    /// The operations that the end of the program waits for.
+    pub(crate) fn active(&self) -> ActiveOperations {
         self.active
     }
 
@@ -157,10 +153,12 @@ impl Driver {
 
     /// Takes over `operation` and begins it.
     pub(crate) fn submit(&mut self, operation: Box<dyn AnyOperation>) -> Id {
-        self.active += operation.activity().count();
+        let activity = operation.activity();
+        self.active.submitted(activity);
         let id = self.table.insert(operation);
         if let Backend::Ended = self.backend {
             self.table.complete(id, -libc::ESHUTDOWN, Finality::Final);
+            self.active.completed(activity);
             return id;
         }
         self.backend.submit(id, self.table.operation(id).as_mut());
@@ -171,7 +169,7 @@ impl Driver {
     pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Polled<Box<dyn AnyOperation>> {
         let polled = self.table.poll(id, waker);
         if let Polled::Ready(operation, _) = &polled {
-            self.active -= operation.as_ref().activity().count();
+            self.active.claimed(operation.as_ref().activity());
         }
         polled
     }
@@ -184,7 +182,7 @@ impl Driver {
                 wakes.retire(Box::new(waker));
             }
             Orphan::Retire(operation) => {
-                self.active -= operation.as_ref().activity().count();
+                self.active.claimed(operation.as_ref().activity());
                 wakes.retire(operation);
             }
         }
@@ -326,40 +324,26 @@ impl Driver {
         Resumed::NotAll
     }
 
-    /// Submits what was queued and waits as asked. It never panics: sockets that are dropped while a
-    /// panic unwinds come here, too.
+    /// Submits what was queued and waits as asked.
+    ///
+    /// # Panics
+    ///
+    /// If the ring itself fails, for example because it was entered from another thread.
     pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> Entered {
         self.pool.refill();
         let entered = match self.backend.enter(wait) {
-            Ok(entered) => {
-                self.failure = None;
-                entered
-            }
-            Err(error) => {
-                self.failure = Some(error);
-                Entered::Failed
-            }
+            Ok(entered) => entered,
+            Err(error) => panic!("the {} driver failed: {error}", self.running),
         };
         match entered {
             Entered::CompletionLost => self.completions_lost += 1,
-            // Trying again at once would only spin.
-            Entered::Refused | Entered::Failed if wait != Wait::No => {
+            // Without memory, trying again at once would only spin.
+            Entered::Refused if wait != Wait::No => {
                 clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
             }
-            Entered::Done | Entered::Refused | Entered::Failed => {}
+            Entered::Done | Entered::Refused => {}
         }
         entered
-    }
-
-    /// Whether the last enter failed.
-    pub(crate) fn has_failed(&self) -> bool {
-        self.failure.is_some()
-    }
-
-    /// What to say of an enter that failed.
-    pub(crate) fn failure(&self) -> String {
-        let error = self.failure.as_ref().map(io::Error::to_string).unwrap_or_default();
-        format!("the {} driver failed: {error}", self.running)
     }
 
     /// Whether `collect` has something to take in.
@@ -389,10 +373,8 @@ impl Driver {
             if clock::now() >= deadline {
                 return Reaped::Leaked(self.table.in_flight());
             }
-            let entered = self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
-            if self.collect(wakes) == 0 && entered == Entered::Failed {
-                return Reaped::Leaked(self.table.in_flight());
-            }
+            self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            self.collect(wakes);
         }
         Reaped::All
     }

@@ -46,8 +46,39 @@ pub enum Activity {
 
 impl Activity {
     /// What it adds to the number of operations that hold up the exit.
-    pub(crate) fn count(self) -> usize {
+    fn count(self) -> usize {
         usize::from(self == Self::Active)
+    }
+}
+
+/// How many operations hold up the exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ActiveOperations {
+    /// In flight.
+    pub(crate) in_flight: usize,
+    /// Completed, with a result that the future has not taken. Its task was woken; if it does not
+    /// poll the future then, it may never do.
+    pub(crate) unclaimed: usize,
+}
+
+impl ActiveOperations {
+    pub(super) fn submitted(&mut self, activity: Activity) {
+        self.in_flight += activity.count();
+    }
+
+    pub(super) fn completed(&mut self, activity: Activity) {
+        self.in_flight -= activity.count();
+        self.unclaimed += activity.count();
+    }
+
+    /// The result was taken, or its future is gone.
+    pub(super) fn claimed(&mut self, activity: Activity) {
+        self.unclaimed -= activity.count();
+    }
+
+    /// Completed, after its future had gone.
+    pub(super) fn retired(&mut self, activity: Activity) {
+        self.in_flight -= activity.count();
     }
 }
 

@@ -126,11 +126,13 @@ impl<O, M: Copy> Table<O, M> {
         self.occupy(State::Multishot { member })
     }
 
-    /// The operation of an id that is in flight.
+    /// The operation of an id that is in flight, or whose result was not taken.
     pub(crate) fn operation(&mut self, id: Id) -> &mut O {
         match &mut self.slot(id).state {
-            State::Waiting { operation, .. } | State::Orphaned { operation } => operation,
-            _ => unreachable!("asked for the operation of a slot that holds none in flight"),
+            State::Waiting { operation, .. }
+            | State::Orphaned { operation }
+            | State::Completed { operation, .. } => operation,
+            _ => unreachable!("asked for the operation of a slot that holds none"),
         }
     }
 
