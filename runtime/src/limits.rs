@@ -55,6 +55,10 @@ pub const SEND_BUDGET_BYTES: usize = 256;
 /// Turns after which starved receives are re-armed for any free buffer, though the loop is busy.
 pub(crate) const MOST_TURNS_STARVED: u32 = 16;
 
+/// How long a send that finds no buffer space waits before it is tried again, where no descriptor
+/// or no memory is left to ask the kernel with when there is some.
+pub const SEND_RETRY_MS: u64 = 2;
+
 /// How long the thread sleeps when the kernel has no memory for what it was asked.
 pub(crate) const REFUSED_PAUSE_MS: u64 = 1;
 

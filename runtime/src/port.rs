@@ -6,12 +6,14 @@ use std::cell::RefMut;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use crate::buffer::Pool;
 use crate::drain::{DrainKey, Drainable, membarrier, seal_sockets};
 use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
+use crate::retry::Retry;
 use crate::task::TaskId;
 use crate::turn_end::AtTurnEnd;
 
@@ -95,6 +97,16 @@ impl Port {
     /// Calls `socket` when the tasks that are ready now have run, and before the thread sleeps.
     pub fn at_turn_end(&self, socket: Weak<dyn AtTurnEnd>) {
         self.handle.turn_ends().ask(socket);
+    }
+
+    /// Those that are called at the end of the turn are called once more before the thread sleeps.
+    pub fn no_sleep_before_turn_end(&self) {
+        self.handle.turn_ends().forbid_sleep();
+    }
+
+    /// Waits for `time`, for something that is to be tried again. Holds up the exit meanwhile.
+    pub fn retry_after(&self, time: Duration) -> Retry {
+        Retry::after(time, self.handle.clone())
     }
 
     /// Enters the kernel without waiting and takes in what it has: for those who want to know what

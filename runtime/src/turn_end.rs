@@ -40,8 +40,12 @@ pub(crate) struct TurnEnds {
 
 impl TurnEnds {
     pub(crate) fn ask(&self, socket: Weak<dyn AtTurnEnd>) {
-        self.forbids_sleep.set(true);
+        self.forbid_sleep();
         self.sockets.borrow_mut().push(socket);
+    }
+
+    pub(crate) fn forbid_sleep(&self) {
+        self.forbids_sleep.set(true);
     }
 
     /// Whether the thread must not sleep before the next call of [`call`](Self::call).

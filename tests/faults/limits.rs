@@ -10,6 +10,7 @@ use std::iter;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::thread;
+use std::time::Duration;
 
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide::task::yield_now;
@@ -19,7 +20,7 @@ use futures_util::FutureExt;
 use crate::child::in_a_child;
 use crate::faults::Watchdog;
 use crate::program;
-use crate::support::{Shape, Transport};
+use crate::support::{Shape, Transport, unique_name};
 
 fn limit(resource: libc::__rlimit_resource_t, most: u64) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -83,17 +84,90 @@ fn with_room_for(shape: Shape, room: usize) {
             yield_now().await;
         }
         assert_eq!(opened.len(), room, "{run}");
-        // On a ring, waiting for room takes a descriptor.
-        match waiting.send(b"waits").now_or_never() {
-            None => {}
-            Some(result) => assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EMFILE)),
-        }
+        assert!(waiting.send(b"waits").now_or_never().is_none(), "{run}");
     });
     senders.iter().for_each(|sender| assert_eq!(sender.send(&[1]).unwrap(), 1));
     let report = runtime.shutdown(Drain::default().quiesce(true));
     assert_eq!(received.get(), 42, "{run}: {report}");
     assert_eq!(report.outcome, DrainOutcome::Complete, "{run}: {report}");
     drop((full, peer));
+}
+
+/// A peer outside of the runtime, whose queue is full until somebody takes what is in it.
+fn full_peer(name: &UnixAddr) -> (std::os::unix::net::UnixDatagram, usize) {
+    let peer = std::os::unix::net::UnixDatagram::bind_addr(name).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let filler = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    let queued = iter::from_fn(|| filler.send_to_addr(b"fills", name).ok()).count();
+    (peer, queued)
+}
+
+/// To be told of space in the queue of a peer takes a descriptor of one's own. Fails when a send that
+/// gets none fails instead of waiting, when it spins, or when the exit does not wait for it.
+#[test]
+fn a_send_waits_although_no_descriptor_is_left() {
+    in_a_child("limits::a_send_waits_although_no_descriptor_is_left", || {
+        let _watchdog = Watchdog::new("a send waits");
+        limit(libc::RLIMIT_NOFILE, 100);
+        for shape in Shape::ALL {
+            sends_wait_without_descriptors(shape);
+        }
+    });
+}
+
+fn sends_wait_without_descriptors(shape: Shape) {
+    let runtime = shape.runtime();
+    let name = unique_name("full");
+    let (peer, queued) = full_peer(&name);
+    let empty = move |peer: &std::os::unix::net::UnixDatagram| {
+        (0..queued).for_each(|_| assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 5));
+    };
+    let (sender, connected) = runtime.block_on(async {
+        let connected = UnixDatagram::unbound().unwrap();
+        connected.connect_addr(&name).unwrap();
+        (UnixDatagram::unbound().unwrap(), connected)
+    });
+    let full: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    runtime.block_on(async {
+        let mut sends = [connected.send(b"one"), sender.send_to_addr(b"two", &name)];
+        let mut writable = connected.writable();
+        let turns = runtime.metrics().turns;
+        for _ in 0..5 {
+            assert!(sends.iter_mut().all(|send| send.now_or_never().is_none()), "{}", shape.name);
+            assert!((&mut writable).now_or_never().is_none(), "{}", shape.name);
+            ebbtide::time::sleep(Duration::from_millis(8)).await;
+        }
+        let turns = runtime.metrics().turns - turns;
+        assert!(turns < 1_000, "{}: {turns} turns: it spins", shape.name);
+        empty(&peer);
+        for send in sends {
+            assert_eq!(send.await.unwrap(), 3, "{}", shape.name);
+        }
+        writable.await.unwrap();
+    });
+    for _ in 0..2 {
+        assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 3);
+    }
+    assert!(peer.recv(&mut [0; 100]).is_err(), "something came twice");
+
+    drop(full);
+    let filler = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to_addr(b"fills", &name).is_ok() {}
+    let full: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    let sending = runtime.spawn(async move { sender.send_to_addr(b"waits", &name).await.unwrap() });
+    let emptier = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(50));
+        empty(&peer);
+        peer
+    });
+    let report = runtime.shutdown(Drain::default());
+    assert_eq!((report.outcome, report.tasks_dropped), (DrainOutcome::Complete, 0), "{report}");
+    assert!(sending.is_finished());
+    let peer = emptier.join().unwrap();
+    assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 5);
+    drop((full, connected));
 }
 
 const NOBODY: libc::uid_t = 65_534;

@@ -15,7 +15,6 @@ use ebbtide_runtime::{
     Again, AtTurnEnd, DrainKey, Drainable, Exit, Pass, Port, ReadProgress, Receivers, SocketStats,
 };
 
-use super::aside::Place;
 use super::audience::Audience;
 use super::held::Held;
 use super::inbox::Claim;
@@ -45,8 +44,6 @@ pub(crate) struct Endpoint {
     seal: Cell<Seal>,
     /// What the seal of a UDP socket took the place of. Set exactly when it is sealed.
     own_filter: OnceCell<OwnFilter>,
-    /// Whether it has left its share to other sockets.
-    pub(super) place: Place,
     life: Cell<Life>,
     pub(super) audience: Audience,
     exit: Cell<Exit>,
@@ -107,7 +104,6 @@ impl Endpoint {
             stats: RefCell::default(),
             seal: Cell::new(Seal::Open),
             own_filter: OnceCell::new(),
-            place: Place::default(),
             life: Cell::new(Life::Open),
             audience: Audience::default(),
             exit: Cell::new(Exit::Seal),
@@ -251,10 +247,7 @@ impl Endpoint {
     pub(super) fn check_open(&self) -> io::Result<()> {
         match self.life.get() {
             Life::Open => Ok(()),
-            Life::Closed | Life::Ended { .. } => Err(io::Error::new(
-                io::ErrorKind::NotConnected,
-                "the ebbtide runtime of this socket has ended",
-            )),
+            Life::Closed | Life::Ended { .. } => Err(ended()),
         }
     }
 
@@ -271,7 +264,6 @@ impl Endpoint {
         if self.life.get() != Life::Open {
             return;
         }
-        self.leave_share();
         self.leave();
         let mut wakes = Wakes::default();
         self.discard_rest(&mut wakes);
@@ -279,13 +271,13 @@ impl Endpoint {
         wakes.run();
         self.note_abandonment();
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
-        // It fails only for a filter that was locked after the seal.
-        let _ = self.take_the_seal_off();
+        self.take_the_seal_off();
         self.life.set(Life::Closed);
         if Rc::strong_count(self) > 1 {
             // A wait for room, whose future is gone, still holds the descriptor.
             let _ = self.socket.vacate(self.port.placeholder());
         }
+        self.end_sends();
     }
 
     /// The user takes the socket back: ends the receive, and gives the datagrams that were taken.
@@ -297,8 +289,7 @@ impl Endpoint {
             // Whoever reads the socket by other means does not expect trains.
             self.turn_gro_off()?;
         }
-        self.take_the_seal_off()?;
-        self.take_share()?;
+        self.take_the_seal_off();
         let mut taken = Vec::new();
         for mut received in self.held.borrow_mut().take_all() {
             while let Some(first) = received.split_off_first() {
@@ -309,6 +300,7 @@ impl Endpoint {
         self.stats.borrow_mut().handed_over += taken.len() as u64;
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
+        self.end_sends();
         Ok(taken)
     }
 
@@ -339,8 +331,11 @@ impl Endpoint {
 
     /// Undoes the seal of a UDP socket, after the last read: others may hold the socket, too, and
     /// would find it deaf for ever. That of a Unix socket cannot be undone.
-    fn take_the_seal_off(&self) -> io::Result<()> {
-        self.own_filter.get().map_or(Ok(()), |own| self.socket.unseal(own))
+    fn take_the_seal_off(&self) {
+        if let Some(own) = self.own_filter.get() {
+            // It fails only for a descriptor that somebody else has closed already.
+            let _ = self.socket.unseal(own);
+        }
     }
 
     /// Throws away what is in the inbox, and counts it. Returns how many datagrams there were.
@@ -397,10 +392,11 @@ impl Endpoint {
 
     /// Has [`turn_ends`](AtTurnEnd::turn_ends) called.
     pub(super) fn call_at_turn_end(&self) {
-        if !self.is_called_at_turn_end.replace(true) {
-            let this: Weak<Self> = self.this.clone();
-            self.port.at_turn_end(this);
+        if self.is_called_at_turn_end.replace(true) {
+            return self.port.no_sleep_before_turn_end();
         }
+        let this: Weak<Self> = self.this.clone();
+        self.port.at_turn_end(this);
     }
 
     /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
@@ -421,6 +417,11 @@ impl Endpoint {
             },
         }
     }
+}
+
+/// The error of what is asked of a socket after its end.
+pub(super) fn ended() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the ebbtide runtime of this socket has ended")
 }
 
 impl Sink for Endpoint {
@@ -460,10 +461,12 @@ impl Sink for Endpoint {
 
 impl AtTurnEnd for Endpoint {
     fn turn_ends(&self, wakes: &mut Wakes) -> Again {
-        let again = match self.held.borrow_mut().inbox.turn_ends(wakes) {
+        let receives = match self.held.borrow_mut().inbox.turn_ends(wakes) {
             Claim::Settled => Again::No,
             Claim::Open => Again::WithoutSleep,
         };
+        let sends = self.this.upgrade().map_or(Again::No, |this| this.send_together(wakes));
+        let again = receives.max(sends);
         self.is_called_at_turn_end.set(again != Again::No);
         again
     }
@@ -472,10 +475,6 @@ impl AtTurnEnd for Endpoint {
 impl Drainable for Endpoint {
     fn exit(&self) -> Exit {
         self.exit.get()
-    }
-
-    fn leave_share(&self) {
-        Self::leave_share(self);
     }
 
     fn seal(&self) -> io::Result<()> {
@@ -579,10 +578,10 @@ impl Drainable for Endpoint {
         self.note_abandonment();
         self.life.set(Life::Ended { drops });
         self.discard();
-        // It fails only for a filter that was locked after the seal.
-        let _ = self.take_the_seal_off();
+        self.take_the_seal_off();
         // It fails only for a descriptor that somebody else has closed already.
         let _ = self.socket.vacate(self.port.placeholder());
+        self.end_sends();
     }
 
     fn stats(&self) -> SocketStats {

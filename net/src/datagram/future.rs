@@ -5,23 +5,24 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use ebbtide_runtime::InFlight;
-use ebbtide_runtime::driver::ReceivedMessage;
+use ebbtide_runtime::driver::{Interest, ReceivedMessage, poll_now};
 use futures_core::Stream;
 use socket2::SockAddr;
 
 use super::endpoint::Endpoint;
 use super::inbox::Portion;
 use super::message::{Datagram, Train};
-use super::sender::{Progress, Together};
+use super::outbox::Ticket;
+use super::sender::Progress;
+use super::space::{Space, SpaceWait};
 use super::transmit::Transmit;
 use super::waiters::WaiterKey;
 use crate::address::Address;
-use crate::operation;
 
 /// A place in the queue of those who wait for a datagram. Passes its wake on when it is dropped.
 struct Waiting<'a> {
@@ -209,9 +210,9 @@ pub struct Sending<'a> {
 /// How a send leaves.
 enum Route {
     /// By itself. `None` while nothing has to be waited for.
-    Alone(Option<InFlight<operation::Room>>),
-    /// With the sends of others.
-    Together(Together),
+    Alone(Option<SpaceWait>),
+    /// With the sends of others. `None` while it is not in the outbox.
+    Together(Option<Ticket>),
 }
 
 impl<'a> Sending<'a> {
@@ -221,7 +222,7 @@ impl<'a> Sending<'a> {
         to: io::Result<Option<SockAddr>>,
     ) -> Self {
         let route = match endpoint.sender.coalesces.get() {
-            true => Route::Together(Together::default()),
+            true => Route::Together(None),
             false => Route::Alone(None),
         };
         Self { endpoint, payload, to: to.map_err(Some), route }
@@ -241,9 +242,9 @@ impl Future for Sending<'_> {
             }
         };
         match &mut this.route {
-            Route::Alone(room) => this.endpoint.poll_send(this.payload, to, room, cx),
-            Route::Together(waiting) => {
-                this.endpoint.poll_send_together(this.payload, to, waiting, cx)
+            Route::Alone(space) => this.endpoint.poll_send(this.payload, to, space, cx),
+            Route::Together(ticket) => {
+                this.endpoint.poll_send_together(this.payload, to, ticket, cx)
             }
         }
     }
@@ -251,7 +252,7 @@ impl Future for Sending<'_> {
 
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
-        if let Route::Together(Together { ticket: Some(ticket), .. }) = self.route {
+        if let Route::Together(Some(ticket)) = self.route {
             self.endpoint.abandon_send(ticket);
         }
     }
@@ -270,12 +271,12 @@ pub struct SendBatch<'a> {
     transmits: &'a [Transmit<'a>],
     progress: Progress,
     /// `None` while nothing has to be waited for.
-    room: Option<InFlight<operation::Room>>,
+    space: Option<SpaceWait>,
 }
 
 impl<'a> SendBatch<'a> {
     pub(super) fn new(endpoint: &'a Rc<Endpoint>, transmits: &'a [Transmit<'a>]) -> Self {
-        Self { endpoint, transmits, progress: Progress::default(), room: None }
+        Self { endpoint, transmits, progress: Progress::default(), space: None }
     }
 }
 
@@ -284,7 +285,7 @@ impl Future for SendBatch<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        this.endpoint.poll_send_batch(this.transmits, &mut this.progress, &mut this.room, cx)
+        this.endpoint.poll_send_batch(this.transmits, &mut this.progress, &mut this.space, cx)
     }
 }
 
@@ -302,7 +303,7 @@ impl fmt::Debug for SendBatch<'_> {
 pub struct Writable<'a> {
     endpoint: &'a Rc<Endpoint>,
     /// `None` until it was polled.
-    waiting: Option<InFlight<operation::Room>>,
+    waiting: Option<SpaceWait>,
 }
 
 impl<'a> Writable<'a> {
@@ -316,10 +317,17 @@ impl Future for Writable<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if this.waiting.is_none() {
-            this.waiting = Some(this.endpoint.wait_for_room()?);
+        loop {
+            let waiting = match &mut this.waiting {
+                Some(waiting) => waiting,
+                none => none.insert(SpaceWait::new(this.endpoint, None)?),
+            };
+            let space = ready!(waiting.poll(cx))?;
+            if space == Space::Found || poll_now(this.endpoint.as_fd(), Interest::Writable).is_ok()
+            {
+                return Poll::Ready(Ok(()));
+            }
+            this.waiting = None;
         }
-        let waiting = this.waiting.as_mut().expect("it was just submitted");
-        Pin::new(waiting).poll(cx)
     }
 }

@@ -10,7 +10,6 @@
 //! `receiver.rs` and `sender.rs` are its two halves. The machine, the inbox and the waiters are pure. [`UdpSocket`](crate::UdpSocket) and
 //! [`UnixDatagram`](crate::UnixDatagram) add their addresses.
 
-mod aside;
 mod audience;
 mod endpoint;
 mod future;
@@ -23,6 +22,7 @@ mod receive;
 mod receiver;
 mod sender;
 mod socket;
+mod space;
 #[cfg(test)]
 #[cfg(not(miri))]
 mod states;

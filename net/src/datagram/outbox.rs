@@ -1,7 +1,8 @@
 //! Sends that wait to leave together. Pure, but for the wakers that it keeps.
 //!
-//! Each send has a ticket. The first that waits leads: its future sends for all, when it is polled
-//! again, which is after all tasks that were ready beside it. Who leads and gives up hands on.
+//! The endpoint sends them all when the tasks that were ready have run. Which of their futures are
+//! polled then, held or forgotten, makes no difference to the others. Each send has a ticket, with
+//! which its future asks for the result. What is kept of a send that has left is its result alone.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,160 +10,149 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::task::Waker;
 
+use slab::Slab;
+
 use super::transmit::Transmit;
 
-/// Names one send; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-pub(super) struct Ticket(u64);
+/// Memory for payloads that is kept while no send waits: more than leaves together in most programs,
+/// as a send buffer of the default size holds less.
+const MOST_KEPT: usize = 1 << 20;
+
+/// Names one send until its future has the result, or has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(usize);
 
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// In the order in which they are to leave: those with a result first, then those that wait.
-    sends: VecDeque<Send>,
-    /// The ticket of the first of `sends`.
-    first: u64,
-    /// The payloads of those that wait.
+    sends: Slab<Send>,
+    /// Those that wait, in the order in which they are to leave.
+    waiting: VecDeque<Ticket>,
+    /// The payloads of those that wait, in the same order, and of some that do not any more.
     bytes: Vec<u8>,
+    /// How many of `bytes` belong to those that wait.
+    wanted: usize,
 }
 
 #[derive(Debug)]
-struct Send {
-    to: Option<SocketAddr>,
-    range: Range<usize>,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
+enum Send {
     Waiting {
+        to: Option<SocketAddr>,
+        range: Range<usize>,
         waker: Waker,
     },
     /// The future has not yet taken the result.
     Dealt {
         result: io::Result<usize>,
     },
-    /// The future has its result, or was dropped.
-    Gone,
 }
 
 /// What a future learns that asks for its result.
 #[derive(Debug)]
 pub(super) enum Asked {
     Result(io::Result<usize>),
-    /// It is its turn to send for all.
-    Lead,
-    /// Another one leads, and will wake it.
+    /// It is woken when there is a result.
     Wait,
 }
 
 impl Outbox {
     /// Whether some wait.
     pub(super) fn is_waiting(&self) -> bool {
-        self.leader().is_some()
+        !self.waiting.is_empty()
     }
 
-    /// Takes in a send, to be asked for at once or when `waker` is woken.
+    /// Takes in a send; `waker` is woken when it has a result.
     pub(super) fn push(&mut self, payload: &[u8], to: Option<SocketAddr>, waker: Waker) -> Ticket {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
+        self.wanted += payload.len();
         let range = start..self.bytes.len();
-        self.sends.push_back(Send { to, range, state: State::Waiting { waker } });
-        Ticket(self.first + self.sends.len() as u64 - 1)
+        let ticket = Ticket(self.sends.insert(Send::Waiting { to, range, waker }));
+        self.waiting.push_back(ticket);
+        ticket
     }
 
-    /// A future asks for its result. A waker that is returned is to be dropped when nothing is
-    /// borrowed.
+    /// A future asks for its result, or leaves `waker`. A waker that is returned is to be dropped
+    /// when nothing is borrowed.
     pub(super) fn ask(&mut self, ticket: Ticket, waker: Waker) -> (Asked, Option<Waker>) {
-        if self.leads(ticket) {
-            return (Asked::Lead, Some(waker));
+        if let Send::Waiting { waker: known, .. } = &mut self.sends[ticket.0] {
+            return (Asked::Wait, Some(std::mem::replace(known, waker)));
         }
-        let send = self.send(ticket);
-        match &mut send.state {
-            State::Waiting { waker: known } => (Asked::Wait, Some(std::mem::replace(known, waker))),
-            State::Dealt { .. } => {
-                let State::Dealt { result } = std::mem::replace(&mut send.state, State::Gone)
-                else {
-                    unreachable!("it was just seen");
-                };
-                self.tidy();
-                (Asked::Result(result), Some(waker))
-            }
-            State::Gone => unreachable!("a future asks once for its result"),
+        match self.sends.remove(ticket.0) {
+            Send::Dealt { result } => (Asked::Result(result), Some(waker)),
+            Send::Waiting { .. } => unreachable!("it was just seen"),
         }
     }
 
     /// All that wait, in order.
-    pub(super) fn waiting(&self) -> (Vec<Ticket>, Vec<Transmit<'_>>) {
-        let waiting = (self.first..).zip(&self.sends);
-        waiting
-            .filter(|(_, send)| matches!(send.state, State::Waiting { .. }))
-            .map(|(number, send)| {
-                let contents = &self.bytes[send.range.clone()];
-                let transmit = match send.to {
-                    Some(to) => Transmit::to(contents, to),
-                    None => Transmit::new(contents),
-                };
-                (Ticket(number), transmit)
+    pub(super) fn waiting(&self) -> Vec<Transmit<'_>> {
+        let transmits = self.waiting.iter().map(|ticket| match &self.sends[ticket.0] {
+            Send::Waiting { to: Some(to), range, .. } => {
+                Transmit::to(&self.bytes[range.clone()], *to)
+            }
+            Send::Waiting { to: None, range, .. } => Transmit::new(&self.bytes[range.clone()]),
+            Send::Dealt { .. } => unreachable!("it waits"),
+        });
+        transmits.collect()
+    }
+
+    /// The first of those that wait have left, or failed: one for each of `results`. Returns whom to
+    /// wake.
+    pub(super) fn deal(&mut self, results: Vec<io::Result<usize>>) -> Vec<Waker> {
+        let dealt = self.waiting.drain(..results.len()).zip(results);
+        let wakers = dealt
+            .map(|(ticket, result)| {
+                let send = &mut self.sends[ticket.0];
+                match std::mem::replace(send, Send::Dealt { result }) {
+                    Send::Waiting { range, waker, .. } => {
+                        self.wanted -= range.len();
+                        waker
+                    }
+                    Send::Dealt { .. } => unreachable!("a send is dealt with once"),
+                }
             })
-            .unzip()
+            .collect();
+        self.give_back();
+        wakers
     }
 
-    /// A send has left, or failed: returns whom to wake.
-    pub(super) fn deal(&mut self, ticket: Ticket, result: io::Result<usize>) -> Option<Waker> {
-        match std::mem::replace(&mut self.send(ticket).state, State::Dealt { result }) {
-            State::Waiting { waker } => Some(waker),
-            State::Dealt { .. } | State::Gone => unreachable!("a send is dealt with once"),
+    /// None of those that wait will leave. Returns whom to wake.
+    pub(super) fn fail(&mut self, error: impl Fn() -> io::Error) -> Vec<Waker> {
+        self.deal(self.waiting.iter().map(|_| Err(error())).collect())
+    }
+
+    /// A future was dropped: its send does not take place, unless it has. What is returned is to be
+    /// dropped when nothing is borrowed.
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
+        match self.sends.remove(ticket.0) {
+            Send::Waiting { range, waker, .. } => {
+                let at = self.waiting.iter().position(|waiting| *waiting == ticket);
+                self.waiting.remove(at.expect("it waits"));
+                self.wanted -= range.len();
+                self.give_back();
+                Some(waker)
+            }
+            Send::Dealt { .. } => None,
         }
     }
 
-    /// Whether it is the turn of `ticket` to send for all.
-    pub(super) fn leads(&self, ticket: Ticket) -> bool {
-        self.leader() == Some(ticket)
-    }
-
-    /// The waker of the future that leads now.
-    pub(super) fn next_leader(&self) -> Option<Waker> {
-        let leader = self.leader()?;
-        match &self.sends[(leader.0 - self.first) as usize].state {
-            State::Waiting { waker } => Some(waker.clone()),
-            State::Dealt { .. } | State::Gone => unreachable!("who leads, waits"),
+    /// Gives the memory of payloads back that nobody wants any more, if it is more than the rest: so
+    /// each byte is moved once, on average.
+    fn give_back(&mut self) {
+        if self.bytes.len() - self.wanted <= self.wanted && self.is_waiting() {
+            return;
         }
-    }
-
-    /// A future was dropped: its send does not take place, unless it has. Returns whom to wake, and
-    /// a waker to drop.
-    pub(super) fn leave(&mut self, ticket: Ticket) -> (Option<Waker>, Option<Waker>) {
-        let led = self.leads(ticket);
-        let state = std::mem::replace(&mut self.send(ticket).state, State::Gone);
-        self.tidy();
-        let own = match state {
-            State::Waiting { waker } => Some(waker),
-            State::Dealt { .. } | State::Gone => None,
-        };
-        (if led { self.next_leader() } else { None }, own)
-    }
-
-    /// The first that waits.
-    fn leader(&self) -> Option<Ticket> {
-        let waits = |send: &Send| matches!(send.state, State::Waiting { .. });
-        let at = self.sends.iter().position(waits)?;
-        Some(Ticket(self.first + at as u64))
-    }
-
-    fn send(&mut self, ticket: Ticket) -> &mut Send {
-        &mut self.sends[(ticket.0 - self.first) as usize]
-    }
-
-    /// Forgets those at the front of which nobody wants anything, and the payloads when no one
-    /// waits.
-    fn tidy(&mut self) {
-        while matches!(self.sends.front(), Some(Send { state: State::Gone, .. })) {
-            self.sends.pop_front();
-            self.first += 1;
+        let mut end = 0;
+        for ticket in &self.waiting {
+            let Send::Waiting { range, .. } = &mut self.sends[ticket.0] else {
+                unreachable!("it waits");
+            };
+            let moved = end..end + range.len();
+            self.bytes.copy_within(range.clone(), end);
+            end = moved.end;
+            *range = moved;
         }
-        if !self.is_waiting() {
-            self.bytes.clear();
-        }
+        self.bytes.truncate(end);
+        self.bytes.shrink_to(MOST_KEPT.max(2 * end));
     }
 }
 
@@ -178,55 +168,108 @@ mod tests {
         outbox.ask(ticket, Waker::noop().clone()).0
     }
 
-    fn deal_all(outbox: &mut Outbox) -> usize {
-        let (tickets, _) = outbox.waiting();
-        tickets.iter().filter(|ticket| outbox.deal(**ticket, Ok(1)).is_some()).count()
+    /// Deals with the first `count`; how many there are to be woken.
+    fn deal(outbox: &mut Outbox, count: usize) -> usize {
+        outbox.deal((0..count).map(Ok).collect()).len()
+    }
+
+    fn waiting(outbox: &Outbox) -> Vec<&[u8]> {
+        outbox.waiting().iter().map(Transmit::contents).collect()
     }
 
     #[test]
-    fn the_first_leads_and_each_gets_its_own_result() {
+    fn each_send_gets_its_own_result() {
         let mut outbox = Outbox::default();
         let tickets = ["a", "bc"].map(|payload| push(&mut outbox, payload));
-        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Lead));
-        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Wait));
-        let (waiting, transmits) = outbox.waiting();
-        assert_eq!((&waiting[..], transmits[1].len()), (&tickets[..], 2));
-        assert!(outbox.deal(tickets[0], Ok(1)).is_some());
-        assert!(outbox.deal(tickets[1], Err(io::ErrorKind::ConnectionRefused.into())).is_some());
+        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Wait));
+        assert_eq!(waiting(&outbox), [&b"a"[..], b"bc"]);
+        let refused = io::ErrorKind::ConnectionRefused.into();
+        assert_eq!(outbox.deal(vec![Ok(1), Err(refused)]).len(), 2);
         assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Err(_))));
         assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Result(Ok(1))));
         assert!(outbox.sends.is_empty() && outbox.bytes.is_empty());
     }
 
-    /// Fails when a leader that is dropped leads on: the others would wait for ever.
     #[test]
-    fn a_leader_that_gives_up_hands_on_and_is_not_sent() {
+    fn a_send_whose_future_is_dropped_does_not_leave() {
         let mut outbox = Outbox::default();
         let tickets = ["a", "b", "c"].map(|payload| push(&mut outbox, payload));
-        assert!(outbox.leave(tickets[1]).0.is_none(), "it did not lead");
-        assert!(outbox.leave(tickets[0]).0.is_some());
-        assert!(matches!(ask(&mut outbox, tickets[2]), Asked::Lead));
-        assert_eq!(outbox.waiting().0, [tickets[2]]);
+        assert!(outbox.leave(tickets[1]).is_some());
+        assert!(outbox.leave(tickets[0]).is_some());
+        assert_eq!(waiting(&outbox), [b"c"]);
     }
 
     #[test]
     fn a_future_dropped_after_its_send_changes_nothing() {
         let mut outbox = Outbox::default();
         let tickets = ["a", "b"].map(|payload| push(&mut outbox, payload));
-        assert_eq!(deal_all(&mut outbox), 2);
-        let (next, own) = outbox.leave(tickets[0]);
-        assert!(next.is_none() && own.is_none());
+        assert_eq!(deal(&mut outbox, 2), 2);
+        assert!(outbox.leave(tickets[0]).is_none());
         assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Ok(1))));
     }
 
     #[test]
-    fn who_comes_after_a_full_buffer_leads_next() {
+    fn where_nothing_can_leave_any_more_everybody_is_told() {
         let mut outbox = Outbox::default();
         let tickets = ["a", "b"].map(|payload| push(&mut outbox, payload));
-        outbox.deal(tickets[0], Ok(1));
-        assert!(outbox.next_leader().is_some());
-        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Lead));
-        let later = push(&mut outbox, "c");
-        assert!(matches!(ask(&mut outbox, later), Asked::Wait));
+        assert_eq!(deal(&mut outbox, 1), 1);
+        assert_eq!(outbox.fail(|| io::ErrorKind::NotConnected.into()).len(), 1);
+        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Result(Ok(0))));
+        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Err(_))));
+    }
+
+    /// Always some wait. Fails when the payloads of those that have left stay for as long, or those
+    /// that wait are sent another's.
+    #[test]
+    fn memory_is_given_back_while_others_wait() {
+        const LEN: usize = 1_000;
+        let mut outbox = Outbox::default();
+        let payload = |number: usize| format!("{number:0LEN$}");
+        let mut futures = VecDeque::new();
+        for number in 0..1_000 {
+            futures.push_back((number, push(&mut outbox, &payload(number))));
+            match number % 7 {
+                0 => {}
+                // One in the middle gives up.
+                3 => {
+                    let (_, ticket) = futures.remove(futures.len() / 2).unwrap();
+                    outbox.leave(ticket);
+                }
+                _ => {
+                    let (_, ticket) = futures.pop_front().unwrap();
+                    deal(&mut outbox, 1);
+                    assert!(matches!(ask(&mut outbox, ticket), Asked::Result(Ok(0))));
+                }
+            }
+            let expected: Vec<_> = futures.iter().map(|(number, _)| payload(*number)).collect();
+            assert_eq!(waiting(&outbox), expected.iter().map(String::as_bytes).collect::<Vec<_>>());
+            assert!(outbox.bytes.len() <= 2 * LEN * futures.len(), "{number}");
+        }
+    }
+
+    /// Fails when a future that is kept after its send has left keeps the memory of later sends.
+    #[test]
+    fn a_result_that_nobody_takes_keeps_nothing_else() {
+        let mut outbox = Outbox::default();
+        let _forgotten = push(&mut outbox, "forgotten");
+        deal(&mut outbox, 1);
+        for _ in 0..1_000 {
+            let ticket = push(&mut outbox, "taken");
+            deal(&mut outbox, 1);
+            ask(&mut outbox, ticket);
+        }
+        assert_eq!((outbox.sends.len(), outbox.bytes.len()), (1, 0));
+        assert!(outbox.sends.capacity() < 100);
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_is_given_back() {
+        let mut outbox = Outbox::default();
+        let payload = "x".repeat(MOST_KEPT);
+        for _ in 0..4 {
+            push(&mut outbox, &payload);
+        }
+        deal(&mut outbox, 4);
+        assert!(outbox.bytes.capacity() <= 2 * MOST_KEPT);
     }
 }

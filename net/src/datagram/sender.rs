@@ -1,29 +1,29 @@
 //! Sending: what an [`Endpoint`] does with datagrams that are to leave.
 //!
-//! A lone send is the plain call, a batch is one sendmmsg, and both wait for room as often as they
-//! find none. With coalescing, sends of several tasks wait in the [`Outbox`] until all tasks that
-//! were ready have run, and leave together.
+//! A lone send is the plain call, a batch is one sendmmsg, and both wait for buffer space as often
+//! as they find none. With coalescing, sends of several tasks wait in the [`Outbox`] until all tasks
+//! that were ready have run. Then the socket sends them, by itself and as a batch.
 //!
 //! ```text
-//! send  -> sendmsg                     ── EAGAIN ──> Room ─┐
-//! batch -> next_message .. -> sendmmsg ── EAGAIN ──> Room ─┤ again
-//! send, coalescing -> Outbox ── next turn ──> as a batch <─┘
+//! send  -> sendmsg                     ── EAGAIN ──> SpaceWait ─┐
+//! batch -> next_message .. -> sendmmsg ── EAGAIN ──> SpaceWait ─┤ again
+//! send, coalescing -> Outbox ── end of turn ──> as a batch <────┘
 //! ```
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use ebbtide_runtime::InFlight;
+use ebbtide_runtime::Again;
+use ebbtide_runtime::driver::Wakes;
 use ebbtide_runtime::task::{note_sent, poll_send_budget};
 use socket2::SockAddr;
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, ended};
 use super::outbox::{Asked, Outbox, Ticket};
+use super::space::SpaceWait;
 use super::transmit::{Cursor, MESSAGES_PER_CALL, Message, Offload, Transmit, next_message};
-use crate::operation;
 
 /// What a socket keeps for sending.
 pub(super) struct Sender {
@@ -34,6 +34,8 @@ pub(super) struct Sender {
     pub(super) coalesces: Cell<bool>,
     /// Sends that are to leave together.
     outbox: RefCell<Outbox>,
+    /// What they wait for. `None` while there was buffer space.
+    space: Cell<Option<SpaceWait>>,
 }
 
 impl Default for Sender {
@@ -42,6 +44,7 @@ impl Default for Sender {
             longest_segment: Cell::new(usize::from(u16::MAX)),
             coalesces: Cell::new(false),
             outbox: RefCell::default(),
+            space: Cell::default(),
         }
     }
 }
@@ -63,7 +66,7 @@ pub(super) struct Progress {
 pub(super) enum Step {
     /// There may be more.
     Sent,
-    /// There is no room now.
+    /// There is no buffer space now.
     Full,
     /// The datagram at the cursor was not sent.
     Failed(io::Error),
@@ -76,9 +79,6 @@ impl Endpoint {
     pub(crate) fn try_send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
         self.check_open()?;
         self.flush_first()?;
-        if self.stands_aside() {
-            return self.try_send_aside(payload, to);
-        }
         loop {
             match self.socket.send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -91,72 +91,48 @@ impl Endpoint {
         }
     }
 
-    /// The same of a socket that stands aside, whose datagrams have to be given their source.
-    #[cold]
-    fn try_send_aside(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
-        let transmit = match to.and_then(SockAddr::as_socket) {
-            Some(to) => Transmit::to(payload, to),
-            None => Transmit::new(payload),
-        };
-        let mut progress = Progress::default();
-        loop {
-            match self.send_some(&[transmit], &mut progress) {
-                Step::Sent => {}
-                Step::Done => return Ok(payload.len()),
-                Step::Full => return Err(io::ErrorKind::WouldBlock.into()),
-                Step::Failed(error) => return Err(error),
-            }
-        }
-    }
-
     /// Sends by the plain call, which costs less than a lone send through the ring, and waits for
-    /// room as often as it finds none.
-    pub(crate) fn poll_send(
+    /// buffer space as often as it finds none.
+    pub(super) fn poll_send(
         self: &Rc<Self>,
         payload: &[u8],
         to: Option<&SockAddr>,
-        room: &mut Option<InFlight<operation::Room>>,
+        space: &mut Option<SpaceWait>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(poll_room(room, cx))?;
+            ready!(poll_space(space, cx))?;
             ready!(poll_send_budget(cx, payload.len()));
             match self.try_send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
-            *room = Some(self.port.submit(operation::Room::new(self, to)?));
+            *space = Some(SpaceWait::new(self, to)?);
         }
     }
 
-    /// Waits for room for a datagram to the connected peer.
-    pub(crate) fn wait_for_room(self: &Rc<Self>) -> io::Result<InFlight<operation::Room>> {
-        self.check_open()?;
-        Ok(self.port.submit(operation::Room::new(self, None)?))
-    }
-
-    /// Sends what is left of a batch. Gives how many transmits were sent whole, all of them unless
-    /// one failed.
+    /// Sends the rest of a batch. Returns how many transmits were sent whole, all of them unless one
+    /// failed.
     pub(super) fn poll_send_batch(
         self: &Rc<Self>,
         transmits: &[Transmit<'_>],
         progress: &mut Progress,
-        room: &mut Option<InFlight<operation::Room>>,
+        space: &mut Option<SpaceWait>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(poll_room(room, cx))?;
+            ready!(poll_space(space, cx))?;
             let next = transmits.get(progress.at.index).map_or(0, Transmit::len);
             ready!(poll_send_budget(cx, next));
             match self.try_send_batch(transmits, progress) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
-            *room = Some(self.wait_for_room()?);
+            *space = Some(SpaceWait::new(self, None)?);
         }
     }
 
-    /// Sends as much of a batch as there is room for.
+    /// Sends as much of a batch as there is buffer space for.
     pub(super) fn try_send_batch(
         &self,
         transmits: &[Transmit<'_>],
@@ -179,29 +155,6 @@ impl Endpoint {
 
     /// Sends the messages that come next, in one call.
     pub(super) fn send_some(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
-        if self.stands_aside() {
-            return self.send_some_aside(transmits, progress);
-        }
-        self.send_next(transmits, progress)
-    }
-
-    /// The same of a socket that stands aside: it has no peer, and each datagram is given its source.
-    #[cold]
-    fn send_some_aside(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
-        // What has no destination would go to nobody.
-        let (up_to_here, from_here) = transmits.split_at(progress.at.index);
-        let from_here = from_here.iter().map_while(|transmit| {
-            let source = self.source_to(transmit.destination()?);
-            Some(transmit.with_source(source))
-        });
-        let sourced: Vec<_> = up_to_here.iter().copied().chain(from_here).collect();
-        if sourced.len() == progress.at.index && sourced.len() < transmits.len() {
-            return Step::Failed(io::Error::from_raw_os_error(libc::EDESTADDRREQ));
-        }
-        self.send_next(&sourced, progress)
-    }
-
-    fn send_next(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
         let mut at = progress.at;
         let left = transmits.len().saturating_sub(at.index).min(MESSAGES_PER_CALL);
         let (mut messages, mut slices) = (Vec::with_capacity(left), Vec::with_capacity(left));
@@ -265,13 +218,10 @@ fn longest_after(error: &io::Error, segment_size: Option<u16>) -> usize {
 }
 
 /// Ready when there is nothing to wait for any more.
-fn poll_room(
-    room: &mut Option<InFlight<operation::Room>>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    if let Some(waiting) = room {
-        ready!(Pin::new(waiting).poll(cx))?;
-        *room = None;
+fn poll_space(space: &mut Option<SpaceWait>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    if let Some(waiting) = space {
+        ready!(waiting.poll(cx))?;
+        *space = None;
     }
     Poll::Ready(Ok(()))
 }
@@ -280,68 +230,69 @@ fn poll_room(
 impl Endpoint {
     /// Sends as [`poll_send`](Self::poll_send), together with what other tasks send.
     pub(super) fn poll_send_together(
-        self: &Rc<Self>,
+        &self,
         payload: &[u8],
         to: Option<&SockAddr>,
-        waiting: &mut Together,
+        waiting: &mut Option<Ticket>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Some(ticket) = waiting.ticket else {
+        let Some(ticket) = *waiting else {
+            self.check_open()?;
             ready!(poll_send_budget(cx, payload.len()));
             let to = to.and_then(SockAddr::as_socket);
             let waker = cx.waker().clone();
-            let mut outbox = self.sender.outbox.borrow_mut();
-            let leads = !outbox.is_waiting();
-            waiting.ticket = Some(outbox.push(payload, to, waker));
-            drop(outbox);
-            if leads {
-                // Polled again after all that is ready now: then everybody's sends are here.
-                cx.waker().wake_by_ref();
-            }
+            *waiting = Some(self.sender.outbox.borrow_mut().push(payload, to, waker));
+            self.call_at_turn_end();
             return Poll::Pending;
         };
-        loop {
-            ready!(poll_room(&mut waiting.room, cx))?;
-            let waker = cx.waker().clone();
-            let (asked, _unused) = self.sender.outbox.borrow_mut().ask(ticket, waker);
-            match asked {
-                Asked::Result(result) => {
-                    waiting.ticket = None;
-                    return Poll::Ready(result);
-                }
-                Asked::Wait => return Poll::Pending,
-                Asked::Lead => self.check_open()?,
-            }
-            if let Flushed::NotAll = self.flush()
-                && self.sender.outbox.borrow().leads(ticket)
-            {
-                waiting.room = Some(self.wait_for_room()?);
+        let waker = cx.waker().clone();
+        let (asked, _unused) = self.sender.outbox.borrow_mut().ask(ticket, waker);
+        match asked {
+            Asked::Wait => Poll::Pending,
+            Asked::Result(result) => {
+                *waiting = None;
+                Poll::Ready(result)
             }
         }
     }
 
-    /// Sends what waits to leave together, as far as there is room.
-    fn flush(&self) -> Flushed {
-        let mut wakers = Vec::new();
-        let flushed = {
-            let mut outbox = self.sender.outbox.borrow_mut();
-            let (tickets, results, flushed) = {
-                let (tickets, transmits) = outbox.waiting();
-                let (results, flushed) = self.send_each(&transmits);
-                (tickets, results, flushed)
-            };
-            for (ticket, result) in tickets.into_iter().zip(results) {
-                wakers.extend(outbox.deal(ticket, result));
-            }
-            // Whoever leads from now on waits for room.
-            wakers.extend(outbox.next_leader());
-            flushed
-        };
-        wakers.into_iter().for_each(Waker::wake);
+    /// The tasks that were ready have run: what waits to leave together leaves, as far as there is
+    /// buffer space. No future has to be polled for it: one that is held would stall the others.
+    pub(super) fn send_together(self: &Rc<Self>, wakes: &mut Wakes) -> Again {
+        let space = self.sender.space.take();
+        if !self.sender.outbox.borrow().is_waiting() {
+            return Again::No;
+        }
+        if let Some(mut space) = space
+            && space.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        {
+            self.sender.space.set(Some(space));
+            return Again::AfterSleep;
+        }
+        match self.flush(wakes) {
+            Flushed::All => Again::No,
+            Flushed::NotAll => match SpaceWait::new(self, None) {
+                Ok(space) => {
+                    self.sender.space.set(Some(space));
+                    Again::AfterSleep
+                }
+                Err(_) => {
+                    wakes.wake(self.sender.outbox.borrow_mut().fail(ended));
+                    Again::No
+                }
+            },
+        }
+    }
+
+    /// Sends what waits to leave together, as far as there is buffer space.
+    fn flush(&self, wakes: &mut Wakes) -> Flushed {
+        let mut outbox = self.sender.outbox.borrow_mut();
+        let (results, flushed) = self.send_each(&outbox.waiting());
+        wakes.wake(outbox.deal(results));
         flushed
     }
 
-    /// Sends until there is no room; the results of those that were dealt with, in order.
+    /// Sends until there is no buffer space; the results of those that were dealt with, in order.
     fn send_each(&self, transmits: &[Transmit<'_>]) -> (Vec<io::Result<usize>>, Flushed) {
         let mut results = Vec::with_capacity(transmits.len());
         let mut progress = Progress::default();
@@ -363,30 +314,29 @@ impl Endpoint {
 
     /// The future of a send was dropped, which then does not take place.
     pub(super) fn abandon_send(&self, ticket: Ticket) {
-        let (next, _own) = self.sender.outbox.borrow_mut().leave(ticket);
-        if let Some(next) = next {
-            next.wake();
-        }
+        let _own = self.sender.outbox.borrow_mut().leave(ticket);
     }
 
     /// Nothing may overtake what waits to leave together.
     fn flush_first(&self) -> io::Result<()> {
-        if self.sender.outbox.borrow().is_waiting()
-            && let Flushed::NotAll = self.flush()
-        {
-            return Err(io::ErrorKind::WouldBlock.into());
+        if !self.sender.outbox.borrow().is_waiting() {
+            return Ok(());
         }
-        Ok(())
+        let mut wakes = Wakes::default();
+        let flushed = self.flush(&mut wakes);
+        wakes.run();
+        match flushed {
+            Flushed::All => Ok(()),
+            Flushed::NotAll => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
-}
 
-/// A send that leaves together with others, as its future keeps it.
-#[derive(Debug, Default)]
-pub(super) struct Together {
-    /// `None` while it is not in the outbox.
-    pub(super) ticket: Option<Ticket>,
-    /// `None` while nothing has to be waited for.
-    room: Option<InFlight<operation::Room>>,
+    /// The socket is not open any more: what waits to leave together does not leave.
+    pub(super) fn end_sends(&self) {
+        drop(self.sender.space.take());
+        let wakers = self.sender.outbox.borrow_mut().fail(ended);
+        wakers.into_iter().for_each(Waker::wake);
+    }
 }
 
 /// Whether everything has left the outbox.

@@ -70,14 +70,9 @@ impl<'a> Transmit<'a> {
         self
     }
 
-    /// Where it goes to, unless to the connected peer.
-    pub(super) fn destination(&self) -> Option<SocketAddr> {
-        self.destination
-    }
-
-    /// With a source address, unless it says its own.
-    pub(super) fn with_source(self, source: Option<IpAddr>) -> Self {
-        Self { src_ip: self.src_ip.or(source), ..self }
+    #[cfg(test)]
+    pub(super) fn contents(&self) -> &'a [u8] {
+        self.contents
     }
 
     /// Bytes that are to be sent.

@@ -294,8 +294,9 @@ impl UdpSocket {
     /// For servers whose tasks answer one peer, or a few, each by itself. Off unless set: a task
     /// that awaits its sends one after the other gains nothing, and waits.
     ///
-    /// Every send still has its own result. Sends of one socket leave in the order in which they
-    /// were first polled.
+    /// Every send still has its own result, and leaves whether its future is polled again or not,
+    /// unless that is dropped before. Sends of one socket leave in the order in which they were first
+    /// polled.
     pub fn set_coalescing(&self, on: bool) {
         self.endpoint().sender.coalesces.set(on);
     }

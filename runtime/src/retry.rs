@@ -1,0 +1,41 @@
+//! [`Retry`]: a wait for an operation that can only be tried again after a while.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::handle::Handle;
+use crate::time::{self, Sleep, clock};
+use crate::under_way::Hold;
+
+/// Waits for a time, for something that is then tried again, and which the exit waits for.
+pub struct Retry {
+    handle: Handle,
+    sleep: Sleep,
+    _hold: Hold,
+}
+
+impl Retry {
+    pub(crate) fn after(pause: Duration, handle: Handle) -> Self {
+        let hold = handle.blocking().hold();
+        let sleep = Sleep::bound(time::saturating_add(clock::now(), pause));
+        Self { handle, sleep, _hold: hold }
+    }
+}
+
+impl Future for Retry {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.sleep.poll_on(|| this.handle.clone(), cx)
+    }
+}
+
+impl fmt::Debug for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry").field("sleep", &self.sleep).finish_non_exhaustive()
+    }
+}
