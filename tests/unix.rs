@@ -10,6 +10,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram as Plain;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::mpsc;
 use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
@@ -459,10 +460,16 @@ fn shutdown_delivers_sends_that_still_wait(shape: Shape) {
         assert!(!one.is_finished() && !other.is_finished());
         [one, other]
     });
-    // The queue gets room only once the runtime has begun to end.
+    // The queue gets space only once the runtime has begun to end, and has nothing else to do.
+    let (begin, begins) = mpsc::channel();
+    runtime.spawn(async move {
+        sleep(Duration::from_millis(50)).await;
+        begin.send(()).unwrap();
+    });
     receiver.set_nonblocking(false).unwrap();
     receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let reading = thread::spawn(move || {
+        begins.recv().expect("the exit waits for the sends");
         let mut memory = [0; 256];
         let mut ledger = Ledger::default();
         while ledger.received < filled + 2 {

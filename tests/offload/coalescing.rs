@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 
 use super::{pair, receive, run};
+use crate::faults::{Fault, Manner, with_fault};
 use crate::seccomp::with_refused_if;
 use crate::support::{Ledger, Shape, numbered, parse};
 
@@ -17,6 +18,7 @@ on_every_shape!(
     a_coalesced_send_that_is_dropped_does_not_take_place,
     a_coalesced_error_is_that_of_one_send,
     nothing_overtakes_what_waits_to_leave,
+    coalesced_sends_wait_for_space_by_themselves,
 );
 
 /// Fails when coalesced sends leave by themselves (the train), or share a result.
@@ -76,8 +78,37 @@ fn a_coalesced_send_that_is_dropped_does_not_take_place(shape: Shape) {
     });
 }
 
-/// The kernel has no room for the last ones, which whoever of them leads sends later. Fails when
-/// that one, which did not lead before, is not told.
+/// The kernel has no space for the last ones, of which the first is held. Hangs when they wait for
+/// another send, or for that one to be polled.
+fn coalesced_sends_wait_for_space_by_themselves(shape: Shape) {
+    // Each is longer than the one before, hence a message of its own; 64 leave in one call.
+    const SENDS: usize = 70;
+    let fault = Fault::once(libc::SYS_sendmmsg, 2, Manner::Refuse(libc::EAGAIN));
+    let ((), tally) = with_fault(fault, || {
+        run(&shape.runtime(), async {
+            let (receiver, sender) = pair();
+            sender.set_coalescing(true);
+            let payloads: Vec<_> =
+                (0..SENDS).map(|number| numbered(0, number as u64, 12 + number)).collect();
+            let mut sends: Vec<_> = payloads.iter().map(|payload| sender.send(payload)).collect();
+            for send in &mut sends {
+                assert!(send.now_or_never().is_none(), "it waits for the others");
+            }
+            let held = sends.remove(64);
+            for (number, sent) in join_all(sends).await.into_iter().enumerate() {
+                assert_eq!(sent.unwrap(), 12 + number + usize::from(number >= 64));
+            }
+            assert_eq!(held.await.unwrap(), 12 + 64);
+            let mut ledger = Ledger::default();
+            receive(&receiver, &mut ledger, SENDS as u64).await;
+            assert_eq!(ledger.holes, 0);
+        });
+    });
+    assert_eq!((tally.calls, tally.failures), (3, 1));
+}
+
+/// The kernel has no space for the last ones. Fails when those that come later do not leave with
+/// them.
 #[test]
 fn coalesced_sends_that_find_no_room_leave_later() {
     // Each is longer than the one before, hence a message of its own; 64 leave in one call.
@@ -105,7 +136,7 @@ fn coalesced_sends_that_find_no_room_leave_later() {
             for _turn in 0..1_000 {
                 yield_now().await;
             }
-            assert!(sends.iter().all(|send| send.is_finished()), "nobody leads");
+            assert!(sends.iter().all(|send| send.is_finished()), "they wait for ever");
             let mut ledger = Ledger::default();
             receive(&receiver, &mut ledger, SENDS as u64 + 1).await;
             assert_eq!(ledger.holes, 0);
