@@ -3,11 +3,13 @@
 // UNSAFETY: raising a signal has no safe form.
 #![expect(unsafe_code, reason = "argued above")]
 
+#[path = "support/fork.rs"]
+mod fork;
+
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::iter;
 use std::os::unix::process::ExitStatusExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::process::{Command, ExitStatus};
 use std::sync::mpsc;
@@ -17,6 +19,7 @@ use ebbtide::net::UdpSocket;
 use ebbtide::signal::{ctrl_c, terminate};
 use ebbtide::task::yield_now;
 use ebbtide::{Drain, Driver, Runtime, spawn};
+use fork::Child;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use libc::{SIGINT, SIGTERM};
@@ -278,37 +281,6 @@ fn an_error_of_listening_keeps_its_number() {
         send(SIGTERM);
         terminate().await
     });
-}
-
-/// A forked child: a copy of this process with this thread alone.
-struct Child(libc::pid_t);
-
-impl Child {
-    /// Runs `body` in a child, and ends it.
-    fn new(body: impl FnOnce()) -> Self {
-        // SAFETY: takes nothing.
-        let id = unsafe { libc::fork() };
-        assert!(id >= 0, "{}", io::Error::last_os_error());
-        if id > 0 {
-            return Self(id);
-        }
-        let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
-        // SAFETY: takes a number.
-        unsafe { libc::_exit(i32::from(!passed)) };
-    }
-
-    fn send(&self, signal: i32) {
-        // SAFETY: takes numbers, of a child of ours that nobody has waited for.
-        assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
-    }
-
-    /// Waits for its end, which has to be a good one.
-    fn join(self) {
-        let mut status = 0;
-        // SAFETY: as above; the status lives until the call returns.
-        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
-        assert_eq!(status, 0, "the child failed");
-    }
 }
 
 /// Fails when both share a pipe, or an eventfd.

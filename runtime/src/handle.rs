@@ -130,6 +130,16 @@ impl Handle {
         if self.is_inherited() { Err(inherited()) } else { Ok(()) }
     }
 
+    /// # Panics
+    ///
+    /// If it was made before this process was forked.
+    #[inline]
+    pub(crate) fn assert_own(&self) {
+        if self.is_inherited() {
+            panic!("{}", inherited());
+        }
+    }
+
     /// Whether both are of one runtime.
     pub(crate) fn is_of(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.shared, &other.shared)
@@ -141,6 +151,7 @@ impl Handle {
         F: Future + 'static,
         F::Output: 'static,
     {
+        self.assert_own();
         self.tasks().spawn(future)
     }
 
@@ -152,7 +163,14 @@ impl Handle {
         self.shared.scratch.borrow_mut()
     }
 
+    /// The driver.
+    ///
+    /// # Panics
+    ///
+    /// In a forked child, which has no memory of it.
+    #[inline]
     pub(crate) fn driver(&self) -> RefMut<'_, Driver> {
+        self.assert_own();
         self.shared.driver.borrow_mut()
     }
 

@@ -57,7 +57,10 @@ impl<O: Operation> Future for InFlight<O> {
 
 impl<O: Operation> Drop for InFlight<O> {
     fn drop(&mut self) {
-        if let Some(id) = self.id {
+        if let Some(id) = self.id
+            // In a forked child it is not its own to cancel.
+            && !self.handle.is_inherited()
+        {
             let mut wakes = Wakes::default();
             self.handle.driver().orphan(id, &mut wakes);
             wakes.run();

@@ -33,6 +33,23 @@ impl Port {
         Handle::try_current().map(|handle| Self { handle })
     }
 
+    /// Whether the runtime was made before this process was forked. Nothing can be asked of it then,
+    /// and what belongs to it is the parent's.
+    #[inline]
+    pub fn is_inherited(&self) -> bool {
+        self.handle.is_inherited()
+    }
+
+    /// Refuses a runtime that was made before this process was forked.
+    ///
+    /// # Errors
+    ///
+    /// That it was, in a sentence.
+    #[inline]
+    pub fn check_process(&self) -> io::Result<()> {
+        self.handle.check_process()
+    }
+
     /// The buffers that datagrams arrive in.
     pub fn pool(&self) -> &Pool {
         self.handle.pool()

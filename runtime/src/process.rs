@@ -4,13 +4,14 @@
 // UNSAFETY: mmap and madvise have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
 
+use std::num::NonZeroU32;
 use std::process;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// A process, by its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Process(u32);
+pub(crate) struct Process(NonZeroU32);
 
 /// Where the id of this process is kept: in memory that the kernel clears in a forked child
 /// (`MADV_WIPEONFORK`, Linux 4.14), also in one that was made by clone(2) past libc, which an
@@ -26,14 +27,12 @@ impl Process {
     pub(crate) fn current() -> Self {
         // SAFETY: null, or a place that stays for ever.
         let place = unsafe { PLACE.load(Ordering::Acquire).as_ref() };
-        match place.map_or(0, |place| place.load(Ordering::Relaxed)) {
-            0 => Self::look_up(),
-            id => Self(id),
-        }
+        let id = place.and_then(|place| NonZeroU32::new(place.load(Ordering::Relaxed)));
+        id.map_or_else(Self::look_up, Self)
     }
 
     pub(crate) fn id(self) -> u32 {
-        self.0
+        self.0.get()
     }
 
     #[cold]
@@ -50,7 +49,7 @@ impl Process {
             // SAFETY: not null, and it stays for ever.
             unsafe { &*place }.store(id, Ordering::Relaxed);
         }
-        Self(id)
+        Self(NonZeroU32::new(id).expect("no process has the id 0"))
     }
 }
 

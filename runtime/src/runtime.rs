@@ -134,7 +134,7 @@ impl Runtime {
     /// # Panics
     ///
     /// Inside a runtime: there, spawn or await the future instead. If `future` panics. If the ring
-    /// fails.
+    /// fails. In a forked child of the process that made the runtime.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         match self.block_on_until(future, Until::Ready) {
             Ok(output) => output,
@@ -143,6 +143,7 @@ impl Runtime {
     }
 
     fn block_on_until<F: Future>(&self, future: F, until: Until) -> Result<F::Output, Stopped> {
+        self.handle.assert_own();
         let entered = self.handle.enter();
         assert!(
             !entered.is_nested(),
@@ -167,6 +168,7 @@ impl Runtime {
                 let polling = running.poll();
                 let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
                 drop(polling);
+                self.handle.assert_own();
                 if let Poll::Ready(output) = polled {
                     return Ok(output);
                 }
@@ -232,6 +234,8 @@ impl Runtime {
         let ready = self.handle.tasks().ready_count();
         for _ in 0..ready.min(self.handle.limits().tasks_per_turn) {
             self.handle.tasks().run_one();
+            // The task may have forked, and this be the child.
+            self.handle.assert_own();
         }
     }
 
@@ -316,6 +320,7 @@ impl Runtime {
 
     /// The path of a shutdown; see [`drain`](mod@crate::drain).
     fn end(&mut self, policy: Drain) -> DrainReport {
+        self.handle.assert_own();
         let _entered = self.handle.enter();
         self.handle.advance(Phase::ShuttingDown);
         let drained = self.run_until(drain_of(&self.handle, policy), Until::Ready);
@@ -353,6 +358,12 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        if self.handle.is_inherited() {
+            // In a forked child: its memory is not here, its sockets and its ring are the parent's as
+            // well, and the numbers of its descriptors may be those of other files.
+            mem::forget(self.handle.clone());
+            return;
+        }
         if !self.handle.has_ended() {
             self.end(self.drain);
         }

@@ -245,6 +245,7 @@ impl Endpoint {
     }
 
     pub(super) fn check_open(&self) -> io::Result<()> {
+        self.port.check_process()?;
         match self.life.get() {
             Life::Open => Ok(()),
             Life::Closed | Life::Ended { .. } => Err(ended()),
@@ -253,6 +254,7 @@ impl Endpoint {
 
     /// Steps 1 to 4 of the drain for this socket alone.
     pub(crate) fn drain(self: &Rc<Self>) -> io::Result<()> {
+        self.port.check_process()?;
         match self.life.get() {
             Life::Open => self.port.seal_socket(Rc::clone(self) as Rc<dyn Drainable>),
             Life::Closed | Life::Ended { .. } => Ok(()),
@@ -261,7 +263,8 @@ impl Endpoint {
 
     /// The user lets go of the socket: its address is free when this returns.
     pub(crate) fn close(self: &Rc<Self>) {
-        if self.life.get() != Life::Open {
+        // In a forked child the socket is the parent's.
+        if self.life.get() != Life::Open || self.port.is_inherited() {
             return;
         }
         self.leave();

@@ -26,6 +26,7 @@ impl Endpoint {
         cx: &Context<'_>,
         wrap: impl FnOnce(ReceivedMessage) -> T,
     ) -> Poll<io::Result<Option<T>>> {
+        self.port.check_process()?;
         if self.held.borrow().inbox.is_empty() && self.finds_nothing() {
             self.audience.asked(TaskId::current());
             return self.wait(waiter, cx);
@@ -114,6 +115,7 @@ impl Endpoint {
 
     /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
     pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
+        self.port.check_process()?;
         if self.held.borrow().inbox.messages() == 0 && self.is_open() {
             self.port.collect_now();
             self.read_on();

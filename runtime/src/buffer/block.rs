@@ -1,19 +1,26 @@
-//! [`Block`]: the memory of a pool: a record for each buffer, then the buffers.
+//! [`Block`]: the memory of a pool: a record for each buffer, and the buffers.
+//!
+//! A forked child gets the records, so that what it inherited can be dropped there, but no buffer.
 
-// UNSAFETY: the records, the buffers and what lies between the buffers are parts of one mapping, some
-// of which the kernel writes.
+// UNSAFETY: the records are parts of one mapping, and the buffers and what lies between them of another,
+// some of which the kernel writes.
 #![expect(unsafe_code, reason = "argued above")]
 
+use std::io;
 use std::ptr::NonNull;
 use std::rc::Weak;
 
 use super::canary::{self, GAP};
-use super::mapping::Mapping;
+use super::mapping::{InChild, Mapping};
 use super::pool::Memory;
 use super::record::Record;
+use crate::process::Process;
 
 pub(super) struct Block {
-    mapping: Mapping,
+    records: Mapping,
+    buffers: Mapping,
+    /// The process that has the buffers.
+    process: Process,
     count: u16,
     /// Bytes of a buffer, which the kernel may write. The next one comes [`GAP`] bytes later.
     pub(super) len: usize,
@@ -26,14 +33,22 @@ struct Slot(Record);
 const _: () = assert!(size_of::<Slot>() == 64, "a buffer starts at a cache line");
 
 impl Block {
-    /// Bytes of memory for `count` buffers of `len` bytes.
-    pub(super) fn size(count: usize, len: usize) -> usize {
-        (size_of::<Slot>() + len + GAP) * count
+    /// Memory for the records, and for `count` buffers of `len` bytes.
+    pub(super) fn map(count: usize, len: usize) -> io::Result<(Mapping, Mapping)> {
+        let records = Mapping::new(size_of::<Slot>() * count, InChild::Copied)?;
+        let buffers = Mapping::new((len + GAP) * count, InChild::Absent)?;
+        Ok((records, buffers))
     }
 
-    /// `mapping` is as large as [`size`](Self::size) says, and of the pool `memory`.
-    pub(super) fn new(mapping: Mapping, count: u16, len: usize, memory: &Weak<Memory>) -> Self {
-        let block = Self { mapping, count, len };
+    /// The mappings are those that [`map`](Self::map) made for them, of the pool `memory`.
+    pub(super) fn new(
+        records: Mapping,
+        buffers: Mapping,
+        count: u16,
+        len: usize,
+        memory: &Weak<Memory>,
+    ) -> Self {
+        let block = Self { records, buffers, process: Process::current(), count, len };
         for id in 0..count {
             let slot = Slot(Record::buffer(id, block.buffer(id), len, memory));
             // SAFETY: inside of the mapping, aligned, and nobody has seen it yet.
@@ -48,18 +63,17 @@ impl Block {
     #[inline]
     fn slot(&self, id: u16) -> NonNull<Slot> {
         assert!(id < self.count, "the kernel names only buffers that it was given");
-        // SAFETY: the mapping starts with `count` slots.
-        unsafe { self.mapping.start().cast::<Slot>().add(id.into()) }
+        // SAFETY: the mapping holds `count` slots.
+        unsafe { self.records.start().cast::<Slot>().add(id.into()) }
     }
 
     /// Where the buffer `id` starts.
     #[inline]
     pub(super) fn buffer(&self, id: u16) -> NonNull<u8> {
-        let records = size_of::<Slot>() * usize::from(self.count);
-        let offset = records + (self.len + GAP) * usize::from(id);
-        assert!(offset + self.len + GAP <= self.mapping.len());
+        let offset = (self.len + GAP) * usize::from(id);
+        assert!(offset + self.len + GAP <= self.buffers.len());
         // SAFETY: the offset lies inside the mapping, as just asserted.
-        unsafe { self.mapping.start().add(offset) }
+        unsafe { self.buffers.start().add(offset) }
     }
 
     #[inline]
@@ -89,7 +103,7 @@ impl Block {
     /// Looks whether a buffer was written to past its end, in debug builds.
     #[inline]
     pub(super) fn check(&self, id: u16) {
-        if cfg!(debug_assertions) {
+        if cfg!(debug_assertions) && self.process == Process::current() {
             // SAFETY: mapped as long as `self` lives, and written by `plant` alone, before the
             // kernel or a `Buffer` had any of it: no buffer reaches into the gap.
             canary::check(id, unsafe { &*self.gap(id) });

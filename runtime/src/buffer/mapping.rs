@@ -1,8 +1,8 @@
 //! A block of anonymous memory straight from the kernel.
 //!
 //! Not the allocator's: the block is unmapped when it is freed, so that a late write by the kernel
-//! is a visible error instead of silent corruption, and it is kept out of forked children
-//! (`MADV_DONTFORK`), which would otherwise keep a dead runtime's memory alive.
+//! is a visible error instead of silent corruption. What the kernel writes is kept out of forked
+//! children (`MADV_DONTFORK`), which would otherwise keep a dead runtime's memory alive.
 
 // UNSAFETY: mmap, madvise and munmap have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
@@ -11,6 +11,8 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
+
+use crate::process::Process;
 
 /// Bytes on either side of a mapping that nobody may touch, so that a write past its end is an
 /// error, by the kernel (`EFAULT`) as by us. In debug builds only: it takes two more mappings, of
@@ -21,12 +23,23 @@ const GUARD: usize = if cfg!(all(debug_assertions, not(miri))) { 65_536 } else {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// The process that made it.
+    process: Process,
+}
+
+/// What a forked child gets of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InChild {
+    /// Nothing: to touch it there is an error.
+    Absent,
+    /// A copy.
+    Copied,
 }
 
 const ACCESS: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 impl Mapping {
-    pub(crate) fn new(len: usize) -> io::Result<Self> {
+    pub(crate) fn new(len: usize, in_child: InChild) -> io::Result<Self> {
         let access = if GUARD != 0 { libc::PROT_NONE } else { ACCESS };
         // SAFETY: an anonymous private mapping at an address of the kernel's choice; it touches no
         // memory that exists.
@@ -46,7 +59,7 @@ impl Mapping {
         // SAFETY: inside of the mapping just made.
         let start = unsafe { whole.cast::<u8>().add(GUARD) };
         let start = NonNull::new(start).expect("mmap never maps page zero");
-        let mapping = Self { start, len };
+        let mapping = Self { start, len, process: Process::current() };
         if GUARD != 0 {
             // SAFETY: the range is what lies between the guards of the mapping just made.
             let result = unsafe { libc::mprotect(start.as_ptr().cast(), len, ACCESS) };
@@ -55,7 +68,7 @@ impl Mapping {
             }
         }
         // Miri has no madvise, and no fork either.
-        if !cfg!(miri) {
+        if !cfg!(miri) && in_child == InChild::Absent {
             // SAFETY: the range is the mapping just made.
             let result = unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTFORK) };
             if result != 0 {
@@ -76,6 +89,10 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        if self.process != Process::current() {
+            // In a forked child: it may not be here, and other memory in its place.
+            return;
+        }
         // SAFETY: the guard in front belongs to the same mapping.
         let whole = unsafe { self.start.as_ptr().sub(GUARD) };
         // SAFETY: the range was mapped by `new` and is unmapped once. Whoever lent it to the kernel
@@ -92,7 +109,7 @@ pub(crate) struct Pages {
 
 impl Pages {
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        Ok(Self { mapping: Mapping::new(len)? })
+        Ok(Self { mapping: Mapping::new(len, InChild::Absent)? })
     }
 }
 
@@ -124,7 +141,7 @@ mod tests {
     #[cfg_attr(any(miri, not(debug_assertions)), ignore = "there are guards in debug builds only")]
     fn what_lies_before_and_after_the_memory_cannot_be_touched() {
         let len = 3 * 65_536;
-        let mapping = Mapping::new(len).unwrap();
+        let mapping = Mapping::new(len, InChild::Absent).unwrap();
         let (_reader, writer) = io::pipe().unwrap();
         let touch = |at: *const u8| {
             // SAFETY: takes a byte from where the kernel may refuse to read it.
@@ -148,7 +165,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no /proc")]
     fn a_forked_child_does_not_get_the_memory() {
-        let mapping = Mapping::new(1 << 20).unwrap();
+        let mapping = Mapping::new(1 << 20, InChild::Absent).unwrap();
         let start = mapping.start().as_ptr().addr();
         // Each range of addresses is followed by what there is to say of it.
         let holds_it = |line: &&str| {

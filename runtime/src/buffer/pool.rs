@@ -12,7 +12,6 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::block::Block;
-use super::mapping::Mapping;
 use super::record::Share;
 use super::ring::BufferRing;
 use super::window::Window;
@@ -74,12 +73,12 @@ impl Pool {
         };
         let ids = u16::try_from(count).expect("the builder bounds the number of buffers");
         let len = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
-        let mapping = Mapping::new(Block::size(count, len))?;
+        let (records, buffers) = Block::map(count, len)?;
         let memory = Rc::new_cyclic(|memory| Memory {
             // The first is on top.
             shelf: RefCell::new((0..ids).rev().collect()),
             ring,
-            block: Block::new(mapping, ids, len, memory),
+            block: Block::new(records, buffers, ids, len, memory),
             payload,
             unheld: Cell::new(count),
             claimed: Cell::new(0),

@@ -13,6 +13,7 @@ use std::rc::Weak;
 use super::contents::Contents;
 use super::outside::Outside;
 use super::pool::Memory;
+use crate::process::Process;
 
 /// A piece of memory, the message in it, and how many hold it.
 ///
@@ -23,6 +24,8 @@ pub(super) struct Record {
     holders: Cell<u32>,
     /// Which buffer of its pool it is.
     id: u16,
+    /// Which process has the memory. `None`: also those that were forked from it.
+    process: Option<Process>,
     start: NonNull<u8>,
     /// Bytes from `start` on.
     len: u32,
@@ -45,12 +48,19 @@ impl Record {
         let (holders, contents) = (Cell::default(), Cell::default());
         let memory = NonNull::new(memory.as_ptr().cast_mut()).expect("it is being made");
         let len = u32::try_from(len).expect("the builder bounds buffers");
-        Self { holders, id, start, len, contents, keeper: Keeper::Pool(memory) }
+        let process = Some(Process::current());
+        Self { holders, id, process, start, len, contents, keeper: Keeper::Pool(memory) }
     }
 
-    fn loose(start: NonNull<u8>, len: u32, contents: Contents, keeper: Keeper) -> Share {
+    fn loose(
+        process: Option<Process>,
+        start: NonNull<u8>,
+        len: u32,
+        contents: Contents,
+        keeper: Keeper,
+    ) -> Share {
         let (holders, contents) = (Cell::new(1), Cell::new(contents));
-        let record = Self { holders, id: 0, start, len, contents, keeper };
+        let record = Self { holders, id: 0, process, start, len, contents, keeper };
         Share { record: NonNull::from(Box::leak(Box::new(record))) }
     }
 
@@ -76,7 +86,7 @@ impl Share {
     pub(crate) fn outside(outside: Outside, offset: usize, contents: Contents) -> Self {
         let bytes = NonNull::from(&outside[offset..][..contents.len()]);
         let len = bytes.len() as u32;
-        Record::loose(bytes.cast(), len, contents, Keeper::Outside(outside))
+        Record::loose(None, bytes.cast(), len, contents, Keeper::Outside(outside))
     }
 
     #[inline]
@@ -86,9 +96,19 @@ impl Share {
     }
 
     /// The memory, from the header of the message on.
+    ///
+    /// # Panics
+    ///
+    /// In a forked child, which has no memory of the pool.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         let record = self.record();
+        let is_here = record.process.is_none_or(|process| process == Process::current());
+        assert!(
+            is_here,
+            "a forked child has no memory of the datagrams that its parent received: \
+             copy them before the fork"
+        );
         // SAFETY: the keeper keeps the memory, which was written to its end before this was made: a
         // mapping is zeroed. Nobody writes to it while it is shared: the kernel has a buffer again
         // only after the last holder let go of it, and `Buffer` is the only holder while it is.
@@ -106,6 +126,7 @@ impl Share {
         let record = self.record();
         let is_alone = matches!(record.keeper, Keeper::Pool(_)) && record.holders.get() == 1;
         assert!(is_alone, "a shared buffer is only read");
+        debug_assert!(record.process == Some(Process::current()), "it is being filled");
         // SAFETY: as in `bytes`; and `&mut self` is the only way to these bytes: there is no other
         // share, and each part of a buffer holds one.
         unsafe { std::slice::from_raw_parts_mut(record.start.as_ptr(), record.len as usize) }
@@ -124,13 +145,13 @@ impl Share {
 
     /// A message of its own that lies in the same memory.
     pub(crate) fn part(&self, contents: Contents) -> Self {
-        let Record { start, len, keeper, .. } = self.record();
+        let Record { process, start, len, keeper, .. } = self.record();
         let keeper = match keeper {
             Keeper::Pool(_) => Keeper::Whole(self.clone()),
             Keeper::Whole(whole) => Keeper::Whole(whole.clone()),
             Keeper::Outside(outside) => Keeper::Outside(outside.share()),
         };
-        Record::loose(*start, *len, contents, keeper)
+        Record::loose(*process, *start, *len, contents, keeper)
     }
 
     /// Copies the message to a place outside the pool, if it lies in one.

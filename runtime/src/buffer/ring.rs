@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::types::BufRingEntry;
 
-use super::mapping::Mapping;
+use super::mapping::{InChild, Mapping};
 
 pub(crate) struct BufferRing {
     memory: Mapping,
@@ -26,7 +26,7 @@ impl BufferRing {
     /// A ring that can hold `count` buffers; empty.
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let entries = count.next_power_of_two();
-        let memory = Mapping::new(entries * size_of::<BufRingEntry>())?;
+        let memory = Mapping::new(entries * size_of::<BufRingEntry>(), InChild::Absent)?;
         let entries = u16::try_from(entries).expect("the builder bounds the number of buffers");
         Ok(Self { memory, entries, tail: Cell::new(0) })
     }

@@ -286,6 +286,7 @@ impl Future for Draining {
         let State::Delivering(delivery) = &mut self.state else {
             unreachable!("the state was just set");
         };
+        delivery.handle.assert_own();
         delivery.poll(cx)
     }
 }
@@ -475,6 +476,7 @@ pub(crate) fn seal_sockets(
     sockets: &[Rc<dyn Drainable>],
     quiesce: bool,
 ) -> Sealed {
+    handle.assert_own();
     let mut wakes = Wakes::default();
     let unsealed;
     if quiesce {
