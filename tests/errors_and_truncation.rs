@@ -14,10 +14,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram as PlainUnix;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
-use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
+use ebbtide::net::{Address, DatagramSocket, Transmit, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide::task::yield_now;
 use ebbtide::time::timeout;
 use socket2::Socket;
@@ -28,6 +29,8 @@ on_every_shape!(
     the_drain_reports_truncation_with_the_true_length,
     a_refused_send_surfaces_once_and_receiving_goes_on,
     a_refused_send_is_not_the_end_of_a_drain,
+    a_socket_that_only_sends_learns_that_nobody_is_there,
+    an_error_waits_for_the_receiver_that_there_is,
     a_socket_with_the_number_of_one_that_failed_is_heard,
     a_datagram_that_is_too_large_is_refused_and_nothing_else_happens,
     sending_to_nobody_fails_and_the_socket_goes_on,
@@ -109,7 +112,7 @@ fn the_drain_reports_truncation_with_the_true_length(shape: Shape) {
 
 /// A socket that is connected to a plain one, which can go away and come back.
 struct Peers {
-    socket: UdpSocket,
+    socket: Rc<UdpSocket>,
     peer: Option<std::net::UdpSocket>,
 }
 
@@ -118,7 +121,7 @@ impl Peers {
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.connect(peer.local_addr().unwrap()).unwrap();
-        Self { socket, peer: Some(peer) }
+        Self { socket: Rc::new(socket), peer: Some(peer) }
     }
 
     fn peer_sends(&self, payload: &[u8]) {
@@ -132,6 +135,67 @@ impl Peers {
         then(&self.socket);
         self.peer = Some(std::net::UdpSocket::bind(address).unwrap());
     }
+}
+
+/// One of the ways to send, or to ask for the error; the error, if there was one.
+async fn sent_somehow(socket: &UdpSocket, how: usize) -> Option<io::Error> {
+    match how {
+        0 => socket.try_send(b"?").err(),
+        1 => socket.send(b"?").await.err(),
+        2 => socket.send_batch(&[Transmit::new(b"?"), Transmit::new(b"!")]).await.err(),
+        3 => {
+            socket.set_coalescing(true);
+            let error = socket.send(b"?").await.err();
+            socket.set_coalescing(false);
+            error
+        }
+        _ => socket.take_error().unwrap(),
+    }
+}
+
+/// Nobody has ever received from the socket, or whoever did has ended. Fails when the error is kept
+/// for a receiver.
+fn a_socket_that_only_sends_learns_that_nobody_is_there(shape: Shape) {
+    run(shape, async {
+        for had_receiver in [false, true] {
+            let mut peers = Peers::new();
+            if had_receiver {
+                let socket = Rc::clone(&peers.socket);
+                let receiver =
+                    ebbtide::spawn(async move { socket.recv().await.unwrap().is_some() });
+                yield_now().await;
+                peers.peer_sends(b"for the receiver");
+                assert!(receiver.await.unwrap());
+            }
+            for how in 0..5 {
+                peers.while_peer_is_gone(|socket| assert_eq!(socket.try_send(b"?").unwrap(), 1));
+                for _turn in 0..10 {
+                    yield_now().await;
+                }
+                let error = sent_somehow(&peers.socket, how).await.expect("nobody was there");
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{how}");
+                // Told once.
+                assert!(sent_somehow(&peers.socket, how).await.is_none(), "{how}");
+            }
+            assert_eq!(peers.socket.stats().errors, 5);
+        }
+    });
+}
+
+/// The receiver is busy. Fails when a sender takes its error, which then does not come in its place.
+fn an_error_waits_for_the_receiver_that_there_is(shape: Shape) {
+    run(shape, async {
+        let mut peers = Peers::new();
+        assert!(peers.socket.try_recv().is_err(), "this task receives");
+        peers.while_peer_is_gone(|socket| assert_eq!(socket.try_send(b"?").unwrap(), 1));
+        for _turn in 0..10 {
+            yield_now().await;
+        }
+        assert_eq!(peers.socket.try_send(b"?").unwrap(), 1);
+        assert!(peers.socket.take_error().unwrap().is_none());
+        let error = peers.socket.recv().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    });
 }
 
 /// Fails when a receive that an error has ended is not armed again.

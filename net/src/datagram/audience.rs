@@ -76,6 +76,17 @@ impl Audience {
         }
     }
 
+    /// Whether nobody receives, of those who still live.
+    pub(super) fn is_nobody(&self, is_alive: impl Fn(TaskId) -> bool) -> bool {
+        let mut others = self.others.borrow_mut();
+        others.retain(|task| is_alive(*task));
+        let last_lives = match self.last.get() {
+            Last::Nobody => false,
+            Last::Waiting(task) | Last::Away(task) => is_alive(task),
+        };
+        others.is_empty() && !last_lives
+    }
+
     /// What there is still to do, on a socket that is sealed; `waiting`: what its inbox holds.
     pub(super) fn receivers(&self, waiting: usize, is_alive: impl Fn(TaskId) -> bool) -> Receivers {
         let mut others = self.others.borrow_mut();

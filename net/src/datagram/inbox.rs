@@ -166,6 +166,21 @@ impl<F, M: Several> Inbox<F, M> {
         Some((Arrival::Datagrams(message), None))
     }
 
+    /// Takes the error that comes next, if it is one.
+    pub(super) fn take_error(&mut self) -> Option<io::Error> {
+        if self.rest.is_some() || self.is_next_datagram() {
+            return None;
+        }
+        let (_, arrival) = self.beside.pop_front()?;
+        match arrival {
+            Arrival::Error(error) => {
+                self.errors -= 1;
+                Some(error)
+            }
+            Arrival::Datagrams(_) => unreachable!("the next is no datagram"),
+        }
+    }
+
     /// Takes what comes after the rest.
     fn next(&mut self, open: impl FnOnce(F) -> M) -> Option<Arrival<M>> {
         if let Some((after, _)) = self.beside.front()

@@ -187,6 +187,29 @@ impl Endpoint {
         })
     }
 
+    /// Takes an error of the socket that waits for a receiver although nobody receives. The kernel
+    /// tells whoever comes next, a sender as well; but here the receive is always first.
+    #[inline]
+    pub(super) fn take_unclaimed_error(&self) -> Option<io::Error> {
+        if self.held.borrow().inbox.errors() == 0 {
+            return None;
+        }
+        self.take_error_of_nobody()
+    }
+
+    #[cold]
+    fn take_error_of_nobody(&self) -> Option<io::Error> {
+        if !self.audience.is_nobody(|task| self.port.is_alive(task)) {
+            return None;
+        }
+        let error = self.held.borrow_mut().inbox.take_error()?;
+        self.stats.borrow_mut().errors += 1;
+        if self.held.borrow().machine.waits_for_receivers() {
+            self.tell_taken();
+        }
+        Some(error)
+    }
+
     /// Receivers have taken something, for which the machine waits.
     fn tell_taken(&self) {
         if !self.is_open() {

@@ -79,6 +79,9 @@ impl Endpoint {
     pub(crate) fn try_send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
         self.check_open()?;
         self.flush_first()?;
+        if let Some(error) = self.take_unclaimed_error() {
+            return Err(error);
+        }
         loop {
             match self.socket.send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -140,6 +143,11 @@ impl Endpoint {
     ) -> io::Result<usize> {
         self.check_open()?;
         self.flush_first()?;
+        if progress.at == Cursor::default()
+            && let Some(error) = self.take_unclaimed_error()
+        {
+            return Err(error);
+        }
         loop {
             match self.send_some(transmits, progress) {
                 Step::Sent => {}
@@ -296,6 +304,11 @@ impl Endpoint {
     fn send_each(&self, transmits: &[Transmit<'_>]) -> (Vec<io::Result<usize>>, Flushed) {
         let mut results = Vec::with_capacity(transmits.len());
         let mut progress = Progress::default();
+        if let (Some(_), Some(error)) = (transmits.first(), self.take_unclaimed_error()) {
+            // It is that of the first, as if the kernel had told it.
+            results.push(Err(error));
+            progress.at = Cursor { index: 1, offset: 0 };
+        }
         loop {
             let step = self.send_some(transmits, &mut progress);
             let sent = transmits[results.len()..progress.at.index].iter();

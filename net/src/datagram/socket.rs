@@ -250,13 +250,15 @@ impl<A: Address> DatagramSocket<A> {
         self.socket()?.set_send_buffer_size(bytes)
     }
 
-    /// Takes a pending error of the socket (`SO_ERROR`).
+    /// Takes a pending error of the socket (`SO_ERROR`). One that was received already is that of a
+    /// receiver, if there is any.
     ///
     /// # Errors
     ///
     /// Those of getsockopt(2).
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.socket()?.take_error()
+        let error = self.socket()?.take_error()?;
+        Ok(error.or_else(|| self.endpoint.take_unclaimed_error()))
     }
 }
 
