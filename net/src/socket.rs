@@ -1,6 +1,6 @@
 //! [`Socket`]: what an endpoint asks of the kernel for its socket, beyond its receive.
 
-// UNSAFETY: SO_MEMINFO, SO_GET_FILTER, sendmmsg and dup3 have no safe form, and socket2 shows raw
+// UNSAFETY: SO_MEMINFO, SO_GET_FILTER, sendmmsg, dup3 and connect to no family have no safe form, and socket2 shows raw
 // addresses as pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
@@ -287,6 +287,20 @@ fn vacate(socket: &socket2::Socket, placeholder: BorrowedFd<'_>) -> io::Result<(
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }
+}
+
+/// Takes the peer of a UDP socket away: connect(2) to no family.
+pub(crate) fn disconnect(socket: &socket2::Socket) -> io::Result<()> {
+    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    // SAFETY: the pointer names `nowhere` and its length, which are only read.
+    let result = unsafe {
+        libc::connect(
+            socket.as_raw_fd(),
+            &raw const nowhere,
+            size_of_val(&nowhere) as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The raw bytes of an address, as sendmsg(2) wants them.

@@ -12,7 +12,7 @@ use ebbtide::net::{Address, Datagram, DatagramSocket, UdpSocket, UnixAddr, UnixD
 use ebbtide::time::timeout;
 
 use crate::faults::Watchdog;
-use crate::namespace::{add_link_local, in_a_namespace};
+use crate::namespace::{add_address_v6, in_a_namespace};
 use crate::support::{Random, Shape, duplicate, left_in_queue, unique_name};
 
 on_every_shape!(
@@ -197,7 +197,7 @@ fn every_kind_of_internet_address_arrives(shape: Shape) {
 #[test]
 fn an_address_with_a_scope_arrives_with_it() {
     in_a_namespace("addresses::an_address_with_a_scope_arrives_with_it", || {
-        let index = match add_link_local("fe80::eb") {
+        let index = match add_address_v6("fe80::eb") {
             Ok(index) => index,
             Err(error) => return println!("skipped: a link-local address: {error}"),
         };

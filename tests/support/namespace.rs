@@ -8,7 +8,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -94,12 +94,35 @@ fn loopback_up() -> io::Result<()> {
     succeeded(result)
 }
 
-/// Gives loopback a link-local address; the index of the interface.
+/// Gives loopback another IPv4 address.
+///
+/// # Errors
+///
+/// Those of SIOCSIFADDR.
+pub fn add_address_v4(address: Ipv4Addr) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // Under a name of its own, it takes no other's place.
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo:1") {
+        *to = *from as libc::c_char;
+    }
+    let mut data = [0; 14];
+    for (to, from) in data[2..].iter_mut().zip(address.octets()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_addr = libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: data };
+    // SAFETY: the request is as SIOCSIFADDR wants it of an IPv4 socket.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFADDR as _, &raw const request) };
+    succeeded(result)
+}
+
+/// Gives loopback an IPv6 address; the index of the interface.
 ///
 /// # Errors
 ///
 /// There is no IPv6, or no right to.
-pub fn add_link_local(address: &str) -> io::Result<u32> {
+pub fn add_address_v6(address: &str) -> io::Result<u32> {
     /// `struct in6_ifreq`, which libc does not have everywhere.
     #[repr(C)]
     struct Request {

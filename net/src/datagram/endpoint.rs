@@ -15,6 +15,7 @@ use ebbtide_runtime::{
     Again, AtTurnEnd, DrainKey, Drainable, Exit, Pass, Port, ReadProgress, Receivers, SocketStats,
 };
 
+use super::aside::Place;
 use super::audience::Audience;
 use super::held::Held;
 use super::inbox::Claim;
@@ -44,6 +45,8 @@ pub(crate) struct Endpoint {
     seal: Cell<Seal>,
     /// What the seal of a UDP socket took the place of. Set exactly when it is sealed.
     own_filter: OnceCell<OwnFilter>,
+    /// Whether it has left its share to other sockets.
+    pub(super) place: Place,
     life: Cell<Life>,
     pub(super) audience: Audience,
     exit: Cell<Exit>,
@@ -104,6 +107,7 @@ impl Endpoint {
             stats: RefCell::default(),
             seal: Cell::new(Seal::Open),
             own_filter: OnceCell::new(),
+            place: Place::default(),
             life: Cell::new(Life::Open),
             audience: Audience::default(),
             exit: Cell::new(Exit::Seal),
@@ -267,6 +271,7 @@ impl Endpoint {
         if self.life.get() != Life::Open || self.port.is_inherited() {
             return;
         }
+        self.leave_share();
         self.leave();
         let mut wakes = Wakes::default();
         self.discard_rest(&mut wakes);
@@ -274,7 +279,8 @@ impl Endpoint {
         wakes.run();
         self.note_abandonment();
         self.port.close_drainable(*self.drainable.get().expect("set when opened"));
-        self.take_the_seal_off();
+        // It fails only for a filter that was locked after the seal.
+        let _ = self.take_the_seal_off();
         self.life.set(Life::Closed);
         if Rc::strong_count(self) > 1 {
             // A wait for room, whose future is gone, still holds the descriptor.
@@ -292,7 +298,8 @@ impl Endpoint {
             // Whoever reads the socket by other means does not expect trains.
             self.turn_gro_off()?;
         }
-        self.take_the_seal_off();
+        self.take_the_seal_off()?;
+        self.take_share()?;
         let mut taken = Vec::new();
         for mut received in self.held.borrow_mut().take_all() {
             while let Some(first) = received.split_off_first() {
@@ -334,11 +341,8 @@ impl Endpoint {
 
     /// Undoes the seal of a UDP socket, after the last read: others may hold the socket, too, and
     /// would find it deaf for ever. That of a Unix socket cannot be undone.
-    fn take_the_seal_off(&self) {
-        if let Some(own) = self.own_filter.get() {
-            // It fails only for a descriptor that somebody else has closed already.
-            let _ = self.socket.unseal(own);
-        }
+    fn take_the_seal_off(&self) -> io::Result<()> {
+        self.own_filter.get().map_or(Ok(()), |own| self.socket.unseal(own))
     }
 
     /// Throws away what is in the inbox, and counts it. Returns how many datagrams there were.
@@ -480,6 +484,10 @@ impl Drainable for Endpoint {
         self.exit.get()
     }
 
+    fn leave_share(&self) {
+        Self::leave_share(self);
+    }
+
     fn seal(&self) -> io::Result<()> {
         if let Seal::Sealed { .. } | Seal::Left = self.seal.get() {
             return Ok(());
@@ -581,7 +589,8 @@ impl Drainable for Endpoint {
         self.note_abandonment();
         self.life.set(Life::Ended { drops });
         self.discard();
-        self.take_the_seal_off();
+        // It fails only for a filter that was locked after the seal.
+        let _ = self.take_the_seal_off();
         // It fails only for a descriptor that somebody else has closed already.
         let _ = self.socket.vacate(self.port.placeholder());
         self.end_sends();

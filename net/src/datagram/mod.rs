@@ -10,6 +10,7 @@
 //! `receiver.rs` and `sender.rs` are its two halves. The machine, the inbox and the waiters are pure. [`UdpSocket`](crate::UdpSocket) and
 //! [`UnixDatagram`](crate::UnixDatagram) add their addresses.
 
+mod aside;
 mod audience;
 mod endpoint;
 mod future;

@@ -82,6 +82,9 @@ impl Endpoint {
         if let Some(error) = self.take_unclaimed_error() {
             return Err(error);
         }
+        if self.stands_aside() {
+            return self.try_send_aside(payload, to);
+        }
         loop {
             match self.socket.send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -90,6 +93,24 @@ impl Endpoint {
                     return Ok(len);
                 }
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The same of a socket that stands aside, whose datagrams have to be given their source.
+    #[cold]
+    fn try_send_aside(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
+        let transmit = match to.and_then(SockAddr::as_socket) {
+            Some(to) => Transmit::to(payload, to),
+            None => Transmit::new(payload),
+        };
+        let mut progress = Progress::default();
+        loop {
+            match self.send_some(&[transmit], &mut progress) {
+                Step::Sent => {}
+                Step::Done => return Ok(payload.len()),
+                Step::Full => return Err(io::ErrorKind::WouldBlock.into()),
+                Step::Failed(error) => return Err(error),
             }
         }
     }
@@ -163,6 +184,29 @@ impl Endpoint {
 
     /// Sends the messages that come next, in one call.
     pub(super) fn send_some(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
+        if self.stands_aside() {
+            return self.send_some_aside(transmits, progress);
+        }
+        self.send_next(transmits, progress)
+    }
+
+    /// The same of a socket that stands aside: it has no peer, and each datagram is given its source.
+    #[cold]
+    fn send_some_aside(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
+        // What has no destination would go to nobody.
+        let (up_to_here, from_here) = transmits.split_at(progress.at.index);
+        let from_here = from_here.iter().map_while(|transmit| {
+            let source = self.source_to(transmit.destination()?);
+            Some(transmit.with_source(source))
+        });
+        let sourced: Vec<_> = up_to_here.iter().copied().chain(from_here).collect();
+        if sourced.len() == progress.at.index && sourced.len() < transmits.len() {
+            return Step::Failed(io::Error::from_raw_os_error(libc::EDESTADDRREQ));
+        }
+        self.send_next(&sourced, progress)
+    }
+
+    fn send_next(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
         let mut at = progress.at;
         let left = transmits.len().saturating_sub(at.index).min(MESSAGES_PER_CALL);
         let (mut messages, mut slices) = (Vec::with_capacity(left), Vec::with_capacity(left));

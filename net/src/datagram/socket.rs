@@ -163,8 +163,10 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// UDP peers see their later datagrams vanish, as with a closed port but without an error; the
     /// kernel counts them ([`SocketStats::refused`]). Unix peers get `BrokenPipe`. The socket can
-    /// still send. Other descriptors of the same socket (from `dup`, or inherited) are sealed too; the
-    /// seal of a UDP socket comes off when this one is closed.
+    /// still send. A UDP socket that shares its address leaves its share to the others first
+    /// ([`UdpOptions::reuse_port`](crate::UdpOptions::reuse_port)). Other descriptors of the same
+    /// socket (from `dup`, or inherited) are sealed too; the seal of a UDP socket comes off when this
+    /// one is closed.
     ///
     /// A socket that is to be left ([`Exit::Leave`]) is not sealed: it hands out what was taken from
     /// the kernel, and then `None`.

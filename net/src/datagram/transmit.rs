@@ -75,6 +75,16 @@ impl<'a> Transmit<'a> {
         self.contents
     }
 
+    /// Where it goes to, unless to the connected peer.
+    pub(super) fn destination(&self) -> Option<SocketAddr> {
+        self.destination
+    }
+
+    /// With a source address, unless it says its own.
+    pub(super) fn with_source(self, source: Option<IpAddr>) -> Self {
+        Self { src_ip: self.src_ip.or(source), ..self }
+    }
+
     /// Bytes that are to be sent.
     pub(super) fn len(&self) -> usize {
         self.contents.len()

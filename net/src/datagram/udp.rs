@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use ebbtide_runtime::Exit;
 use ebbtide_runtime::driver::Layout;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use super::endpoint::{Endpoint, Family};
 use super::future::{RecvTrain, SendBatch, Sending};
@@ -70,6 +70,10 @@ impl UdpSocket {
     /// drained socket is taken off, the filter that the program had attached before the seal
     /// (`SO_ATTACH_FILTER`) is put back, and GRO is switched off, as by [`set_gro`](Self::set_gro).
     ///
+    /// A drained member of a group ([`UdpOptions::reuse_port`]) shares the datagrams again if it was
+    /// bound to port 0. If the program had chosen its port, the kernel does not take it back into the
+    /// balance: as long as there are other members, it gets all datagrams or none.
+    ///
     /// # Errors
     ///
     /// That the runtime has ended, or that no descriptor is left; those of
@@ -86,7 +90,7 @@ impl UdpSocket {
     ///
     /// Those of connect(2).
     pub fn connect(&self, addr: impl ToSocketAddrs) -> io::Result<()> {
-        each_address(addr, |addr| self.socket()?.connect(&addr.into()))
+        each_address(addr, |addr| self.endpoint().connect(addr))
     }
 
     /// The address that the socket is bound to.
@@ -95,7 +99,7 @@ impl UdpSocket {
     ///
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        internet(self.socket()?.local_addr()?)
+        self.endpoint().local_addr()
     }
 
     /// The address that the socket is connected to.
@@ -104,7 +108,7 @@ impl UdpSocket {
     ///
     /// `NotConnected`.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        internet(self.socket()?.peer_addr()?)
+        self.endpoint().peer_addr()
     }
 
     /// Waits for datagrams that came in one train, and takes all that are left of it. `None` as
@@ -458,8 +462,20 @@ pub struct UdpOptions {
 impl UdpOptions {
     /// Lets several sockets bind the same address and share its datagrams (`SO_REUSEPORT`).
     ///
-    /// A sealed member of such a group still gets its share of the datagrams, and refuses them:
-    /// drain all members of a group together.
+    /// A member that is drained or dropped leaves its share to the others first, in this process and
+    /// in others: none of what its peers send meanwhile is lost. To the kernel it is then connected
+    /// to nobody. What is queued on it is received, it can still send, and its addresses are reported
+    /// as before. When all members have left, senders are told that nobody is there
+    /// (`ConnectionRefused`), and what they send is not counted as
+    /// [`refused`](crate::SocketStats::refused).
+    ///
+    /// The peers of a member that leaves move to others. In a group of more than two, peers of those
+    /// that stay may move as well, so that the order of one peer's datagrams holds for each member,
+    /// not across members. For a program that chooses the member (`SO_ATTACH_REUSEPORT_CBPF`), the last
+    /// member takes the place of the one that left.
+    ///
+    /// A member whose descriptor another process holds too stays connected to nobody there: let it
+    /// be left ([`Exit::Leave`]).
     pub fn reuse_port(mut self, on: bool) -> Self {
         self.reuse_port = on;
         self
@@ -629,8 +645,4 @@ fn first_address(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
 
 fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
-}
-
-fn internet(addr: SockAddr) -> io::Result<SocketAddr> {
-    addr.as_socket().ok_or_else(|| io::Error::other("the socket has no internet address"))
 }

@@ -480,6 +480,8 @@ pub(crate) fn seal_sockets(
     let mut wakes = Wakes::default();
     let unsealed;
     if quiesce {
+        // What is on its way to them is waited for, too.
+        leave_shares(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
         wait_for_senders(sockets, &mut wakes);
         unsealed = seal(sockets);
@@ -494,9 +496,16 @@ pub(crate) fn seal_sockets(
     Sealed { unsealed, not_reaped }
 }
 
-/// Step 1. Returns how many sockets the kernel refused to seal.
+/// Step 1. Returns how many sockets the kernel refused to seal. Where the whole of a group that shares
+/// an address is sealed, all its members leave it before the first is sealed: what comes meanwhile is
+/// queued on one that is read.
 fn seal(sockets: &[Rc<dyn Drainable>]) -> usize {
+    leave_shares(sockets);
     sockets.iter().filter(|socket| socket.seal().is_err()).count()
+}
+
+fn leave_shares(sockets: &[Rc<dyn Drainable>]) {
+    sockets.iter().for_each(|socket| socket.leave_share());
 }
 
 /// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a

@@ -16,6 +16,10 @@ pub trait Drainable: 'static {
     /// What is to become of it.
     fn exit(&self) -> Exit;
 
+    /// Before step 1. Leaves what comes from now on to other sockets that share its address, if there
+    /// may be such.
+    fn leave_share(&self);
+
     /// Step 1. Makes the kernel queue nothing more on it, unless it is to be left.
     ///
     /// # Errors
