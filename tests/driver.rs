@@ -67,6 +67,41 @@ fn auto_takes_epoll_where_io_uring_is_refused_and_says_why() {
     });
 }
 
+/// A sandbox may allow a ring and refuse what is done with it. Fails when the driver is chosen before
+/// that is known: the first turn then panics.
+#[test]
+fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
+    if let Some(value) = std::env::var_os("EBBTIDE_DRIVER") {
+        return println!("skipped: EBBTIDE_DRIVER={value:?}");
+    }
+    if let Err(error) = start(Driver::IoUring) {
+        return println!("skipped: {error}");
+    }
+    for (syscall, name) in [
+        (libc::SYS_io_uring_setup, "io_uring_setup"),
+        (libc::SYS_io_uring_register, "io_uring_register"),
+        (libc::SYS_io_uring_enter, "io_uring_enter"),
+    ] {
+        for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EINVAL, libc::EIO] {
+            with_refused(syscall, errno, || {
+                let runtime = start(Driver::Auto).unwrap();
+                let RunningDriver::Epoll { refusal: Some(refusal), .. } = runtime.driver() else {
+                    panic!("{name}, errno {errno}: {} runs", runtime.driver());
+                };
+                if refusal.cause() == StartCause::RefusedByPolicy {
+                    assert!(
+                        refusal.to_string().contains(&format!("{name} is refused")),
+                        "{refusal}"
+                    );
+                }
+                passes_a_datagram(runtime);
+                let error = start(Driver::IoUring).expect_err("it is refused");
+                assert!(error.to_string().contains(&refusal.to_string()), "{error}, not {refusal}");
+            });
+        }
+    }
+}
+
 #[test]
 fn io_uring_is_not_replaced_where_it_was_asked_for() {
     let error = as_in_a_container(|| start(Driver::IoUring).expect_err("it is refused"));

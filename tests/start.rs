@@ -198,6 +198,18 @@ fn refusable() -> Vec<libc::c_long> {
     }
 }
 
+/// The ring was made, so that the kernel has the call: another kernel would not help.
+#[test]
+fn a_call_that_a_sandbox_hides_is_no_lack_of_the_kernel() {
+    let remedies = ["io_uring_enter is refused", "seccomp"];
+    if refusable().len() > 1 {
+        for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL] {
+            let enter = libc::SYS_io_uring_enter;
+            assert_told(enter, errno, StartCause::RefusedByPolicy, &remedies);
+        }
+    }
+}
+
 /// Whether there is no ring here at all, whatever its size.
 fn is_refused_anyway(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied

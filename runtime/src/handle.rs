@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::buffer::Pool;
 use crate::drain::{OpenSockets, Quiescence};
-use crate::driver::{Driver, Scratch, Wait, Wakes};
+use crate::driver::{self, Driver, Scratch, Wait, Wakes};
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::process::Process;
 use crate::signal;
@@ -174,14 +174,16 @@ impl Handle {
         self.shared.driver.borrow_mut()
     }
 
-    /// Takes completions in until `done`, or until a generous time is over: for what is bound to
-    /// complete soon, because it was cancelled.
+    /// Takes completions in until `done`, or until a generous time is over, or the driver fails: for what
+    /// is bound to complete soon, because it was cancelled.
     pub(crate) fn collect_until(&self, done: impl Fn() -> bool, wakes: &mut Wakes) {
         let deadline = clock::now() + Duration::from_millis(REAP_LIMIT_MS);
         while !done() && clock::now() < deadline {
             let mut driver = self.driver();
-            driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
-            driver.collect(wakes);
+            let entered = driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            if driver.collect(wakes) == 0 && entered == driver::Entered::Failed {
+                break;
+            }
         }
     }
 

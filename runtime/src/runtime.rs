@@ -25,6 +25,7 @@ use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use crate::builder::Builder;
@@ -185,6 +186,7 @@ impl Runtime {
     /// Takes in what the kernel has ready: what one enter brings, or more if the tasks of this
     /// thread sent more since the last turn. A sender would otherwise outrun a receiver beside it.
     fn collect_completions(&self) {
+        let mut entered = Entered::Done;
         self.then_wake(|wakes| {
             let sent = take_sent();
             let mut collected = 0;
@@ -192,14 +194,16 @@ impl Runtime {
                 let mut driver = self.handle.driver();
                 collected += driver.collect(wakes);
                 let keeps_up = collected >= sent && round * DATAGRAMS_PER_ROUND >= sent;
-                if keeps_up
-                    || !driver.has_work()
-                    || driver.submit_and_wait(Wait::No) != Entered::Done
-                {
+                if keeps_up || !driver.has_work() {
+                    break;
+                }
+                entered = driver.submit_and_wait(Wait::No);
+                if entered != Entered::Done {
                     break;
                 }
             }
         });
+        self.check(entered);
     }
 
     fn expire_timers(&self) {
@@ -252,8 +256,8 @@ impl Runtime {
         let wait = self.wait(root);
         if wait == Wait::No {
             self.handle.driver().resume_starved(Pace::Busy);
-            self.handle.driver().submit_and_wait(Wait::No);
-            return;
+            let entered = self.handle.driver().submit_and_wait(Wait::No);
+            return self.check(entered);
         }
         let was_held_open = self.handle.is_held_open();
         let allowed = root.fall_asleep() == Permission::Sleep;
@@ -261,9 +265,20 @@ impl Runtime {
         let allowed = allowed && was_held_open == self.handle.is_held_open();
         let mut driver = self.handle.driver();
         let allowed = allowed && driver.resume_starved(Pace::AboutToSleep) != Resumed::NotAll;
-        driver.submit_and_wait(if allowed { wait } else { Wait::No });
+        let entered = driver.submit_and_wait(if allowed { wait } else { Wait::No });
         drop(driver);
         self.handle.tasks().inbox().awake();
+        self.check(entered);
+    }
+
+    /// Ends the program's future by a panic if the driver has failed. The end of a runtime goes on
+    /// without it, and reports what it could not read.
+    fn check(&self, entered: Entered) {
+        let may_panic = self.handle.phase() == Phase::Running && !thread::panicking();
+        if entered == Entered::Failed && may_panic {
+            let failure = self.handle.driver().failure();
+            panic!("{failure}");
+        }
     }
 
     /// How long the thread may sleep now.

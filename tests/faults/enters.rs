@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use ebbtide::net::UnixAddr;
 use ebbtide::task::yield_now;
+use ebbtide::time::sleep;
 use ebbtide::{Drain, DrainOutcome};
 use libc::{EAGAIN, EBUSY, EINTR, ENOMEM};
 
@@ -18,10 +19,14 @@ on_every_shape!(
     a_visit_that_fails_once_loses_nothing,
     visits_that_fail_again_and_again_lose_nothing,
     visits_that_fail_in_a_row_lose_nothing,
+    a_driver_that_fails_for_good_panics_once,
+    the_end_of_a_runtime_whose_driver_failed_tells_what_it_could_not_read,
 );
 
 /// The steps of the short form.
 const SAMPLE: [u64; 5] = [1, 2, 7, 40, 200];
+/// Those that come after the start, which tries an enter.
+const RUNNING: [u64; 4] = [2, 7, 40, 200];
 /// Those of the long form.
 const ALL: std::ops::RangeInclusive<u64> = 1..=200;
 
@@ -118,7 +123,7 @@ fn a_completion_that_the_kernel_lost_is_reported() {
         return println!("skipped: there is no ring here");
     }
     let _watchdog = Watchdog::new("a completion is lost");
-    for k in SAMPLE {
+    for k in RUNNING {
         let fault = Fault::once(libc::SYS_io_uring_enter, k, Manner::Refuse(libc::EBADR));
         let (report, _) = with_fault(fault, || {
             let mut finished = program::run::<SocketAddr>(shape, k);
@@ -139,7 +144,7 @@ fn a_ring_that_breaks_panics_with_its_reason() {
         return println!("skipped: there is no ring here");
     }
     let _watchdog = Watchdog::new("a ring breaks");
-    for k in SAMPLE {
+    for k in RUNNING {
         let fault = Fault::once(libc::SYS_io_uring_enter, k, Manner::Refuse(libc::EFAULT));
         let (panic, tally) = with_fault(fault, || {
             catch_unwind(|| drop(program::run::<UnixAddr>(shape, k))).expect_err("it broke")
@@ -147,6 +152,59 @@ fn a_ring_that_breaks_panics_with_its_reason() {
         let message = panic.downcast_ref::<String>().expect("a message");
         assert!(message.contains("io_uring driver failed: Bad address"), "{message}");
         assert_eq!(tally.failures, 1);
+    }
+}
+
+/// A sandbox that is put on later, for example. Fails when what the unwinding drops, sockets and the
+/// runtime, enters again and panics for it: the process then aborts.
+fn a_driver_that_fails_for_good_panics_once(shape: Shape) {
+    let _watchdog = Watchdog::new("a driver fails for good");
+    for k in RUNNING {
+        for errno in [libc::EFAULT, libc::EPERM, libc::ENOSYS] {
+            let fault = Fault::burst(visit(shape), k, u64::MAX, Manner::Refuse(errno));
+            let (panic, tally) = with_fault(fault, || {
+                catch_unwind(|| drop(program::run::<SocketAddr>(shape, k))).expect_err("it failed")
+            });
+            let message = panic.downcast_ref::<String>().expect("a message");
+            let reason = io::Error::from_raw_os_error(errno).to_string();
+            assert!(message.contains(" driver failed: ") && message.contains(&reason), "{message}");
+            assert!(tally.failures > 1, "the unwinding was not struck");
+        }
+    }
+}
+
+/// Fails when the end of a runtime whose failure the program has caught panics as well, or passes for
+/// complete over what it could not read.
+fn the_end_of_a_runtime_whose_driver_failed_tells_what_it_could_not_read(shape: Shape) {
+    let _watchdog = Watchdog::new("a driver fails before the end");
+    let fault = Fault::burst(visit(shape), 20, u64::MAX, Manner::Refuse(libc::EPERM));
+    let (report, _) = with_fault(fault, || {
+        let runtime = shape.runtime();
+        let (sender, socket) = UnixAddr::pair();
+        let socket = runtime.block_on(async { UnixAddr::open(socket) });
+        for _again in 0..2 {
+            let turns = || {
+                runtime.block_on(async {
+                    // Each enters the kernel to sleep.
+                    for _ in 0..100 {
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                });
+            };
+            let panic = catch_unwind(AssertUnwindSafe(turns)).expect_err("it failed");
+            let message = panic.downcast_ref::<String>().expect("a message");
+            assert!(message.contains(" driver failed: "), "{message}");
+        }
+        sender.send(&[1]).unwrap();
+        let report = runtime.shutdown(Drain::default());
+        drop(socket);
+        report
+    });
+    if shape.has_ring() {
+        assert_eq!((report.outcome, report.unread), (DrainOutcome::DeadlinePassed, 1), "{report}");
+    } else {
+        // What epoll would have said was readable is read all the same.
+        assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Unclaimed, 1), "{report}");
     }
 }
 

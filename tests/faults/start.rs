@@ -56,12 +56,15 @@ fn a_start_that_fails_anywhere_is_told_or_does_without() {
         for syscall in [
             libc::SYS_io_uring_setup,
             libc::SYS_io_uring_register,
+            libc::SYS_io_uring_enter,
             libc::SYS_eventfd2,
             libc::SYS_epoll_create1,
             libc::SYS_epoll_ctl,
         ] {
             for errno in ERRNOS {
-                for k in 1..=2 {
+                // The first enter is the start's, and the others are the program's.
+                let last = if syscall == libc::SYS_io_uring_enter { 1 } else { 2 };
+                for k in 1..=last {
                     let (auto, _) = start(Driver::Auto, syscall, k, errno);
                     let must_start = !matches!(syscall, libc::SYS_eventfd2);
                     let has_ring = Runtime::builder().driver(Driver::IoUring).build().is_ok();
@@ -101,7 +104,8 @@ fn a_start_that_lacks_memory_for_a_moment_gets_its_ring() {
         return println!("skipped: there is no ring here");
     }
     let _watchdog = Watchdog::new("a start lacks memory");
-    for syscall in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register] {
+    for syscall in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register, libc::SYS_io_uring_enter]
+    {
         let (on_ring, tally) = start(Driver::IoUring, syscall, 1, libc::ENOMEM);
         assert_eq!((on_ring, tally.failures), (Some(true), 1));
         let fault = Fault::burst(syscall, 1, 20, Manner::Refuse(libc::ENOMEM));

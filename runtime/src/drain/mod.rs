@@ -114,7 +114,7 @@ impl Handle {
     }
 
     fn standing(&self, wakes: &mut Wakes) -> Standing {
-        if self.under_way() > 0 {
+        if self.under_way() > self.stuck() {
             return Standing::Busy;
         }
         let waiting = self.quiescence().tasks();
@@ -143,6 +143,12 @@ impl Handle {
     /// The same, and operations that have completed, if nobody has taken their results.
     fn unfinished(&self) -> usize {
         self.under_way() + self.driver().active().unclaimed
+    }
+
+    /// Of those, operations that will not finish, because the driver fails.
+    fn stuck(&self) -> usize {
+        let driver = self.driver();
+        if driver.has_failed() { driver.active().in_flight } else { 0 }
     }
 
     /// Whether blocking calls and holds, which may end on other threads, hold up the exit.
@@ -396,7 +402,7 @@ impl Delivery {
         stats.discarded -= self.discarded as u64;
         let tasks_at_work = self.handle.tasks().sleeping_at_work(&waiting);
         let outcome = match reason {
-            _ if unread > 0 => DrainOutcome::DeadlinePassed,
+            _ if unread > 0 || self.handle.stuck() > 0 => DrainOutcome::DeadlinePassed,
             Reason::DeadlinePassed | Reason::Stopped if is_busy || undelivered > 0 => {
                 DrainOutcome::DeadlinePassed
             }

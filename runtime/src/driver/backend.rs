@@ -44,6 +44,9 @@ pub(crate) enum Entered {
     Refused,
     /// The kernel lost a completion for want of memory (`-EBADR`).
     CompletionLost,
+    /// It failed for a reason that is no part of life, which
+    /// [`Driver::failure`](super::Driver::failure) names. What was pushed is still queued.
+    Failed,
 }
 
 impl Backend {

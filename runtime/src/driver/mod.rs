@@ -80,6 +80,8 @@ pub(crate) struct Driver {
     running: RunningDriver,
     completions: u64,
     completions_lost: u64,
+    /// Why the last enter failed. `None` if it did not.
+    failure: Option<io::Error>,
 }
 
 /// Whether `reap_all` saw every final completion.
@@ -125,6 +127,7 @@ impl Driver {
             running,
             completions: 0,
             completions_lost: 0,
+            failure: None,
         }
     }
 
@@ -324,26 +327,40 @@ impl Driver {
         Resumed::NotAll
     }
 
-    /// Submits what was queued and waits as asked.
-    ///
-    /// # Panics
-    ///
-    /// If the ring itself fails, for example because it was entered from another thread.
+    /// Submits what was queued and waits as asked. It never panics: sockets that are dropped while a
+    /// panic unwinds come here, too.
     pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> Entered {
         self.pool.refill();
         let entered = match self.backend.enter(wait) {
-            Ok(entered) => entered,
-            Err(error) => panic!("the {} driver failed: {error}", self.running),
+            Ok(entered) => {
+                self.failure = None;
+                entered
+            }
+            Err(error) => {
+                self.failure = Some(error);
+                Entered::Failed
+            }
         };
         match entered {
             Entered::CompletionLost => self.completions_lost += 1,
-            // Without memory, trying again at once would only spin.
-            Entered::Refused if wait != Wait::No => {
+            // Trying again at once would only spin.
+            Entered::Refused | Entered::Failed if wait != Wait::No => {
                 clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
             }
-            Entered::Done | Entered::Refused => {}
+            Entered::Done | Entered::Refused | Entered::Failed => {}
         }
         entered
+    }
+
+    /// Whether the last enter failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// What to say of an enter that failed.
+    pub(crate) fn failure(&self) -> String {
+        let error = self.failure.as_ref().map(io::Error::to_string).unwrap_or_default();
+        format!("the {} driver failed: {error}", self.running)
     }
 
     /// Whether `collect` has something to take in.
@@ -373,8 +390,10 @@ impl Driver {
             if clock::now() >= deadline {
                 return Reaped::Leaked(self.table.in_flight());
             }
-            self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
-            self.collect(wakes);
+            let entered = self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            if self.collect(wakes) == 0 && entered == Entered::Failed {
+                return Reaped::Leaked(self.table.in_flight());
+            }
         }
         Reaped::All
     }

@@ -15,16 +15,19 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use io_uring::IoUring;
+use io_uring::{IoUring, opcode};
 
-use super::backend::Backend;
+use super::backend::{Backend, Wait};
 use super::epoll::Epoll;
 #[cfg(feature = "model")]
 use super::model::ModelQueues;
-use super::queues::Queues;
+use super::queues::{Queues, Room};
 use super::ring::{BUFFER_GROUP, Ring};
 use crate::buffer::{FilledBy, Pool};
 use crate::limits::{Limits, SMALLER_RETRY_MS, START_RETRY_MS};
+
+/// How long to wait before the kernel is asked again for what it had no memory for.
+const START_PAUSE: Duration = Duration::from_millis(5);
 
 /// How the kernel runs the work that completes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,10 +166,9 @@ enum Failure {
 
 fn start_ring(limits: &Limits, eventfd: Arc<File>) -> Result<Started, Failure> {
     let pool = new_pool(limits, FilledBy::Kernel).map_err(Failure::Other)?;
-    let (ring, task_run) = open(limits, &pool).map_err(Failure::Ring)?;
-    let completion_entries = ring.params().cq_entries();
+    let (queues, task_run, completion_entries) = open(limits, &pool).map_err(Failure::Ring)?;
     Ok(Started {
-        backend: Backend::Ring(Ring::new(Queues::Kernel(ring), eventfd)),
+        backend: Backend::Ring(Ring::new(queues, eventfd)),
         pool,
         running: RunningDriver::IoUring { task_run, completion_entries },
     })
@@ -191,27 +193,28 @@ pub(super) fn start_model(
 }
 
 /// Opens a ring within `limits` and registers `pool` with it.
-fn open(limits: &Limits, pool: &Pool) -> Result<(IoUring, TaskRun), StartError> {
+fn open(limits: &Limits, pool: &Pool) -> Result<(Queues, TaskRun, u32), StartError> {
     let mut submission_entries = limits.submission_entries;
     let mut completion_entries = limits.completion_entries();
     let mut deadline = Instant::now() + Duration::from_millis(START_RETRY_MS);
     loop {
-        let error = match open_once(submission_entries, completion_entries, pool) {
+        let opened = open_once(submission_entries, completion_entries, pool, deadline);
+        let (call, error) = match opened {
             Ok(opened) => return Ok(opened),
-            Err(error) => error,
+            Err(refusal) => refusal,
         };
         if error.raw_os_error() != Some(libc::ENOMEM) {
-            return Err(StartError::from_kernel(&error));
+            return Err(StartError::of_ring(call, &error));
         }
         // Locked memory of rings that were just closed comes back within milliseconds.
         if Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(START_PAUSE);
             continue;
         }
         // A smaller ring still loses nothing: what does not fit waits in the backlog, in the
         // kernel's overflow list, or in the socket.
         if submission_entries <= 8 {
-            return Err(StartError::from_kernel(&error));
+            return Err(StartError::of_ring(call, &error));
         }
         submission_entries /= 2;
         completion_entries = (completion_entries / 2).max(submission_entries);
@@ -220,19 +223,49 @@ fn open(limits: &Limits, pool: &Pool) -> Result<(IoUring, TaskRun), StartError> 
     }
 }
 
-fn open_once(submission: usize, completion: usize, pool: &Pool) -> io::Result<(IoUring, TaskRun)> {
+fn open_once(
+    submission: usize,
+    completion: usize,
+    pool: &Pool,
+    deadline: Instant,
+) -> Result<(Queues, TaskRun, u32), (Call, io::Error)> {
     let mut refusal = None;
     for step in [Step::Newest, Step::Deferred, Step::Cooperative] {
         match setup(submission, completion, step) {
             Ok(ring) => {
-                register(&ring, pool)?;
-                return Ok((ring, step.task_run()));
+                register(&ring, pool).map_err(|error| (Call::Register, error))?;
+                let completion_entries = ring.params().cq_entries();
+                let mut queues = Queues::Kernel(ring);
+                if let Err(error) = try_enter(&mut queues, deadline) {
+                    // Closing the ring would undo it as well, but asynchronously.
+                    queues.unregister_buffers();
+                    return Err((Call::Enter, error));
+                }
+                return Ok((queues, step.task_run(), completion_entries));
             }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refusal = Some(error),
-            Err(error) => return Err(error),
+            Err(error) => return Err((Call::Setup, error)),
         }
     }
-    Err(refusal.expect("the loop ends by running out of steps only"))
+    Err((Call::Setup, refusal.expect("the loop ends by running out of steps only")))
+}
+
+/// The system calls that a ring needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Setup,
+    Register,
+    Enter,
+}
+
+impl Call {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Setup => "io_uring_setup",
+            Self::Register => "io_uring_register",
+            Self::Enter => "io_uring_enter",
+        }
+    }
 }
 
 /// The sets of features that are tried, best first.
@@ -283,6 +316,32 @@ fn register(ring: &IoUring, pool: &Pool) -> io::Result<()> {
     }
 }
 
+/// Has the kernel carry out a request that does nothing. A sandbox may allow a ring and refuse to enter
+/// it, which would be found out too late to run on epoll.
+fn try_enter(queues: &mut Queues, deadline: Instant) -> io::Result<()> {
+    let nothing = opcode::Nop::new().build();
+    // SAFETY: it names no memory.
+    let room = unsafe { queues.push(&nothing) };
+    assert!(room == Room::Yes, "the queue is new, and has two entries at least");
+    loop {
+        let queued = queues.submission().queued;
+        let entered = queues.enter(queued, Wait::AtMost(START_PAUSE));
+        let mut is_done = false;
+        queues.each_completion(|_, _, _| is_done = true);
+        if is_done {
+            return Ok(());
+        }
+        let error = entered.err().unwrap_or_else(|| io::Error::from_raw_os_error(libc::ETIME));
+        match error.raw_os_error() {
+            _ if Instant::now() >= deadline => return Err(error),
+            Some(libc::EINTR | libc::ETIME) => {}
+            // No memory for it just now.
+            Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => thread::sleep(START_PAUSE),
+            _ => return Err(error),
+        }
+    }
+}
+
 /// Why the runtime or its io_uring driver could not be started, and what to do about it.
 ///
 /// It is inside the [`io::Error`] that [`Builder::build`](crate::Builder::build) returns:
@@ -299,8 +358,18 @@ pub struct StartError {
 enum Part {
     /// The runtime: no other driver would help.
     Runtime,
-    /// The io_uring driver.
-    Ring,
+    /// The io_uring driver, by this call.
+    Ring(Call),
+}
+
+impl Part {
+    /// What to call what the kernel refused.
+    fn call(self) -> &'static str {
+        match self {
+            Self::Ring(call) => call.name(),
+            Self::Runtime => "a system call",
+        }
+    }
 }
 
 /// The causes that can be told apart.
@@ -353,12 +422,15 @@ impl StartError {
         Self { part: Part::Runtime, cause: StartCause::PoolTooLarge, errno }
     }
 
-    fn from_kernel(error: &io::Error) -> Self {
+    fn of_ring(call: Call, error: &io::Error) -> Self {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         let cause = match errno {
             libc::EPERM | libc::EACCES if disabled_by_sysctl() => StartCause::DisabledBySysctl,
             libc::EPERM | libc::EACCES => StartCause::RefusedByPolicy,
-            libc::ENOSYS => StartCause::Absent,
+            libc::ENOSYS if call == Call::Setup => StartCause::Absent,
+            // There is a ring, so that the kernel has the call, in every form that is asked for.
+            libc::ENOSYS => StartCause::RefusedByPolicy,
+            libc::EINVAL if call == Call::Enter => StartCause::RefusedByPolicy,
             libc::EINVAL => StartCause::KernelTooOld,
             libc::ENOMEM => StartCause::LockedMemory,
             libc::EMFILE | libc::ENFILE => StartCause::Descriptors,
@@ -366,7 +438,7 @@ impl StartError {
         };
         let part = match cause {
             StartCause::Descriptors => Part::Runtime,
-            _ => Part::Ring,
+            _ => Part::Ring(call),
         };
         Self { part, cause, errno }
     }
@@ -381,17 +453,20 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.part {
             Part::Runtime => "cannot start the runtime: ",
-            Part::Ring => "cannot start the io_uring driver: ",
+            Part::Ring(_) => "cannot start the io_uring driver: ",
         })?;
         match self.cause {
             StartCause::DisabledBySysctl => f.write_str(
                 "it is disabled by the sysctl kernel.io_uring_disabled; \
                  set it to 0, or to 1 and join the group of kernel.io_uring_group",
             ),
-            StartCause::RefusedByPolicy => f.write_str(
-                "the system call is refused (EPERM), as the default seccomp profiles of Docker \
-                 and containerd do; allow io_uring_setup, io_uring_enter and io_uring_register \
-                 in the container's seccomp profile or security policy",
+            StartCause::RefusedByPolicy => write!(
+                f,
+                "{} is refused ({}), as the default seccomp profiles of Docker and containerd \
+                 refuse it; allow io_uring_setup, io_uring_enter and io_uring_register in the \
+                 container's seccomp profile or security policy",
+                self.part.call(),
+                io::Error::from_raw_os_error(self.errno),
             ),
             StartCause::Absent => f.write_str(
                 "this kernel has no io_uring (ENOSYS): it was built without CONFIG_IO_URING, or a \
@@ -448,7 +523,7 @@ mod tests {
     use super::*;
 
     fn told(errno: i32) -> (StartCause, String) {
-        let error = StartError::from_kernel(&io::Error::from_raw_os_error(errno));
+        let error = StartError::of_ring(Call::Setup, &io::Error::from_raw_os_error(errno));
         (error.cause(), error.to_string())
     }
 
@@ -473,7 +548,8 @@ mod tests {
     fn each_refusal_keeps_its_errno() {
         for errno in [libc::EMFILE, libc::EIO, libc::ETIMEDOUT, libc::ENOSPC] {
             let plain = || io::Error::from_raw_os_error(errno);
-            for error in [StartError::explain(plain()), StartError::from_kernel(&plain()).into()] {
+            let of_ring = StartError::of_ring(Call::Setup, &plain()).into();
+            for error in [StartError::explain(plain()), of_ring] {
                 assert_eq!(error.kind(), plain().kind(), "{error}");
                 let inside = error.get_ref().and_then(|inside| inside.downcast_ref::<StartError>());
                 let inside = inside.expect("a StartError");
