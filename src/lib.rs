@@ -2,8 +2,9 @@
 
 pub use ebbtide_runtime::{
     Builder, Drain, DrainError, DrainOutcome, DrainReport, Draining, Driver, Exit, ExitHold,
-    Handle, JoinError, JoinHandle, Metrics, RunningDriver, Runtime, StartCause, StartError,
-    TaskRun, drain, drain_with, hold_exit, run, signal, spawn, spawn_blocking, task, time,
+    Handle, JoinError, JoinHandle, Metrics, Quiesced, RunningDriver, Runtime, StartCause,
+    StartError, TaskRun, drain, drain_with, hold_exit, run, signal, spawn, spawn_blocking, task,
+    time,
 };
 
 /// Datagram sockets. They mirror [`std::net`] and tokio where those have a name for it.

@@ -139,10 +139,10 @@ impl Port {
         wakes.run();
     }
 
-    /// Waits until what other CPUs were delivering to sockets has been queued: about 40 ms of the
-    /// whole thread. See [`Drain::quiesce`](crate::Drain::quiesce).
+    /// Waits until what other CPUs were carrying to sockets has been queued: about 40 ms of the whole
+    /// thread. What lies in their backlogs is not waited for: it meets what was put in its way before.
     pub fn wait_for_deliveries(&self) {
-        // Where the kernel has no such call, the wait is not to be had.
+        // Where the kernel has no such call, the caller looks whether something still comes.
         let _ = membarrier();
     }
 
@@ -178,7 +178,7 @@ impl Port {
     /// If the kernel refuses to seal it: it is read as far as a bound allows all the same. If it
     /// could not be read: it may be sealed again.
     pub fn seal_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
-        let sealed = seal_sockets(&self.handle, &[Rc::clone(&socket)], false);
+        let sealed = seal_sockets(&self.handle, &[Rc::clone(&socket)], None);
         if sealed.not_reaped > 0 || socket.is_given_up() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,

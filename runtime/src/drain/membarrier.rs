@@ -7,7 +7,8 @@ use std::io;
 
 const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
 
-/// Waits until every CPU has passed through the scheduler.
+/// Waits until every CPU has passed through the scheduler, which it does not while it has a packet in
+/// hand. What lies in its backlog is not in hand: see `backlog.rs`.
 ///
 /// # Errors
 ///

@@ -16,6 +16,8 @@
 //!
 //! The runtime knows no socket: what is drained is a [`Drainable`].
 
+mod backlog;
+mod deliveries;
 mod exit;
 mod membarrier;
 mod quiescence;
@@ -28,17 +30,16 @@ use std::future::Future;
 use std::ops::AddAssign;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use self::deliveries::{wait_for_all, wait_for_what_is_in_hand};
 pub use self::exit::{Exit, ExitHold, hold_exit};
 pub(crate) use self::membarrier::global as membarrier;
 pub(crate) use self::quiescence::Quiescence;
 use self::quiescence::{Look, Standing};
-pub use self::report::{DrainError, DrainOutcome, DrainReport, SocketStats};
+pub use self::report::{DrainError, DrainOutcome, DrainReport, Quiesced, SocketStats};
 pub(crate) use self::sockets::OpenSockets;
 pub use self::sockets::{DrainKey, Drainable, Pass, ReadProgress, Receivers};
 use crate::driver::Wakes;
@@ -80,12 +81,19 @@ impl Drain {
     }
 
     /// Whether to wait, before and after the seal, for datagrams whose `send` has returned but
-    /// which another CPU has not queued yet (receive packet steering, a real network card).
+    /// which another CPU has not queued yet (receive packet steering, a real network card). Off by
+    /// default. What comes after the seal counts as refused.
     ///
-    /// Costs about 40 ms each time: `membarrier(MEMBARRIER_CMD_GLOBAL)`, which waits until every
-    /// CPU has been through the scheduler. That this orders the network's work is how Linux does
-    /// it, not what it promises: one drain of some thousands, on an overloaded machine, left
-    /// datagrams behind. Off by default. What comes after the seal counts as refused.
+    /// Before the seal it waits until each CPU has processed what its receive backlog held
+    /// (`/proc/net/softnet_stat`, Linux 5.10), and then until each has been through the scheduler
+    /// (`membarrier(MEMBARRIER_CMD_GLOBAL)`), which ends what it was carrying to a socket. After the
+    /// seal only the latter is left to be waited for. This costs what the backlogs take, and about
+    /// 40 ms twice; the sockets are read meanwhile. It ends at the [`deadline`](Self::deadline).
+    /// [`DrainReport::quiesced`] says whether the wait was had.
+    ///
+    /// Beside a network card it may end early: packets that the card delivers on a CPU count as
+    /// processed by it. That the scheduler orders the network's work is how Linux does it, not what
+    /// it promises.
     pub fn quiesce(mut self, quiesce: bool) -> Self {
         self.quiesce = quiesce;
         self
@@ -330,7 +338,8 @@ impl Delivery {
     /// Seals the next stage, if there is one.
     fn seal_next(&mut self) -> Stage {
         let Some((_, sockets)) = self.later.pop() else { return Stage::NoMore };
-        self.sealed += seal_sockets(&self.handle, &sockets, self.quiesce);
+        let quiesce = self.quiesce.then(|| self.deadline.deadline());
+        self.sealed += seal_sockets(&self.handle, &sockets, quiesce);
         let quiescence = self.handle.quiescence();
         quiescence.begin_stage();
         self.quiescences = quiescence.count();
@@ -421,6 +430,7 @@ impl Delivery {
             stats,
             undelivered: undelivered as u64,
             unsealed: self.sealed.unsealed,
+            quiesced: self.sealed.quiesced,
             unread,
             unfinished: self.handle.unfinished(),
             tasks_at_work,
@@ -464,42 +474,55 @@ pub(crate) struct Sealed {
     /// Sockets whose receive the kernel did not give back in time. They were not read: what is
     /// received late would come after what was read.
     pub(crate) not_reaped: usize,
+    /// Whether senders were waited for.
+    pub(crate) quiesced: Quiesced,
 }
 
 impl AddAssign for Sealed {
     fn add_assign(&mut self, other: Self) {
         self.unsealed += other.unsealed;
         self.not_reaped += other.not_reaped;
+        self.quiesced = self.quiesced.worse(other.quiesced);
     }
 }
 
-/// Steps 1 to 4 for some sockets.
+/// Steps 1 to 4 for some sockets. `quiesce`: waits for senders, until then.
 ///
 /// To wait for senders, the receives are ended first, so that the sockets can be read meanwhile
 /// without depending on the pool; what the seal then finds queued is what arrived last.
 pub(crate) fn seal_sockets(
     handle: &Handle,
     sockets: &[Rc<dyn Drainable>],
-    quiesce: bool,
+    quiesce: Option<Instant>,
 ) -> Sealed {
     handle.assert_own();
     let mut wakes = Wakes::default();
-    let unsealed;
-    if quiesce {
+    let (unsealed, quiesced);
+    if let Some(deadline) = quiesce {
         // What is on its way to them is waited for, too.
         leave_shares(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
-        wait_for_senders(sockets, &mut wakes);
+        let before = wait_for_all(deadline, &mut || read_early(sockets, &mut wakes));
         unsealed = seal(sockets);
-        wait_for_senders(sockets, &mut wakes);
+        let after = wait_for_what_is_in_hand(deadline, &mut || read_early(sockets, &mut wakes));
+        quiesced = before.worse(after);
     } else {
         unsealed = seal(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
+        quiesced = Quiesced::NotAsked;
     }
     read_first(sockets, &mut wakes);
     wakes.run();
     let not_reaped = sockets.iter().filter(|socket| !socket.is_reaped()).count();
-    Sealed { unsealed, not_reaped }
+    Sealed { unsealed, not_reaped, quiesced }
+}
+
+/// While senders are waited for, so that no buffer of a socket overflows. Without a pause: whoever gets
+/// this processor instead may well be a sender.
+fn read_early(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+    for socket in sockets {
+        socket.read(DRAIN_READ_BATCH, Pass::Early, wakes);
+    }
 }
 
 /// Step 1. Returns how many sockets the kernel refused to seal. Where the whole of a group that shares
@@ -531,28 +554,4 @@ fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
             && socket.undelivered() == before
         {}
     }
-}
-
-/// Waits on another thread until every CPU has finished what the network was doing on it, while
-/// this one keeps reading, so that the sockets' buffers do not overflow meanwhile.
-fn wait_for_senders(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
-    let done = Arc::new(AtomicBool::new(false));
-    let helper = thread::Builder::new().spawn({
-        let done = Arc::clone(&done);
-        move || {
-            let result = membarrier();
-            done.store(true, Ordering::Release);
-            result
-        }
-    });
-    // Without a thread, or where the kernel has no such call (nohz_full), the wait is not to be
-    // had.
-    let Ok(helper) = helper else { return };
-    while !done.load(Ordering::Acquire) {
-        // No pause: whoever gets this processor instead may well be a sender.
-        for socket in sockets {
-            socket.read(DRAIN_READ_BATCH, Pass::Early, wakes);
-        }
-    }
-    let _ = helper.join();
 }

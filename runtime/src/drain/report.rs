@@ -95,6 +95,33 @@ pub enum DrainOutcome {
     DeadlinePassed,
 }
 
+/// Whether a drain has waited for datagrams on their way: see [`Drain::quiesce`](crate::Drain::quiesce).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Quiesced {
+    /// It was not asked to.
+    #[default]
+    NotAsked,
+    /// For all, before and after the seal.
+    Waited,
+    /// The kernel does not tell what lies in the backlogs of the CPUs: there is no
+    /// `/proc/net/softnet_stat`, or that of Linux before 5.10. What lay there may have come after the
+    /// seal.
+    BacklogUnknown,
+    /// The kernel has no grace periods for programs (`membarrier(2)`): it runs with `nohz_full`, or a
+    /// sandbox refuses the call. What a CPU had in hand may have come after the seal.
+    NoGracePeriod,
+    /// The deadline passed first.
+    DeadlinePassed,
+}
+
+impl Quiesced {
+    /// That of both of which less was had.
+    pub(super) fn worse(self, other: Self) -> Self {
+        if other as u8 > self as u8 { other } else { self }
+    }
+}
+
 /// What a drain found and did. The counts are those of the whole life of the runtime, of open and
 /// of closed sockets.
 ///
@@ -123,6 +150,8 @@ pub struct DrainReport {
     /// later is read by the next drain of the socket. If it is dropped, or the runtime ends, over a
     /// queue that is not empty, it counts as [`abandoned`](SocketStats::abandoned).
     pub unsealed: usize,
+    /// Whether datagrams on their way were waited for.
+    pub quiesced: Quiesced,
     /// Sockets that were not read to the end of their queue. What is left there is lost, unless the
     /// socket is drained again. Either the kernel did not give the receive back within 5 seconds,
     /// because it had no memory for any request; or 65 536 reads in a row failed, by a descriptor
@@ -196,6 +225,16 @@ impl fmt::Display for DrainReport {
             if count > 0 {
                 write!(f, ", {what} {count}")?;
             }
+        }
+        match self.quiesced {
+            Quiesced::NotAsked | Quiesced::Waited => {}
+            Quiesced::BacklogUnknown => {
+                f.write_str(", did not wait for backlogs: they are unknown")?
+            }
+            Quiesced::NoGracePeriod => {
+                f.write_str(", did not wait for deliveries: no membarrier")?
+            }
+            Quiesced::DeadlinePassed => f.write_str(", stopped waiting for deliveries")?,
         }
         if self.panicking {
             f.write_str(" (while panicking)")?;
