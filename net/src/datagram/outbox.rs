@@ -18,6 +18,9 @@ use super::transmit::Transmit;
 /// as a send buffer of the default size holds less.
 const MOST_KEPT: usize = 1 << 20;
 
+/// Sends for which there is memory while there is none: of more, the memory is given back.
+const MOST_SENDS_KEPT: usize = 4_096;
+
 /// Names one send until its future has the result, or has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket(usize);
@@ -77,10 +80,19 @@ impl Outbox {
         if let Send::Waiting { waker: known, .. } = &mut self.sends[ticket.0] {
             return (Asked::Wait, Some(std::mem::replace(known, waker)));
         }
-        match self.sends.remove(ticket.0) {
+        match self.remove(ticket) {
             Send::Dealt { result } => (Asked::Result(result), Some(waker)),
             Send::Waiting { .. } => unreachable!("it was just seen"),
         }
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Send {
+        let send = self.sends.remove(ticket.0);
+        if self.sends.is_empty() && self.sends.capacity() > MOST_SENDS_KEPT {
+            self.sends.shrink_to_fit();
+            self.waiting.shrink_to(MOST_SENDS_KEPT);
+        }
+        send
     }
 
     /// All that wait, in order.
@@ -123,7 +135,7 @@ impl Outbox {
     /// A future was dropped: its send does not take place, unless it has. What is returned is to be
     /// dropped when nothing is borrowed.
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
-        match self.sends.remove(ticket.0) {
+        match self.remove(ticket) {
             Send::Waiting { range, waker, .. } => {
                 let at = self.waiting.iter().position(|waiting| *waiting == ticket);
                 self.waiting.remove(at.expect("it waits"));
@@ -266,10 +278,15 @@ mod tests {
     fn the_memory_of_a_burst_is_given_back() {
         let mut outbox = Outbox::default();
         let payload = "x".repeat(MOST_KEPT);
-        for _ in 0..4 {
-            push(&mut outbox, &payload);
-        }
+        let long = [(); 4].map(|()| push(&mut outbox, &payload));
         deal(&mut outbox, 4);
         assert!(outbox.bytes.capacity() <= 2 * MOST_KEPT);
+        let many: Vec<_> = (0..4 * MOST_SENDS_KEPT).map(|_| push(&mut outbox, "")).collect();
+        deal(&mut outbox, many.len());
+        for ticket in many.into_iter().chain(long) {
+            ask(&mut outbox, ticket);
+        }
+        let places = (outbox.sends.capacity(), outbox.waiting.capacity());
+        assert!(places.0 + places.1 <= 4 * MOST_SENDS_KEPT, "{places:?}");
     }
 }
