@@ -234,6 +234,8 @@ enum State {
     Start { handle: Option<Handle> },
     /// Steps 1 to 4 are done; receivers take what was queued.
     Delivering(Box<Delivery>),
+    /// The report was returned. The future may be kept, but its task does not wait any more.
+    Ended,
 }
 
 struct Delivery {
@@ -298,10 +300,14 @@ impl Future for Draining {
             self.state = State::Delivering(Box::new(Delivery::start(handle, self.policy, scope)));
         }
         let State::Delivering(delivery) = &mut self.state else {
-            unreachable!("the state was just set");
+            panic!("a drain was polled after its end");
         };
         delivery.handle.assert_own();
-        delivery.poll(cx)
+        let polled = delivery.poll(cx);
+        if polled.is_ready() {
+            self.state = State::Ended;
+        }
+        polled
     }
 }
 
