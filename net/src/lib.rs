@@ -6,6 +6,7 @@
 #![warn(clippy::unwrap_used)]
 
 mod address;
+mod adopted;
 mod control;
 mod datagram;
 mod listen_fds;

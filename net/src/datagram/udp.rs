@@ -16,6 +16,7 @@ use super::sender::Progress;
 use super::socket::DatagramSocket;
 use super::transmit::Transmit;
 use crate::address::{INTERNET_NAME_LEN, IPV4_NAME_LEN};
+use crate::adopted::check_adopted;
 use crate::control::Wanted;
 use crate::option::request;
 
@@ -60,7 +61,9 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// That there is no runtime on this thread, or that it is shutting down.
+    /// `InvalidInput` if the descriptor inside is not a UDP socket, but a TCP socket, for example;
+    /// `ENOTSOCK` if it is no socket. That there is no runtime on this thread, or that it is shutting
+    /// down. The descriptor is closed then.
     pub fn from_std(socket: std::net::UdpSocket) -> io::Result<Self> {
         Self::options().from_std(socket)
     }
@@ -570,6 +573,7 @@ impl UdpOptions {
     /// Those of [`UdpSocket::from_std`], and of setting the options.
     pub fn from_std(&self, socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
         let socket = Socket::from(socket);
+        check_adopted(&socket, Family::Internet)?;
         match self.gro {
             Some(true) => self.open(socket, GroWish::On),
             Some(false) => {

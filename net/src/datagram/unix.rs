@@ -12,6 +12,7 @@ use super::future::Sending;
 use super::message::Datagram;
 use super::socket::DatagramSocket;
 use crate::address::{Address, UNIX_NAME_LEN, from_path, from_unix_addr};
+use crate::adopted::check_adopted;
 
 /// The address of a Unix socket: a path, an abstract name, or none.
 pub type UnixAddr = net::SocketAddr;
@@ -99,9 +100,13 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// That there is no runtime on this thread, or that it is shutting down.
+    /// `InvalidInput` if the descriptor inside is not a Unix datagram socket, but a stream, for
+    /// example; `ENOTSOCK` if it is no socket. That there is no runtime on this thread, or that it is
+    /// shutting down. The descriptor is closed then.
     pub fn from_std(socket: net::UnixDatagram) -> io::Result<Self> {
-        open(socket.into())
+        let socket = socket.into();
+        check_adopted(&socket, Family::Unix)?;
+        open(socket)
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
