@@ -23,6 +23,7 @@ mod receive;
 mod receiver;
 mod sender;
 mod socket;
+mod socket_option;
 mod space;
 #[cfg(test)]
 #[cfg(not(miri))]

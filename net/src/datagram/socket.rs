@@ -14,6 +14,7 @@ use super::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
 use super::inbox::Portion;
 use super::message::Datagram;
 use crate::address::Address;
+use crate::option::size;
 
 /// A datagram socket: a channel with the kernel at the other end. Use it by its names
 /// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram).
@@ -231,7 +232,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// Those of setsockopt(2).
     pub fn set_recv_buffer_size(&self, bytes: usize) -> io::Result<()> {
-        self.socket()?.set_recv_buffer_size(bytes)
+        self.socket()?.set_recv_buffer_size(size(bytes))
     }
 
     /// The size of the kernel's send buffer in bytes (`SO_SNDBUF`).
@@ -249,7 +250,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// Those of setsockopt(2).
     pub fn set_send_buffer_size(&self, bytes: usize) -> io::Result<()> {
-        self.socket()?.set_send_buffer_size(bytes)
+        self.socket()?.set_send_buffer_size(size(bytes))
     }
 
     /// Takes a pending error of the socket (`SO_ERROR`). One that was received already is that of a

@@ -1,7 +1,7 @@
 //! [`UdpSocket`] and the options that must be set before binding.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 
 use ebbtide_runtime::Exit;
 use ebbtide_runtime::driver::Layout;
@@ -18,7 +18,7 @@ use super::transmit::Transmit;
 use crate::address::{INTERNET_NAME_LEN, IPV4_NAME_LEN};
 use crate::adopted::check_adopted;
 use crate::control::Wanted;
-use crate::option::request;
+use crate::option::{bind_device, request, size};
 
 /// A UDP socket. See [`DatagramSocket`] for receiving and draining.
 ///
@@ -325,116 +325,6 @@ impl UdpSocket {
     pub fn try_send_to(&self, payload: &[u8], addr: impl ToSocketAddrs) -> io::Result<usize> {
         self.try_send_raw(payload, Some(&first_address(addr)?.into()))
     }
-
-    /// Whether sending to broadcast addresses is allowed (`SO_BROADCAST`).
-    ///
-    /// # Errors
-    ///
-    /// Those of getsockopt(2), as all getters here.
-    pub fn broadcast(&self) -> io::Result<bool> {
-        self.socket()?.broadcast()
-    }
-
-    /// Allows or forbids sending to broadcast addresses.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2), as all setters here.
-    pub fn set_broadcast(&self, on: bool) -> io::Result<()> {
-        self.socket()?.set_broadcast(on)
-    }
-
-    /// How many hops an IPv4 datagram may take (`IP_TTL`).
-    ///
-    /// # Errors
-    ///
-    /// Those of getsockopt(2).
-    pub fn ttl(&self) -> io::Result<u32> {
-        self.socket()?.ttl_v4()
-    }
-
-    /// Sets how many hops an IPv4 datagram may take.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2).
-    pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
-        self.socket()?.set_ttl_v4(hops)
-    }
-
-    /// Joins an IPv4 multicast group on the interface with the address `interface`; unspecified
-    /// lets the kernel choose.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2).
-    pub fn join_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
-        self.socket()?.join_multicast_v4(&group, &interface)
-    }
-
-    /// Leaves an IPv4 multicast group.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2).
-    pub fn leave_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
-        self.socket()?.leave_multicast_v4(&group, &interface)
-    }
-
-    /// Joins an IPv6 multicast group on the interface with the index `interface`; 0 lets the kernel
-    /// choose.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2).
-    pub fn join_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
-        self.socket()?.join_multicast_v6(group, interface)
-    }
-
-    /// Leaves an IPv6 multicast group.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2).
-    pub fn leave_multicast_v6(&self, group: &Ipv6Addr, interface: u32) -> io::Result<()> {
-        self.socket()?.leave_multicast_v6(group, interface)
-    }
-
-    /// Whether the host's own IPv4 multicast datagrams come back to it (`IP_MULTICAST_LOOP`).
-    ///
-    /// # Errors
-    ///
-    /// Those of getsockopt(2).
-    pub fn multicast_loop_v4(&self) -> io::Result<bool> {
-        self.socket()?.multicast_loop_v4()
-    }
-
-    /// Sets whether the host's own IPv4 multicast datagrams come back to it.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2).
-    pub fn set_multicast_loop_v4(&self, on: bool) -> io::Result<()> {
-        self.socket()?.set_multicast_loop_v4(on)
-    }
-
-    /// How many hops an IPv4 multicast datagram may take (`IP_MULTICAST_TTL`).
-    ///
-    /// # Errors
-    ///
-    /// Those of getsockopt(2).
-    pub fn multicast_ttl_v4(&self) -> io::Result<u32> {
-        self.socket()?.multicast_ttl_v4()
-    }
-
-    /// Sets how many hops an IPv4 multicast datagram may take.
-    ///
-    /// # Errors
-    ///
-    /// Those of setsockopt(2).
-    pub fn set_multicast_ttl_v4(&self, hops: u32) -> io::Result<()> {
-        self.socket()?.set_multicast_ttl_v4(hops)
-    }
 }
 
 /// Options of a [`UdpSocket`] that must be set before it is bound.
@@ -457,6 +347,8 @@ pub struct UdpOptions {
     only_v6: Option<bool>,
     recv_buffer_size: Option<usize>,
     send_buffer_size: Option<usize>,
+    freebind: bool,
+    device: Option<Vec<u8>>,
     gro: Option<bool>,
     exit: Exit,
     wanted: Wanted,
@@ -505,6 +397,30 @@ impl UdpOptions {
     /// Asks for a send buffer of `bytes`, at most `net.core.wmem_max`.
     pub fn send_buffer_size(mut self, bytes: usize) -> Self {
         self.send_buffer_size = Some(bytes);
+        self
+    }
+
+    /// Lets the socket bind an address that no interface has, or not yet (`IP_FREEBIND`,
+    /// `IPV6_FREEBIND`).
+    pub fn freebind(mut self, on: bool) -> Self {
+        self.freebind = on;
+        self
+    }
+
+    /// Binds the socket to a network interface, by its name, before it is bound to an address: see
+    /// [`UdpSocket::bind_device`].
+    ///
+    /// ```
+    /// # ebbtide_net::doc_run(async {
+    /// use ebbtide_net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::options().bind_device(b"lo").bind("127.0.0.1:0")?;
+    /// assert_eq!(socket.device()?.as_deref(), Some(&b"lo"[..]));
+    /// # std::io::Result::Ok(())
+    /// # });
+    /// ```
+    pub fn bind_device(mut self, interface: &[u8]) -> Self {
+        self.device = Some(interface.to_vec());
         self
     }
 
@@ -564,16 +480,18 @@ impl UdpOptions {
         self.open(bound, gro)
     }
 
-    /// Takes over a socket of std. Of the options, those take effect that can be set on a socket
-    /// that is bound: what is to come with each datagram, what a drain does to it, and GRO, which
-    /// stays as it is unless it was set.
+    /// Takes over a socket of std and sets the options on it. GRO stays as it is unless it was set.
     ///
     /// # Errors
     ///
-    /// Those of [`UdpSocket::from_std`], and of setting the options.
+    /// `InvalidInput` if an option was asked for that works only before a socket is bound:
+    /// `reuse_port`, `reuse_address`, `only_v6` and `freebind`. Those of [`UdpSocket::from_std`], and
+    /// of setting the options.
     pub fn from_std(&self, socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
         let socket = Socket::from(socket);
         check_adopted(&socket, Family::Internet)?;
+        self.check_not_before_bind()?;
+        self.set_any_time(&socket)?;
         match self.gro {
             Some(true) => self.open(socket, GroWish::On),
             Some(false) => {
@@ -607,14 +525,40 @@ impl UdpOptions {
         {
             socket.set_only_v6(on)?;
         }
-        if let Some(bytes) = self.recv_buffer_size {
-            socket.set_recv_buffer_size(bytes)?;
+        match addr {
+            SocketAddr::V4(_) if self.freebind => socket.set_freebind_v4(true)?,
+            SocketAddr::V6(_) if self.freebind => socket.set_freebind_v6(true)?,
+            _ => {}
         }
-        if let Some(bytes) = self.send_buffer_size {
-            socket.set_send_buffer_size(bytes)?;
-        }
+        self.set_any_time(&socket)?;
         socket.bind(&addr.into())?;
         Ok(socket)
+    }
+
+    /// Sets the options that a bound socket takes as well.
+    fn set_any_time(&self, socket: &Socket) -> io::Result<()> {
+        if let Some(bytes) = self.recv_buffer_size {
+            socket.set_recv_buffer_size(size(bytes))?;
+        }
+        if let Some(bytes) = self.send_buffer_size {
+            socket.set_send_buffer_size(size(bytes))?;
+        }
+        if let Some(device) = &self.device {
+            bind_device(socket, Some(device))?;
+        }
+        Ok(())
+    }
+
+    /// The kernel takes most of these on a bound socket and does nothing.
+    fn check_not_before_bind(&self) -> io::Result<()> {
+        let asked = [self.reuse_port, self.reuse_address, self.only_v6.is_some(), self.freebind];
+        if asked.contains(&true) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "reuse_port, reuse_address, only_v6 and freebind must be set before a socket is bound",
+            ));
+        }
+        Ok(())
     }
 }
 
