@@ -178,9 +178,12 @@ pub(crate) struct ControlBuffer {
     len: usize,
 }
 
-/// As much as the three messages that can be sent take.
-const BUFFER_LEN: usize =
-    space(size_of::<u16>()) + space(size_of::<i32>()) + space(size_of::<libc::in6_pktinfo>());
+/// As much as all messages that can be sent take: the length of segments, the traffic class and the
+/// source, the last two for either protocol.
+const BUFFER_LEN: usize = space(size_of::<u16>())
+    + 2 * space(size_of::<i32>())
+    + space(size_of::<libc::in_pktinfo>())
+    + space(size_of::<libc::in6_pktinfo>());
 
 /// The kernel reads headers in place.
 #[derive(Clone, Copy, Debug)]
@@ -195,29 +198,59 @@ impl ControlBuffer {
         self.push(libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
     }
 
-    /// The traffic class of a datagram to an address of the family of `destination`.
-    pub(crate) fn ecn(&mut self, ecn: EcnCodepoint, family: IpVersion) {
-        let (level, kind) = match family {
-            IpVersion::V4 => (libc::IPPROTO_IP, libc::IP_TOS),
-            IpVersion::V6 => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS),
-        };
-        self.push(level, kind, &(ecn as i32).to_ne_bytes());
+    /// The congestion notification. A control message replaces the whole traffic class: what the
+    /// socket has above those two bits comes from `classes`.
+    ///
+    /// Each protocol ignores the message of the other (ip(7), ipv6(7)), so where the protocol is not
+    /// known, both messages are sent.
+    pub(crate) fn ecn(
+        &mut self,
+        ecn: EcnCodepoint,
+        protocol: Option<IpVersion>,
+        classes: TrafficClasses,
+    ) {
+        let class = |class: u8| i32::from(class & !0b11 | ecn as u8).to_ne_bytes();
+        if protocol != Some(IpVersion::V6) {
+            self.push(libc::IPPROTO_IP, libc::IP_TOS, &class(classes.v4));
+        }
+        if protocol != Some(IpVersion::V4) {
+            self.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &class(classes.v6));
+        }
     }
 
-    /// The address to send from.
-    pub(crate) fn src_ip(&mut self, ip: IpAddr) {
-        match ip {
+    /// The address to send from. Unspecified: the kernel chooses; in IPv4 it does so also where the
+    /// socket has one (`ip_cmsg_send`).
+    ///
+    /// A datagram of the other protocol would ignore the message, and leave from another address.
+    /// Where that is possible, a second message, which that protocol refuses with `EINVAL`, makes the
+    /// send fail.
+    pub(crate) fn src_ip(&mut self, ip: IpAddr, protocol: Option<IpVersion>) {
+        match ip.to_canonical() {
             IpAddr::V4(ip) => {
                 let mut info = [0; size_of::<libc::in_pktinfo>()];
                 info[4..8].copy_from_slice(&ip.octets());
                 self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+                if protocol != Some(IpVersion::V4) && !ip.is_unspecified() {
+                    // IPv4 on an IPv6 socket takes the mapped address, and it is the same. No
+                    // interface has it, so IPv6 refuses it (`ip6_datagram_send_ctl`).
+                    self.push_v6_source(ip.to_ipv6_mapped());
+                }
             }
+            IpAddr::V6(ip) if ip.is_unspecified() => {}
             IpAddr::V6(ip) => {
-                let mut info = [0; size_of::<libc::in6_pktinfo>()];
-                info[..16].copy_from_slice(&ip.octets());
-                self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+                self.push_v6_source(ip);
+                if protocol != Some(IpVersion::V6) {
+                    // IPv4 refuses a message of the wrong length (`ip_cmsg_send`).
+                    self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &[]);
+                }
             }
         }
+    }
+
+    fn push_v6_source(&mut self, ip: Ipv6Addr) {
+        let mut info = [0; size_of::<libc::in6_pktinfo>()];
+        info[..16].copy_from_slice(&ip.octets());
+        self.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
     }
 
     fn push(&mut self, level: i32, kind: i32, data: &[u8]) {
@@ -240,6 +273,25 @@ impl ControlBuffer {
 pub(crate) enum IpVersion {
     V4,
     V6,
+}
+
+impl IpVersion {
+    /// The protocol of datagrams to `ip`: to a mapped address, a socket of IPv6 sends them by IPv4.
+    /// `None` for the unspecified address of IPv6, which is that of this host in either protocol.
+    pub(crate) fn of_datagrams_to(ip: IpAddr) -> Option<Self> {
+        match ip.to_canonical() {
+            IpAddr::V4(_) => Some(Self::V4),
+            IpAddr::V6(ip) if ip.is_unspecified() => None,
+            IpAddr::V6(_) => Some(Self::V6),
+        }
+    }
+}
+
+/// The traffic classes that a socket sends with, for each protocol (`IP_TOS`, `IPV6_TCLASS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TrafficClasses {
+    pub(crate) v4: u8,
+    pub(crate) v6: u8,
 }
 
 #[cfg(test)]
@@ -321,13 +373,68 @@ mod tests {
         }
     }
 
+    /// Which messages are written, by their level and type.
+    fn written(write: impl FnOnce(&mut ControlBuffer)) -> Vec<(i32, i32)> {
+        let mut buffer = ControlBuffer::EMPTY;
+        write(&mut buffer);
+        messages(buffer.bytes()).map(|message| (message.level, message.kind)).collect()
+    }
+
+    #[test]
+    fn each_protocol_has_its_own_message_and_both_are_sent_where_it_is_not_known() {
+        let classes = TrafficClasses::default();
+        let (tos, class) =
+            ((libc::IPPROTO_IP, libc::IP_TOS), (libc::IPPROTO_IPV6, libc::IPV6_TCLASS));
+        let (info_v4, info_v6) =
+            ((libc::IPPROTO_IP, libc::IP_PKTINFO), (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO));
+        let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().into();
+        for (protocol, ecn, from_v4, from_v6) in [
+            (Some(IpVersion::V4), vec![tos], vec![info_v4], vec![info_v6, info_v4]),
+            (Some(IpVersion::V6), vec![class], vec![info_v4, info_v6], vec![info_v6]),
+            (None, vec![tos, class], vec![info_v4, info_v6], vec![info_v6, info_v4]),
+        ] {
+            let written_ecn = written(|to| to.ecn(EcnCodepoint::Ce, protocol, classes));
+            assert_eq!(written_ecn, ecn, "{protocol:?}");
+            assert_eq!(written(|to| to.src_ip(v4, protocol)), from_v4, "{protocol:?}");
+            assert_eq!(written(|to| to.src_ip(mapped, protocol)), from_v4, "{protocol:?}");
+            assert_eq!(written(|to| to.src_ip(v6, protocol)), from_v6, "{protocol:?}");
+            let of_any = |ip: IpAddr| written(|to| to.src_ip(ip, protocol));
+            assert_eq!(of_any(Ipv4Addr::UNSPECIFIED.into()), [info_v4], "{protocol:?}");
+            assert_eq!(of_any(Ipv6Addr::UNSPECIFIED.into()), [], "{protocol:?}");
+        }
+    }
+
+    #[test]
+    fn all_that_can_be_written_has_buffer_space() {
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let mut buffer = ControlBuffer::EMPTY;
+            buffer.segment_size(1400);
+            buffer.ecn(EcnCodepoint::Ce, None, TrafficClasses::default());
+            buffer.src_ip(ip, None);
+            assert!(buffer.bytes().len() <= BUFFER_LEN);
+        }
+    }
+
+    #[test]
+    fn a_destination_tells_the_protocol_unless_it_is_unspecified() {
+        for (ip, protocol) in [
+            ("127.0.0.1", Some(IpVersion::V4)),
+            ("0.0.0.0", Some(IpVersion::V4)),
+            ("::ffff:127.0.0.1", Some(IpVersion::V4)),
+            ("::1", Some(IpVersion::V6)),
+            ("::", None),
+        ] {
+            assert_eq!(IpVersion::of_datagrams_to(ip.parse().unwrap()), protocol, "{ip}");
+        }
+    }
+
     #[test]
     fn what_is_written_can_be_read() {
         let mut buffer = ControlBuffer::EMPTY;
         buffer.segment_size(1400);
-        buffer.ecn(EcnCodepoint::Ect1, IpVersion::V6);
-        buffer.src_ip(Ipv6Addr::LOCALHOST.into());
-        assert_eq!(buffer.bytes().len(), BUFFER_LEN);
+        buffer.ecn(EcnCodepoint::Ect1, Some(IpVersion::V6), TrafficClasses::default());
+        buffer.src_ip(Ipv6Addr::LOCALHOST.into(), Some(IpVersion::V6));
         let read = Metadata::read(buffer.bytes());
         assert_eq!(
             (read.ecn, read.dst_ip),

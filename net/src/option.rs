@@ -12,7 +12,7 @@ use std::os::fd::AsRawFd;
 use socket2::{Domain, Socket};
 
 use crate::address::RawAddress;
-use crate::control::Wanted;
+use crate::control::{TrafficClasses, Wanted};
 
 /// Bytes of an `int`.
 const INT_LEN: libc::socklen_t = 4;
@@ -94,6 +94,17 @@ pub(crate) fn request(socket: &Socket, wanted: Wanted) -> io::Result<()> {
         set_flag(socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, true)?;
     }
     Ok(())
+}
+
+/// The traffic classes that the socket sends with.
+pub(crate) fn traffic_classes(socket: &Socket) -> io::Result<TrafficClasses> {
+    // Only the low byte is ever set.
+    let low_byte = |class: u32| class.to_le_bytes()[0];
+    let v6 = match socket.domain()? {
+        Domain::IPV6 => socket.tclass_v6()?,
+        _ => 0,
+    };
+    Ok(TrafficClasses { v4: low_byte(socket.tos_v4()?), v6: low_byte(v6) })
 }
 
 /// Whether a socket belongs to a group that is sent to by one source.

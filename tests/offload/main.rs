@@ -1,7 +1,7 @@
 //! Offloads: trains that arrive (GRO), datagrams that leave together (GSO, batches, coalescing),
 //! and what comes with a datagram.
 
-// UNSAFETY: setsockopt takes a raw pointer.
+// UNSAFETY: setsockopt takes a raw pointer, and recvmsg writes memory that is not initialized.
 #![expect(unsafe_code, reason = "argued above")]
 
 #[path = "../support/faults.rs"]
@@ -16,6 +16,7 @@ mod batches;
 mod beside;
 mod coalescing;
 mod gro;
+mod metadata;
 mod trains;
 
 use std::io;

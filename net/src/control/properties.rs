@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 
 use super::{
-    ALIGNMENT, ControlBuffer, EcnCodepoint, HEADER_LEN, IpVersion, Message, Metadata, messages,
-    segment_size,
+    ALIGNMENT, ControlBuffer, EcnCodepoint, HEADER_LEN, IpVersion, Message, Metadata,
+    TrafficClasses, messages, segment_size,
 };
 
 /// Checks everything for one input, which is the control messages.
@@ -89,21 +89,20 @@ fn the_length_of_a_train_is_that_of_its_message(control: &[u8], found: &[Message
 /// What a datagram brought can be sent with one: our writer and our reader agree.
 fn what_was_read_can_be_written(control: &[u8]) {
     let read = Metadata::read(control);
-    let version = match read.dst_ip {
-        Some(IpAddr::V4(_)) => IpVersion::V4,
-        _ => IpVersion::V6,
-    };
+    let protocol = read.dst_ip.and_then(IpVersion::of_datagrams_to);
     let mut written = ControlBuffer::EMPTY;
     if let Some(ecn) = read.ecn {
-        written.ecn(ecn, version);
+        written.ecn(ecn, protocol, TrafficClasses::default());
     }
     if let Some(ip) = read.dst_ip {
-        written.src_ip(ip);
+        written.src_ip(ip, protocol);
     }
     let again = Metadata::read(written.bytes());
     assert_eq!(again.ecn, read.ecn);
     assert_eq!(again.ecn.map(|ecn| EcnCodepoint::from_bits(ecn as u8)), read.ecn.map(Some));
     match read.dst_ip {
+        // The kernel chooses.
+        Some(IpAddr::V6(ip)) if ip.is_unspecified() => assert_eq!(again.dst_ip, None),
         // The kernel takes the address to send from where it puts the one that it chose itself
         // (`ipi_spec_dst`), in front of the destination that is read.
         Some(IpAddr::V4(ip)) => {

@@ -179,7 +179,31 @@ impl Train {
 
     /// The congestion notification that they carried. See [`Datagram::ecn`].
     pub fn ecn(&self) -> Option<EcnCodepoint> {
-        Metadata::read(self.message.control()).ecn
+        self.metadata().ecn
+    }
+
+    /// The address of ours that they were sent to. See [`Datagram::dst_ip`].
+    pub fn dst_ip(&self) -> Option<IpAddr> {
+        self.metadata().dst_ip
+    }
+
+    /// The interface that they came in by. See [`Datagram::interface_index`].
+    pub fn interface_index(&self) -> Option<u32> {
+        self.metadata().interface_index
+    }
+
+    /// When the kernel received the first of them. See [`Datagram::timestamp`].
+    pub fn timestamp(&self) -> Option<SystemTime> {
+        self.metadata().timestamp
+    }
+
+    /// How many messages the kernel had dropped on the socket before. See [`Datagram::drop_count`].
+    pub fn drop_count(&self) -> Option<u32> {
+        self.metadata().drop_count
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata::read(self.message.control())
     }
 }
 

@@ -24,12 +24,15 @@ use super::endpoint::{Endpoint, ended};
 use super::outbox::{Asked, Outbox, Ticket};
 use super::space::SpaceWait;
 use super::transmit::{Cursor, MESSAGES_PER_CALL, Message, Offload, Transmit, next_message};
+use crate::control::TrafficClasses;
 
 /// What a socket keeps for sending.
 pub(super) struct Sender {
     /// Longest datagram that the kernel is asked to cut out of a longer message; less after it has
     /// refused. 0: none.
     longest_segment: Cell<usize>,
+    /// What the socket sends with, besides what a transmit says.
+    pub(super) traffic_classes: Cell<TrafficClasses>,
     /// Whether sends wait for each other.
     pub(super) coalesces: Cell<bool>,
     /// Sends that are to leave together.
@@ -42,6 +45,7 @@ impl Default for Sender {
     fn default() -> Self {
         Self {
             longest_segment: Cell::new(usize::from(u16::MAX)),
+            traffic_classes: Cell::default(),
             coalesces: Cell::new(false),
             outbox: RefCell::default(),
             space: Cell::default(),
@@ -208,11 +212,14 @@ impl Endpoint {
 
     fn send_next(&self, transmits: &[Transmit<'_>], progress: &mut Progress) -> Step {
         let mut at = progress.at;
+        let classes = self.sender.traffic_classes.get();
         let left = transmits.len().saturating_sub(at.index).min(MESSAGES_PER_CALL);
         let (mut messages, mut slices) = (Vec::with_capacity(left), Vec::with_capacity(left));
         while messages.len() < MESSAGES_PER_CALL {
             let offload = if at < progress.one_by_one { Offload::NONE } else { self.offload() };
-            let Some(message) = next_message(transmits, at, offload, &mut slices) else { break };
+            let Some(message) = next_message(transmits, at, offload, classes, &mut slices) else {
+                break;
+            };
             at = message.end;
             messages.push(message);
         }

@@ -9,8 +9,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use socket2::InterfaceIndexOrAddress;
 
+use super::endpoint::Endpoint;
 use super::udp::UdpSocket;
-use crate::option::{Membership, bind_device, count, set_source_membership, traffic_class};
+use crate::option::{
+    Membership, bind_device, count, set_source_membership, traffic_class, traffic_classes,
+};
 
 /// Options. All getters fail with the errors of getsockopt(2), and all setters with those of
 /// setsockopt(2).
@@ -79,7 +82,7 @@ impl UdpSocket {
     }
 
     /// Sets the type of service that IPv4 datagrams are sent with: six bits of DSCP (RFC 2474), two of
-    /// ECN.
+    /// ECN. [`Transmit::ecn`](crate::Transmit::ecn) replaces the last two for one datagram.
     ///
     /// ```
     /// # ebbtide_net::doc_run(async {
@@ -96,7 +99,8 @@ impl UdpSocket {
     ///
     /// `EINVAL` if it is more than a byte; those of setsockopt(2).
     pub fn set_tos_v4(&self, tos: u32) -> io::Result<()> {
-        self.socket()?.set_tos_v4(traffic_class(tos)?)
+        self.socket()?.set_tos_v4(traffic_class(tos)?)?;
+        self.endpoint().note_traffic_classes()
     }
 
     /// The traffic class that IPv6 datagrams are sent with (`IPV6_TCLASS`).
@@ -114,7 +118,8 @@ impl UdpSocket {
     ///
     /// `EINVAL` if it is more than a byte; those of setsockopt(2).
     pub fn set_tclass_v6(&self, tclass: u32) -> io::Result<()> {
-        self.socket()?.set_tclass_v6(traffic_class(tclass)?)
+        self.socket()?.set_tclass_v6(traffic_class(tclass)?)?;
+        self.endpoint().note_traffic_classes()
     }
 
     /// The name of the network interface that the socket is bound to (`SO_BINDTODEVICE`), if any.
@@ -468,5 +473,14 @@ impl UdpSocket {
     /// Those of setsockopt(2).
     pub fn set_multicast_all_v6(&self, on: bool) -> io::Result<()> {
         self.socket()?.set_multicast_all_v6(on)
+    }
+}
+
+impl Endpoint {
+    /// Reads the traffic classes of the socket: a send with a congestion notification of its own keeps
+    /// the rest of them.
+    pub(super) fn note_traffic_classes(&self) -> io::Result<()> {
+        self.sender.traffic_classes.set(traffic_classes(self.socket()?)?);
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use crate::address::RawAddress;
-use crate::control::{ControlBuffer, EcnCodepoint, IpVersion};
+use crate::control::{ControlBuffer, EcnCodepoint, IpVersion, TrafficClasses};
 
 /// Datagrams of one GSO message at most: the kernel's own limit before Linux 6.10, which doubled it
 /// (`UDP_MAX_SEGMENTS`).
@@ -58,13 +58,19 @@ impl<'a> Transmit<'a> {
         self
     }
 
-    /// The explicit congestion notification to send it with.
+    /// The explicit congestion notification to send it with. The rest of the traffic class is that
+    /// of the socket: [`UdpSocket::set_tos_v4`](crate::UdpSocket::set_tos_v4),
+    /// [`set_tclass_v6`](crate::UdpSocket::set_tclass_v6).
     pub fn ecn(mut self, ecn: EcnCodepoint) -> Self {
         self.ecn = Some(ecn);
         self
     }
 
-    /// The address to send it from, one of this host; unless set, the kernel chooses.
+    /// The address to send it from, one of this host; unless set, or if unspecified, the kernel
+    /// chooses. An IPv4 address and its mapped IPv6 address are the same.
+    ///
+    /// The send fails with `EINVAL` if no interface has the address, or if the datagram leaves by the
+    /// other protocol.
     pub fn src_ip(mut self, ip: IpAddr) -> Self {
         self.src_ip = Some(ip);
         self
@@ -105,20 +111,21 @@ impl<'a> Transmit<'a> {
         (self.destination, self.ecn, self.src_ip) == (other.destination, other.ecn, other.src_ip)
     }
 
-    fn control(&self, segment_size: Option<u16>) -> ControlBuffer {
+    /// The protocol that it leaves by. `None` if only the kernel knows: that of the connected peer.
+    fn protocol(&self) -> Option<IpVersion> {
+        IpVersion::of_datagrams_to(self.destination?.ip())
+    }
+
+    fn control(&self, segment_size: Option<u16>, classes: TrafficClasses) -> ControlBuffer {
         let mut control = ControlBuffer::EMPTY;
         if let Some(size) = segment_size {
             control.segment_size(size);
         }
         if let Some(ecn) = self.ecn {
-            let version = match (self.destination, self.src_ip) {
-                (Some(SocketAddr::V6(_)), _) | (None, Some(IpAddr::V6(_))) => IpVersion::V6,
-                _ => IpVersion::V4,
-            };
-            control.ecn(ecn, version);
+            control.ecn(ecn, self.protocol(), classes);
         }
         if let Some(ip) = self.src_ip {
-            control.src_ip(ip);
+            control.src_ip(ip, self.protocol());
         }
         control
     }
@@ -172,6 +179,7 @@ pub(super) fn next_message<'a>(
     transmits: &[Transmit<'a>],
     at: Cursor,
     offload: Offload,
+    classes: TrafficClasses,
     slices: &mut Vec<IoSlice<'a>>,
 ) -> Option<Message> {
     let first = transmits.get(at.index)?;
@@ -187,7 +195,7 @@ pub(super) fn next_message<'a>(
         name: first.destination.map(RawAddress::from).unwrap_or_default(),
         slices: start..slices.len(),
         len,
-        control: first.control(segment_size),
+        control: first.control(segment_size, classes),
         segment_size,
         end,
     })
@@ -252,7 +260,8 @@ mod tests {
     /// The lengths of the datagrams of each message, as the kernel would cut them.
     fn plan(transmits: &[Transmit<'_>], offload: Offload) -> Vec<Vec<usize>> {
         let (mut at, mut messages, mut slices) = (Cursor::default(), Vec::new(), Vec::new());
-        while let Some(message) = next_message(transmits, at, offload, &mut slices) {
+        let classes = TrafficClasses::default();
+        while let Some(message) = next_message(transmits, at, offload, classes, &mut slices) {
             assert!(message.end > at, "it goes on");
             at = message.end;
             let bytes: usize = slices[message.slices.clone()].iter().map(|slice| slice.len()).sum();

@@ -512,6 +512,7 @@ impl UdpOptions {
         open_on(crate::socket::Socket::new(socket)?, layout, |endpoint| {
             endpoint.set_exit(self.exit)?;
             request(endpoint.socket()?, self.wanted)?;
+            endpoint.note_traffic_classes()?;
             endpoint.wish_gro(gro)
         })
     }
