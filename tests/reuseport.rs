@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use ebbtide::net::{Transmit, UdpSocket};
-use ebbtide::{Drain, DrainOutcome, drain};
+use ebbtide::{Drain, DrainOutcome, Exit, drain};
 use namespace::{add_address_v4, add_address_v6, in_a_namespace};
 use socket2::{Domain, Socket, Type};
 use support::Shape;
@@ -28,6 +28,7 @@ on_every_shape!(
     a_drained_member_can_be_connected,
     a_drained_member_that_is_given_back_is_what_it_was,
     a_connected_member_keeps_its_peer,
+    a_member_that_is_left_to_others_stays_in_its_group,
     members_that_are_closed_while_others_send_lose_nothing,
 );
 
@@ -93,6 +94,7 @@ fn what_comes_after_the_seal_of_a_member_goes_to_the_others(shape: Shape) {
             let two = member(local);
             let (one, other) = if first { (one, two) } else { (two, one) };
             let one = UdpSocket::from_std(one).unwrap();
+            one.set_exit(if first { Exit::Seal } else { Exit::SealLast }).unwrap();
             let clients = clients(reached_at(local));
             send_all(&clients, b"before");
             let before = queued(&other);
@@ -249,6 +251,24 @@ fn a_connected_member_keeps_its_peer(shape: Shape) {
         assert_eq!(member.peer_addr().unwrap(), peer.local_addr().unwrap());
         member.send(b"to the peer").await.unwrap();
         assert_eq!(peer.recv(&mut [0; 64]).unwrap(), 11);
+    });
+}
+
+/// Fails when somebody else who holds it is deaf from then on.
+fn a_member_that_is_left_to_others_stays_in_its_group(shape: Shape) {
+    shape.runtime().block_on(async {
+        let one = member("127.0.0.1:0".parse().unwrap());
+        let local = one.local_addr().unwrap();
+        let (other, shared) = (member(local), one.try_clone().unwrap());
+        let one = UdpSocket::from_std(one).unwrap();
+        one.set_exit(Exit::Leave).unwrap();
+        one.drain().unwrap();
+        drop(one);
+        let clients = clients(local);
+        send_all(&clients, b"to either");
+        let (of_shared, of_other) = (queued(&shared), queued(&other));
+        assert!(of_shared > 0 && of_other > 0, "{of_shared} and {of_other}");
+        assert_eq!(of_shared + of_other, CLIENTS);
     });
 }
 

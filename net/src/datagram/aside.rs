@@ -147,7 +147,7 @@ impl Endpoint {
     /// other socket, nor to one that is to be left as it is.
     pub(super) fn leave_share(&self) {
         if self.family() == Family::Internet
-            && self.exit() == Exit::Seal
+            && self.exit() != Exit::Leave
             && !self.stands_aside()
             && let Ok(socket) = self.socket.kernel()
         {

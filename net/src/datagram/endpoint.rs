@@ -607,6 +607,11 @@ impl Endpoint {
         !matches!(self.seal.get(), Seal::Open)
     }
 
+    /// Whether what is queued, and will be, is left to others who hold the socket.
+    pub(super) fn is_left(&self) -> bool {
+        matches!(self.seal.get(), Seal::Left)
+    }
+
     /// Whether the kernel queues nothing more on it.
     pub(super) fn has_seal(&self) -> bool {
         matches!(self.seal.get(), Seal::Sealed { .. })

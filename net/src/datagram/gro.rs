@@ -75,6 +75,9 @@ impl Endpoint {
         match (self.gro(), on) {
             (true, true) | (false, false) => Ok(()),
             (false, true) => self.turn_gro_on(),
+            (true, false) if self.is_left() => {
+                self.without_receive(|| self.turn_gro_off_of_a_left_socket())
+            }
             (true, false) => self.without_receive(|| self.turn_gro_off()),
         }
     }
@@ -102,6 +105,17 @@ impl Endpoint {
         let most = if self.has_seal() { usize::MAX } else { MOST_READ };
         let tried = self.try_to_turn_gro_off(most)?;
         self.after_trying(tried)
+    }
+
+    /// What is queued belongs to others, and is not read.
+    fn turn_gro_off_of_a_left_socket(&self) -> io::Result<()> {
+        if self.turn_gro_off_if_empty()? && self.is_quiet()? {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "GRO stays on: datagrams are queued that are left to others who hold the socket",
+        ))
     }
 
     /// Where trying has not led to it, datagrams come too fast, or reading the queue only fails.
