@@ -16,9 +16,9 @@ use std::sync::mpsc;
 use std::thread;
 
 use ebbtide::net::UdpSocket;
-use ebbtide::signal::{ctrl_c, terminate};
+use ebbtide::signal::{ctrl_c, drain_on_terminate, terminate};
 use ebbtide::task::yield_now;
-use ebbtide::{Drain, Driver, Runtime, spawn};
+use ebbtide::{Drain, DrainOutcome, Driver, Runtime, spawn};
 use fork::Child;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
@@ -376,4 +376,75 @@ fn a_future_that_waits_does_not_hold_up_the_exit_and_outlives_it() {
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The form of the README's server, in a task and in the main future.
+#[test]
+fn a_server_that_drains_on_terminate_receives_all_that_is_queued() {
+    in_a_child("a_server_that_drains_on_terminate_receives_all_that_is_queued", async {
+        let drained = drain_on_terminate()?;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        for _ in 0..100 {
+            sender.send_to(b"queued", socket.local_addr()?)?;
+        }
+        send(SIGTERM);
+        let mut received = 0;
+        while let Some(_datagram) = socket.recv().await? {
+            received += 1;
+        }
+        let report = drained.await?;
+        assert_eq!((received, report.outcome), (100, DrainOutcome::Complete), "{report}");
+        Ok(())
+    });
+}
+
+/// Its receiver never comes back. Fails when the second signal waits for the deadline, or when what
+/// was thrown away is not counted.
+#[test]
+fn a_second_signal_ends_a_drain_at_once() {
+    let (status, said) = match end_of_child("a_second_signal_ends_a_drain_at_once", async {
+        let drained = drain_on_terminate()?;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0")?;
+        for _ in 0..100 {
+            sender.send_to(b"queued", socket.local_addr()?)?;
+        }
+        spawn(async move {
+            socket.recv().await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        yield_now().await;
+        send(SIGTERM);
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        assert!(!drained.is_finished(), "the receiver is expected back");
+        send(SIGINT);
+        drop(drained.await);
+        unreachable!("it was dropped");
+    }) {
+        None => return,
+        Some(end) => end,
+    };
+    assert!(!status.success() && said.contains("undelivered: 99"), "{status}: {said}");
+}
+
+/// Fails when `run` waits for a main future that does not end.
+#[test]
+fn a_second_signal_ends_run() {
+    let (status, said) = match end_of_child("a_second_signal_ends_run", async {
+        drain_on_terminate()?;
+        send(SIGTERM);
+        for _ in 0..10 {
+            yield_now().await;
+        }
+        send(SIGTERM);
+        std::future::pending::<()>().await;
+        Ok(())
+    }) {
+        None => return,
+        Some(end) => end,
+    };
+    assert!(!status.success() && said.contains("second signal"), "{status}: {said}");
 }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `runtime/src/task/inbox.rs` | hand tasks over, wake the sleeping owner, meet its end |
 //! | `runtime/src/task/root.rs` | wake the future of `block_on`, which is in no queue |
-//! | `runtime/src/under_way.rs` | end a blocking call while the drain looks whether one is left |
+//! | `runtime/src/under_way.rs` | end a blocking call, or let go of the exit, while the drain looks whether one is left |
 //!
 //! The owner's side is written here after `Runtime::run_until` and `Runtime::submit_and_wait`:
 //! take everything, look, say "asleep", look again, sleep, say "awake".

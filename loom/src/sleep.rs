@@ -22,6 +22,10 @@ struct Owner<T> {
     sleeps: u64,
     /// What it has read from the eventfd.
     writes: u64,
+    /// What holds the exit open.
+    holds: UnderWay,
+    /// Whether it was held open at the last look.
+    is_held_open: bool,
 }
 
 impl<T: Send + 'static> Owner<T> {
@@ -29,7 +33,9 @@ impl<T: Send + 'static> Owner<T> {
         let eventfd = Arc::new(Eventfd::default());
         let inbox = Arc::new(Inbox::new(Arc::clone(&eventfd)));
         let root = Arc::new(Root::new(Arc::clone(&inbox)));
-        Self { inbox, root, eventfd, taken: Vec::new(), polls: 0, sleeps: 0, writes: 0 }
+        let (taken, holds) = (Vec::new(), UnderWay::default());
+        let (polls, sleeps, writes, is_held_open) = (0, 0, 0, false);
+        Self { inbox, root, eventfd, taken, polls, sleeps, writes, holds, is_held_open }
     }
 
     /// `Runtime::run_until`, until `is_done` after a poll of the root or a look at the tasks.
@@ -54,7 +60,8 @@ impl<T: Send + 'static> Owner<T> {
             return;
         }
         self.sleeps += 1;
-        if self.root.fall_asleep() == Permission::Sleep {
+        let was_let_go = || self.is_held_open && self.holds.count() == 0;
+        if self.root.fall_asleep() == Permission::Sleep && !was_let_go() {
             self.writes += self.eventfd.wait();
         }
         self.inbox.awake();
@@ -153,4 +160,21 @@ pub fn the_drain_ends_after_the_last_blocking_call_was_taken() {
     for call in calls {
         call.join().expect("it does not panic");
     }
+}
+
+/// Two threads let go of the exit, and wake the owner after that, as `ExitHold` does; the drain, which
+/// looks at the count before each sleep and again when it has said "asleep", ends.
+pub fn the_drain_ends_when_other_threads_have_let_go() {
+    let mut owner = Owner::<()>::new();
+    for _ in 0..2 {
+        let (hold, inbox) = (owner.holds.hold(), Arc::clone(&owner.inbox));
+        thread::spawn(move || {
+            drop(hold);
+            inbox.wake();
+        });
+    }
+    owner.run_until(|owner| {
+        owner.is_held_open = owner.holds.count() > 0;
+        !owner.is_held_open
+    });
 }

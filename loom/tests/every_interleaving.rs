@@ -36,7 +36,8 @@ models! {
         every_task_that_is_handed_over_is_taken Some(PREEMPTIONS),
         every_wake_of_the_root_leads_to_a_poll Some(PREEMPTIONS),
         a_task_and_the_root_wake_the_same_sleep Some(PREEMPTIONS),
-        the_drain_ends_after_the_last_blocking_call_was_taken Some(PREEMPTIONS);
+        the_drain_ends_after_the_last_blocking_call_was_taken Some(PREEMPTIONS),
+        the_drain_ends_when_other_threads_have_let_go Some(PREEMPTIONS);
     end:
         nothing_of_one_thread_is_left_after_the_end None,
         nothing_of_two_threads_is_left_after_the_end Some(PREEMPTIONS);

@@ -174,10 +174,10 @@ impl Runtime {
                     return Ok(output);
                 }
             }
+            self.run_tasks();
             if until == Until::ReadyOrStopped && self.handle.quiescence().is_stopped() {
                 return Err(Stopped);
             }
-            self.run_tasks();
             self.end_turn();
             self.submit_and_wait(&root);
         }
@@ -259,10 +259,8 @@ impl Runtime {
             let entered = self.handle.driver().submit_and_wait(Wait::No);
             return self.check(entered);
         }
-        let was_held_open = self.handle.is_held_open();
         let allowed = root.fall_asleep() == Permission::Sleep;
-        // What held the exit open may have been let go by another thread since the last look.
-        let allowed = allowed && was_held_open == self.handle.is_held_open();
+        let allowed = allowed && !self.handle.was_let_go();
         let mut driver = self.handle.driver();
         let allowed = allowed && driver.resume_starved(Pace::AboutToSleep) != Resumed::NotAll;
         let entered = driver.submit_and_wait(if allowed { wait } else { Wait::No });

@@ -38,6 +38,7 @@
 
 mod arrivals;
 mod listeners;
+mod on_terminate;
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_int;
@@ -56,6 +57,7 @@ use slab::Slab;
 
 use self::arrivals::{Count, is_later};
 use self::listeners::Registration;
+pub use self::on_terminate::{drain_on_terminate, drain_on_terminate_with};
 use crate::handle::Handle;
 use crate::process::Process;
 

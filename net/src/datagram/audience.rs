@@ -102,3 +102,67 @@ impl Audience {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use ebbtide_runtime::Runtime;
+
+    use super::*;
+
+    /// Ids of `N` tasks.
+    fn tasks<const N: usize>() -> [TaskId; N] {
+        let runtime = Runtime::new().expect("a runtime starts");
+        std::array::from_fn(|_| runtime.block_on(async { TaskId::current() }))
+    }
+
+    const ALL: fn(TaskId) -> bool = |_| true;
+    const NONE: fn(TaskId) -> bool = |_| false;
+
+    #[test]
+    fn datagrams_that_nobody_has_asked_for_are_unclaimed() {
+        let audience = Audience::default();
+        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
+        assert_eq!(audience.receivers(1, ALL), Receivers::Unclaimed);
+    }
+
+    #[test]
+    fn a_receiver_that_waits_is_expected_only_where_something_waits_for_it() {
+        let [task] = tasks();
+        let audience = Audience::default();
+        audience.asked(task);
+        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
+        assert_eq!(audience.receivers(1, ALL), Receivers::Expected(task));
+        assert_eq!(audience.receivers(1, NONE), Receivers::Gone);
+    }
+
+    #[test]
+    fn a_receiver_that_is_away_is_expected_back_unless_it_has_ended() {
+        let [task] = tasks();
+        let audience = Audience::default();
+        audience.handed(task);
+        assert_eq!(audience.receivers(0, ALL), Receivers::Expected(task));
+        assert_eq!(audience.receivers(0, NONE), Receivers::Served);
+        audience.asked(task);
+        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
+        audience.handed(task);
+        audience.told_end(task);
+        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
+        assert_eq!(audience.receivers(1, ALL), Receivers::Unclaimed);
+    }
+
+    #[test]
+    fn another_receiver_does_not_hide_one_that_is_away() {
+        let [first, second] = tasks();
+        let audience = Audience::default();
+        audience.handed(first);
+        audience.asked(second);
+        assert_eq!(audience.receivers(0, ALL), Receivers::Away);
+        assert_eq!(audience.receivers(1, ALL), Receivers::Expected(second));
+        audience.told_end(second);
+        assert_eq!(audience.receivers(0, ALL), Receivers::Away);
+        assert_eq!(audience.receivers(1, ALL), Receivers::Expected(first));
+        audience.asked(first);
+        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
+    }
+}

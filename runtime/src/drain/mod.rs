@@ -112,7 +112,9 @@ impl Handle {
     /// Called when no task is ready: wakes those who wait for it if there is nothing left to do.
     pub(crate) fn notice_quiescence(&self) {
         let quiescence = self.quiescence();
-        if !quiescence.is_awaited() {
+        let is_awaited = quiescence.is_awaited();
+        quiescence.set_held_open(is_awaited && self.blocking().count() > 0);
+        if !is_awaited {
             return;
         }
         let mut wakes = Wakes::default();
@@ -159,9 +161,9 @@ impl Handle {
         if driver.has_failed() { driver.active().in_flight } else { 0 }
     }
 
-    /// Whether blocking calls and holds, which may end on other threads, hold up the exit.
-    pub(crate) fn is_held_open(&self) -> bool {
-        self.quiescence().is_awaited() && self.blocking().count() > 0
+    /// Whether what held the exit open at the last look was let go since, by another thread.
+    pub(crate) fn was_let_go(&self) -> bool {
+        self.quiescence().is_held_open() && self.blocking().count() == 0
     }
 
     /// How many messages that were received the program holds.

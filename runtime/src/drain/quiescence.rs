@@ -95,6 +95,8 @@ pub(crate) struct Quiescence {
     count: Cell<u64>,
     /// `Some` while it is uncertain whether anything is left to do: since when.
     uncertain: Cell<Option<Uncertain>>,
+    /// True exactly when holds or blocking calls held the exit open at the last look.
+    is_held_open: Cell<bool>,
     /// True once the exit is to wait for nothing any more.
     is_stopped: Cell<bool>,
 }
@@ -161,6 +163,16 @@ impl Quiescence {
         self.uncertain.set(None);
     }
 
+    /// Before a look at the rest: whether holds or blocking calls hold the exit open.
+    pub(crate) fn set_held_open(&self, is_held_open: bool) {
+        self.is_held_open.set(is_held_open);
+    }
+
+    /// Whether holds or blocking calls held the exit open at the last look.
+    pub(crate) fn is_held_open(&self) -> bool {
+        self.is_held_open.get()
+    }
+
     /// The exit waits for nothing any more.
     pub(crate) fn stop(&self, wakes: &mut Wakes) {
         self.is_stopped.set(true);
@@ -205,5 +217,77 @@ impl Quiescence {
 
     fn wake(&self, wakes: &mut Wakes) {
         wakes.wakers().append(&mut self.waiters.borrow_mut());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const TASK: TaskId = TaskId::NONE;
+
+    fn look(receivers: Receivers, undelivered: usize, waiting: &[TaskId]) -> Look {
+        let mut look = Look::default();
+        look.take(receivers, undelivered, waiting);
+        look
+    }
+
+    #[test]
+    fn what_is_certain_is_waited_for_or_not_whoever_sleeps() {
+        for sleeping in [0, 3] {
+            let standing = |receivers| look(receivers, 1, &[]).standing(sleeping, 0, 0, 0);
+            assert_eq!(standing(Receivers::Served), Standing::Quiescent);
+            assert_eq!(standing(Receivers::Expected(TASK)), Standing::Expecting);
+            assert_eq!(standing(Receivers::Away), Standing::Uncertain);
+        }
+    }
+
+    /// Fails when an exit waits for nobody, or when it does not wait for who may come.
+    #[test]
+    fn a_receiver_may_still_come_only_where_somebody_sleeps() {
+        for receivers in [Receivers::Unclaimed, Receivers::Gone] {
+            assert_eq!(look(receivers, 1, &[]).standing(0, 0, 0, 0), Standing::Quiescent);
+            assert_eq!(look(receivers, 1, &[]).standing(1, 0, 0, 0), Standing::Uncertain);
+        }
+    }
+
+    #[test]
+    fn a_task_that_waits_for_the_drain_is_not_waited_for() {
+        let own = look(Receivers::Expected(TASK), 1, &[TASK]);
+        assert!(own.waits_for_itself);
+        assert_eq!(own.standing(0, 0, 0, 0), Standing::Quiescent);
+        assert!(!look(Receivers::Expected(TASK), 0, &[TASK]).waits_for_itself);
+    }
+
+    #[test]
+    fn work_and_what_is_in_hand_are_uncertain() {
+        let look = Look::default();
+        assert_eq!(look.standing(1, 0, 0, 0), Standing::Quiescent);
+        assert_eq!(look.standing(1, 1, 0, 0), Standing::Uncertain);
+        assert_eq!(look.standing(0, 0, 1, 0), Standing::Uncertain);
+    }
+
+    /// Fails when periodic work begins the wait anew each time, or a delivery does not.
+    #[test]
+    fn what_is_uncertain_is_waited_for_since_the_last_delivery() {
+        let quiescence = Quiescence::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let notice = |standing, seconds, delivered| {
+            quiescence.notice(standing, at(seconds), delivered, &mut Wakes::default());
+            quiescence.uncertain_since()
+        };
+        assert_eq!(notice(Standing::Uncertain, 1, 5), Some(at(1)));
+        assert_eq!(notice(Standing::Uncertain, 2, 5), Some(at(1)));
+        assert_eq!(notice(Standing::Busy, 3, 5), None);
+        assert_eq!(notice(Standing::Uncertain, 4, 5), Some(at(1)));
+        assert_eq!(notice(Standing::Uncertain, 5, 6), Some(at(5)));
+        assert_eq!(notice(Standing::Expecting, 6, 6), None);
+        assert_eq!(notice(Standing::Uncertain, 7, 6), Some(at(7)));
+        assert_eq!(quiescence.count(), 0);
+        notice(Standing::Quiescent, 8, 6);
+        assert_eq!(quiescence.count(), 1);
     }
 }

@@ -1,0 +1,219 @@
+//! Sockets that somebody else holds, too.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+
+use ebbtide::net::{Exit, UdpSocket, UnixAddr, UnixDatagram};
+use ebbtide::{Drain, DrainOutcome, Runtime, drain, spawn};
+use socket2::Socket;
+
+use crate::support::{Shape, Transport, duplicate, left_in_queue, unique_name};
+use crate::{patient, send};
+
+on_every_shape!(
+    a_socket_that_is_left_keeps_its_queue_and_its_senders,
+    what_was_taken_from_a_socket_that_is_left_is_delivered,
+    a_sealed_udp_socket_hears_again_when_its_runtime_has_ended,
+    a_socket_that_is_left_can_be_dropped_with_a_queue,
+    drops_from_before_the_adoption_are_not_counted,
+    exit_cannot_be_set_after_the_seal,
+);
+
+/// What another holder of a socket finds after a runtime that left it. Fails when it is sealed: UDP
+/// datagrams would vanish, and Unix senders get an error.
+fn a_socket_that_is_left_keeps_its_queue_and_its_senders(shape: Shape) {
+    fn check<T: Transport>(shape: Shape) {
+        let runtime = shape.runtime();
+        let (sender, other_holder) = T::pair();
+        let shared = Socket::from(other_holder.as_fd().try_clone_to_owned().unwrap());
+        runtime.block_on(async {
+            let socket = T::open(shared);
+            socket.set_exit(Exit::Leave).unwrap();
+            spawn(async move { while socket.recv().await.unwrap().is_some() {} });
+        });
+        sender.send(b"for this program, or the next").unwrap();
+        let report = runtime.shutdown(patient());
+        sender.send(b"for the next program").expect("it is not sealed");
+        assert_eq!((report.outcome, report.left), (DrainOutcome::Complete, 1), "{report}");
+        let delivered = report.stats.delivered as usize;
+        assert_eq!(delivered + left_in_queue(&other_holder), 2, "{}: {report}", shape.name);
+        assert_eq!((report.stats.refused, report.stats.abandoned), (0, 0), "{report}");
+    }
+    check::<SocketAddr>(shape);
+    check::<UnixAddr>(shape);
+}
+
+/// Fails when what had left the kernel's queue is thrown away with the receive.
+fn what_was_taken_from_a_socket_that_is_left_is_delivered(shape: Shape) {
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        let socket = UdpSocket::options().exit(Exit::Leave).bind("127.0.0.1:0").unwrap();
+        assert_eq!(socket.exit(), Exit::Leave);
+        assert!(!socket.gro(), "others do not expect trains");
+        send(3, socket.local_addr().unwrap());
+        while socket.stats().received < 3 {
+            ebbtide::task::yield_now().await;
+        }
+        let socket = Rc::new(socket);
+        let receiver = Rc::clone(&socket);
+        let receiver = spawn(async move {
+            let mut count = 0;
+            while receiver.recv().await.unwrap().is_some() {
+                count += 1;
+            }
+            count
+        });
+        let report = drain().await;
+        assert_eq!((report.outcome, report.left), (DrainOutcome::Complete, 1), "{report}");
+        assert_eq!(receiver.await.unwrap(), 3);
+        send(2, socket.local_addr().unwrap());
+        assert!(socket.recv().await.unwrap().is_none(), "it has left");
+        assert_eq!(left_in_queue(&duplicate(&*socket)), 2);
+    });
+    runtime.shutdown(Drain::default());
+}
+
+/// Fails when the filter stays attached, which belongs to the socket and not to the descriptor.
+fn a_sealed_udp_socket_hears_again_when_its_runtime_has_ended(shape: Shape) {
+    for ends in ["with the runtime", "before it"] {
+        let supervisor = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let given = supervisor.try_clone().unwrap();
+        let runtime = shape.runtime();
+        let kept = runtime.block_on(async {
+            let socket = UdpSocket::from_std(given).unwrap();
+            drain().await;
+            match ends {
+                "before it" => None,
+                _ => Some(socket),
+            }
+        });
+        runtime.shutdown(Drain::default());
+        send(1, supervisor.local_addr().unwrap());
+        supervisor.set_nonblocking(true).unwrap();
+        supervisor.recv(&mut [0; 8]).unwrap_or_else(|error| panic!("{ends}: {error}"));
+        drop(kept);
+    }
+}
+
+fn a_socket_that_is_left_can_be_dropped_with_a_queue(shape: Shape) {
+    let runtime = shape.runtime();
+    let name = unique_name("left");
+    let supervisor = runtime.block_on(async {
+        let socket = UnixDatagram::bind_addr(&name).unwrap();
+        socket.set_exit(Exit::Leave).unwrap();
+        let supervisor = duplicate(&socket);
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.send_to_addr(b"queued", &name).await.unwrap();
+        drop(socket);
+        supervisor
+    });
+    let report = runtime.shutdown(Drain::default());
+    assert_eq!(report.stats.abandoned, 0, "others hold it: {report}");
+    assert_eq!(report.stats.discarded as usize + left_in_queue(&supervisor), 1, "{report}");
+}
+
+/// Fails when the kernel's count, which stays with the socket, is taken for ours.
+fn drops_from_before_the_adoption_are_not_counted(shape: Shape) {
+    const SENT: usize = 500;
+    let supervisor = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let socket = duplicate(&supervisor);
+    socket.set_recv_buffer_size(4096).unwrap();
+    send(SENT, supervisor.local_addr().unwrap());
+    let before = left_in_queue(&socket);
+    assert!(before < SENT, "the buffer is small");
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        let adopted = UdpSocket::from_std(supervisor).unwrap();
+        assert_eq!(adopted.stats().dropped_by_kernel, 0, "{}", shape.name);
+        adopted.drain().unwrap();
+        send(3, adopted.local_addr().unwrap());
+        let stats = adopted.stats();
+        assert_eq!((stats.dropped_by_kernel, stats.refused), (0, 3), "{}", shape.name);
+    });
+}
+
+fn exit_cannot_be_set_after_the_seal(shape: Shape) {
+    shape.runtime().block_on(async {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_exit(Exit::SealLast).unwrap();
+        socket.drain().unwrap();
+        let refused = socket.set_exit(Exit::Leave).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(socket.exit(), Exit::SealLast);
+    });
+}
+
+/// Socket activation: this test, started again with a socket as its descriptor 3.
+mod activation {
+    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    use super::*;
+
+    const TEST: &str = "left::activation::sockets_that_were_passed_in_are_left";
+    const CHILD: &str = "EBBTIDE_TEST_CHILD";
+
+    /// Fails when a program that was started on demand seals the socket of its supervisor.
+    #[test]
+    fn sockets_that_were_passed_in_are_left() {
+        if std::env::var_os(CHILD).is_some() {
+            return in_the_child();
+        }
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let unix = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        udp.send_to(b"starts it", udp.local_addr().unwrap()).unwrap();
+        let passed: [OwnedFd; 2] =
+            [udp.try_clone().unwrap().into(), unix.try_clone().unwrap().into()];
+        // The shell says LISTEN_PID, which is known only after the fork.
+        let command = "export LISTEN_PID=$$; exec \"$0\" \"$@\" 3<&$UDP 4<&$UNIX";
+        let mut child = Command::new("sh");
+        child.args(["-c", command]).arg(std::env::current_exe().unwrap());
+        child.args([TEST, "--exact", "--nocapture"]).env(CHILD, "");
+        child.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "statsd:");
+        child.env("UDP", passed[0].as_raw_fd().to_string());
+        child.env("UNIX", passed[1].as_raw_fd().to_string());
+        let numbers = passed.each_ref().map(AsRawFd::as_raw_fd);
+        inherit(&mut child, numbers);
+        let output = child.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        udp.send_to(b"for the next", udp.local_addr().unwrap()).unwrap();
+        udp.set_nonblocking(true).unwrap();
+        let mut memory = [0; 32];
+        let len = udp.recv(&mut memory).expect("it is not sealed");
+        assert_eq!(&memory[..len], b"for the next");
+    }
+
+    #[expect(unsafe_code, reason = "the descriptors of a child are set between fork and exec")]
+    fn inherit(child: &mut Command, numbers: [i32; 2]) {
+        let clear = move || {
+            for number in numbers {
+                // SAFETY: takes three numbers.
+                if unsafe { libc::fcntl(number, libc::F_SETFD, 0) } < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        };
+        // SAFETY: fcntl(2) is async-signal-safe, and nothing is allocated.
+        unsafe { child.pre_exec(clear) };
+    }
+
+    fn in_the_child() {
+        Runtime::new().unwrap().block_on(async {
+            let mut passed = ebbtide::net::listen_fds().unwrap().into_iter();
+            let (udp, unix) = (passed.next().unwrap(), passed.next().unwrap());
+            assert_eq!((udp.name(), unix.name()), (Some("statsd"), None));
+            assert!(passed.next().is_none());
+            assert!(ebbtide::net::listen_fds().unwrap().is_empty(), "they were taken");
+            let udp = udp.into_udp_socket().unwrap();
+            let unix = unix.into_unix_datagram().unwrap();
+            assert_eq!((udp.exit(), unix.exit()), (Exit::Leave, Exit::Leave));
+            assert_eq!(&udp.recv().await.unwrap().unwrap()[..], b"starts it");
+            assert_eq!(drain().await.left, 2);
+        });
+    }
+}

@@ -1,0 +1,177 @@
+//! Which sockets are sealed first, and which last.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use ebbtide::net::{Exit, UdpSocket, UnixDatagram};
+use ebbtide::time::timeout;
+use ebbtide::{Drain, DrainOutcome, hold_exit, spawn};
+
+use crate::support::Shape;
+use crate::{patient, send};
+
+on_every_shape!(
+    a_relay_between_two_sockets_loses_nothing_where_its_end_is_sealed_last,
+    a_chain_of_relays_is_sealed_in_the_order_of_its_stages,
+    a_unix_relay_loses_nothing_where_its_end_is_sealed_last,
+    a_forwarder_gets_its_answers_while_its_queries_hold_the_exit_open,
+    at_the_deadline_all_stages_are_sealed,
+);
+
+const COUNT: usize = 100;
+
+/// Receives on `from` until the end, and sends all on to `to`.
+fn spawn_relay(from: UdpSocket, to: std::net::SocketAddr) {
+    spawn(async move {
+        while let Some(datagram) = from.recv().await.unwrap() {
+            from.send_to(&datagram, to).await.unwrap();
+        }
+    });
+}
+
+fn spawn_counter(socket: UdpSocket, count: &Rc<Cell<usize>>) {
+    let count = Rc::clone(count);
+    spawn(async move {
+        while socket.recv().await.unwrap().is_some() {
+            count.set(count.get() + 1);
+        }
+    });
+}
+
+/// Fails when all sockets are sealed at once.
+fn a_relay_between_two_sockets_loses_nothing_where_its_end_is_sealed_last(shape: Shape) {
+    let runtime = shape.runtime();
+    let handled = Rc::new(Cell::new(0));
+    runtime.block_on(async {
+        let first = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let last = UdpSocket::options().exit(Exit::SealLast).bind("127.0.0.1:0").unwrap();
+        send(COUNT, first.local_addr().unwrap());
+        spawn_relay(first, last.local_addr().unwrap());
+        spawn_counter(last, &handled);
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, handled.get()), (DrainOutcome::Complete, COUNT), "{report}");
+    assert_eq!((report.sockets, report.sealed_later, report.stats.refused), (2, 1, 0), "{report}");
+}
+
+fn a_chain_of_relays_is_sealed_in_the_order_of_its_stages(shape: Shape) {
+    let runtime = shape.runtime();
+    let handled = Rc::new(Cell::new(0));
+    runtime.block_on(async {
+        let bind = |exit| UdpSocket::options().exit(exit).bind("127.0.0.1:0").unwrap();
+        // Made in an order that is not that of the stages.
+        let third = bind(Exit::SealInStage(2));
+        let first = bind(Exit::Seal);
+        let last = bind(Exit::SealLast);
+        let second = bind(Exit::SealInStage(1));
+        send(COUNT, first.local_addr().unwrap());
+        spawn_relay(first, second.local_addr().unwrap());
+        spawn_relay(second, third.local_addr().unwrap());
+        spawn_relay(third, last.local_addr().unwrap());
+        spawn_counter(last, &handled);
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, handled.get()), (DrainOutcome::Complete, COUNT), "{report}");
+    assert_eq!((report.sockets, report.sealed_later), (4, 3), "{report}");
+}
+
+/// A sealed Unix socket answers with an error, at which the relay of this test panics.
+fn a_unix_relay_loses_nothing_where_its_end_is_sealed_last(shape: Shape) {
+    let runtime = shape.runtime();
+    let handled = Rc::new(Cell::new(0));
+    runtime.block_on(async {
+        let (outside, first) = UnixDatagram::pair().unwrap();
+        let (inside, last) = UnixDatagram::pair().unwrap();
+        last.set_exit(Exit::SealLast).unwrap();
+        // What is queued on a pair is bounded by the send buffer alone.
+        for _ in 0..COUNT {
+            outside.send(b"to be relayed").await.unwrap();
+        }
+        spawn(async move {
+            let _outside = outside;
+            while let Some(datagram) = first.recv().await.unwrap() {
+                inside.send(&datagram).await.expect("it is not sealed yet");
+            }
+        });
+        let handled = Rc::clone(&handled);
+        spawn(async move {
+            while last.recv().await.unwrap().is_some() {
+                handled.set(handled.get() + 1);
+            }
+        });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, handled.get()), (DrainOutcome::Complete, COUNT), "{report}");
+}
+
+/// A resolver that asks an upstream, on another thread, for each query.
+fn a_forwarder_gets_its_answers_while_its_queries_hold_the_exit_open(shape: Shape) {
+    let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to_upstream = upstream.local_addr().unwrap();
+    let answering = std::thread::spawn(move || {
+        let mut memory = [0; 8];
+        loop {
+            let (len, from) = upstream.recv_from(&mut memory).unwrap();
+            if len == 0 {
+                return;
+            }
+            upstream.send_to(&memory[..len], from).unwrap();
+        }
+    });
+    let runtime = shape.runtime();
+    let answered = Rc::new(Cell::new(0));
+    runtime.block_on(async {
+        let queries = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to_us = queries.local_addr().unwrap();
+        let answered = Rc::clone(&answered);
+        spawn(async move {
+            while let Some(query) = queries.recv().await.unwrap() {
+                let hold = hold_exit();
+                // Copied out: a pool that is full of queries would leave no buffer for an answer.
+                let query = query.to_vec();
+                let answered = Rc::clone(&answered);
+                spawn(async move {
+                    let upstream =
+                        UdpSocket::options().exit(Exit::SealLast).bind("127.0.0.1:0").unwrap();
+                    upstream.send_to(&query, to_upstream).await.unwrap();
+                    let answer = timeout(Duration::from_secs(3_600), upstream.recv()).await;
+                    if answer.unwrap().unwrap().is_some() {
+                        answered.set(answered.get() + 1);
+                    }
+                    drop(hold);
+                });
+            }
+        });
+        send(COUNT, to_us);
+        ebbtide::task::yield_now().await;
+        let report = ebbtide::drain_with(patient()).await;
+        assert_eq!(report.outcome, DrainOutcome::Complete, "{report}");
+    });
+    drop(runtime);
+    assert_eq!(answered.get(), COUNT);
+    std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&[], to_upstream).unwrap();
+    answering.join().unwrap();
+}
+
+/// Fails when a drain that has no time left forgets the later stages: they would not be sealed.
+fn at_the_deadline_all_stages_are_sealed(shape: Shape) {
+    let runtime = shape.runtime();
+    let (sockets, hold) = runtime.block_on(async {
+        let bind = |exit| UdpSocket::options().exit(exit).bind("127.0.0.1:0").unwrap();
+        let sockets = [Exit::Seal, Exit::SealInStage(1), Exit::SealLast].map(bind);
+        (sockets, hold_exit())
+    });
+    let policy = Drain::default().deadline(Duration::from_millis(1));
+    let report = runtime.block_on(ebbtide::drain_with(policy));
+    assert_eq!(
+        (report.outcome, report.sealed_later),
+        (DrainOutcome::DeadlinePassed, 2),
+        "{report}"
+    );
+    for socket in &sockets {
+        send(1, socket.local_addr().unwrap());
+        assert_eq!(socket.stats().refused, 1, "{report}");
+    }
+    drop(hold);
+}
