@@ -145,4 +145,4 @@ impl Rig {
 }
 
 /// Room for an address.
-const NAME: u32 = 110;
+const NAME: usize = 110;

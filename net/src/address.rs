@@ -71,12 +71,12 @@ impl From<SocketAddr> for RawAddress {
         put(2, &address.port().to_be_bytes());
         match address {
             SocketAddr::V4(address) => {
-                put(0, &(libc::AF_INET as u16).to_ne_bytes());
+                put(0, &family(libc::AF_INET).to_ne_bytes());
                 put(4, &address.ip().octets());
                 raw.len = IPV4_NAME_LEN;
             }
             SocketAddr::V6(address) => {
-                put(0, &(libc::AF_INET6 as u16).to_ne_bytes());
+                put(0, &family(libc::AF_INET6).to_ne_bytes());
                 put(4, &address.flowinfo().to_ne_bytes());
                 put(8, &address.ip().octets());
                 put(24, &address.scope_id().to_ne_bytes());
@@ -111,6 +111,11 @@ pub(crate) fn from_unix_addr(addr: &net::SocketAddr) -> io::Result<SockAddr> {
         return SockAddr::unix(OsStr::from_bytes(&name));
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed Unix address names no socket"))
+}
+
+/// A family as addresses begin with it.
+pub(crate) fn family(family: libc::c_int) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(family).expect("it has two bytes")
 }
 
 fn internet(name: &[u8]) -> Option<SocketAddr> {

@@ -137,7 +137,7 @@ fn timestamp(data: &[u8]) -> Option<SystemTime> {
 
 fn low_byte(data: &[u8]) -> Option<u8> {
     match bytes::<4>(data, 0) {
-        Some(int) => Some(i32::from_ne_bytes(int) as u8),
+        Some(int) => Some(i32::from_ne_bytes(int).to_le_bytes()[0]),
         None => data.first().copied(),
     }
 }

@@ -4,6 +4,11 @@
 //! Programs use the crate `ebbtide`, whose module `net` this is.
 
 #![warn(clippy::unwrap_used)]
+// What does not fit is an error, or the largest that fits; nothing wraps on its way to the kernel.
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
+)]
 
 mod address;
 mod adopted;

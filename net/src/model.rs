@@ -44,7 +44,7 @@ pub trait ModelSocket: AsFd {
 ///
 /// That there is no runtime, or that it is shutting down.
 pub fn udp(socket: Box<dyn ModelSocket>) -> io::Result<UdpSocket> {
-    let layout = Layout::new(INTERNET_NAME_LEN as u32, Wanted::SPACE_FOR_ALL as u32);
+    let layout = Layout::new(INTERNET_NAME_LEN, Wanted::SPACE_FOR_ALL);
     open_udp(Socket::Model(socket), layout, |_| Ok(()))
 }
 

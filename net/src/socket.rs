@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use ebbtide_runtime::driver::{Layout, READ_BATCH, Source};
 use socket2::{SockAddr, SockFilter};
 
+use crate::address::family;
 use crate::datagram::{MESSAGES_PER_CALL, Message};
 #[cfg(feature = "model")]
 use crate::model::ModelSocket;
@@ -30,6 +31,7 @@ pub(crate) enum Socket {
 pub(crate) struct OwnFilter(Vec<libc::sock_filter>);
 
 /// The only instruction of the seal.
+#[expect(clippy::cast_possible_truncation, reason = "instructions have two bytes")]
 const ACCEPT_NOTHING: libc::sock_filter =
     libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
 
@@ -193,7 +195,7 @@ fn filter(socket: &socket2::Socket) -> io::Result<Vec<libc::sock_filter>> {
     let mut instructions: Vec<libc::sock_filter> = Vec::new();
     loop {
         // Unlike all other options, this one counts instructions, not bytes.
-        let mut count = instructions.len() as libc::socklen_t;
+        let mut count = socklen(instructions.len());
         // SAFETY: the pointers name `instructions` and how many there are, and the kernel writes no
         // more than that.
         let result = unsafe {
@@ -228,7 +230,7 @@ fn is_same(one: &libc::sock_filter, other: &libc::sock_filter) -> bool {
 /// `SO_MEMINFO`, Linux 4.12.
 fn drop_count(socket: &socket2::Socket) -> io::Result<u32> {
     let mut values = [0u32; DROPS + 1];
-    let mut len = size_of_val(&values) as libc::socklen_t;
+    let mut len = socklen(size_of_val(&values));
     // SAFETY: the pointers name `values` and its length, and the kernel writes no more than that.
     let result = unsafe {
         libc::getsockopt(
@@ -260,7 +262,7 @@ fn send_many(
         let header = &mut header.msg_hdr;
         if !name.is_empty() {
             header.msg_name = name.as_ptr().cast_mut().cast();
-            header.msg_namelen = name.len() as libc::socklen_t;
+            header.msg_namelen = socklen(name.len());
         }
         // An IoSlice is an iovec, by its documentation.
         header.msg_iov = contents.as_ptr().cast_mut().cast();
@@ -270,12 +272,12 @@ fn send_many(
             header.msg_controllen = control.len();
         }
     }
-    let count = messages.len().min(MESSAGES_PER_CALL);
+    let count = u32::try_from(messages.len().min(MESSAGES_PER_CALL)).expect("a batch is short");
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let headers = headers.as_mut_ptr().cast();
     // SAFETY: the first `count` headers were written; what they point to is only read, and lives as
     // long as `messages` and `slices`.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count as u32, flags) };
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
 
@@ -289,16 +291,17 @@ fn vacate(socket: &socket2::Socket, placeholder: BorrowedFd<'_>) -> io::Result<(
     }
 }
 
+/// A length as socket calls take it.
+fn socklen(len: usize) -> libc::socklen_t {
+    libc::socklen_t::try_from(len).expect("addresses and options are short")
+}
+
 /// Takes the peer of a UDP socket away: connect(2) to no family.
 pub(crate) fn disconnect(socket: &socket2::Socket) -> io::Result<()> {
-    let nowhere = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
+    let nowhere = libc::sockaddr { sa_family: family(libc::AF_UNSPEC), sa_data: [0; 14] };
     // SAFETY: the pointer names `nowhere` and its length, which are only read.
     let result = unsafe {
-        libc::connect(
-            socket.as_raw_fd(),
-            &raw const nowhere,
-            size_of_val(&nowhere) as libc::socklen_t,
-        )
+        libc::connect(socket.as_raw_fd(), &raw const nowhere, socklen(size_of_val(&nowhere)))
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

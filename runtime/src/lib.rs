@@ -7,6 +7,11 @@
 //! Start reading at `runtime.rs`.
 
 #![warn(clippy::unwrap_used)]
+// What does not fit is an error, or the largest that fits; nothing wraps on its way to the kernel.
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
+)]
 
 mod blocking;
 pub mod buffer;

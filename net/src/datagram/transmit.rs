@@ -185,12 +185,13 @@ pub(super) fn next_message<'a>(
     let first = transmits.get(at.index)?;
     let stride = first.stride();
     let start = slices.len();
-    let (len, end) = match u16::try_from(stride) {
-        Ok(size) if size > 0 && stride <= offload.longest => take_segments(transmits, at, slices),
-        _ => take_one(first, at, slices),
+    let size = u16::try_from(stride).ok().filter(|&size| size > 0 && stride <= offload.longest);
+    let (len, end) = match size {
+        Some(_) => take_segments(transmits, at, slices),
+        None => take_one(first, at, slices),
     };
     // Its own length is no segment size: a message that is not cut needs none.
-    let segment_size = (len > stride).then_some(stride as u16);
+    let segment_size = size.filter(|_| len > stride);
     Some(Message {
         name: first.destination.map(RawAddress::from).unwrap_or_default(),
         slices: start..slices.len(),

@@ -509,7 +509,7 @@ impl UdpOptions {
             Domain::IPV4 => IPV4_NAME_LEN,
             _ => INTERNET_NAME_LEN,
         };
-        let layout = Layout::aligned(name as u32, Wanted::SPACE_FOR_ALL as u32);
+        let layout = Layout::aligned(name, Wanted::SPACE_FOR_ALL);
         open_on(crate::socket::Socket::new(socket)?, layout, |endpoint| {
             endpoint.set_exit(self.exit)?;
             request(endpoint.socket()?, self.wanted)?;

@@ -246,7 +246,7 @@ fn open(socket: Socket) -> io::Result<UnixDatagram> {
 
 /// Opens a socket of whichever kernel.
 pub(crate) fn open_on(socket: crate::socket::Socket) -> io::Result<UnixDatagram> {
-    let layout = Layout::new(UNIX_NAME_LEN as u32, 0);
+    let layout = Layout::new(UNIX_NAME_LEN, 0);
     Ok(UnixDatagram::new(Endpoint::open(socket, Family::Unix, layout, |_| Ok(()))?))
 }
 

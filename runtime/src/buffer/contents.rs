@@ -7,8 +7,12 @@
 
 use std::num::NonZeroU32;
 
+use crate::limits::MAX_BUFFER_SIZE;
+
 /// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
-pub(crate) const HEADER_LEN: usize = 16;
+pub(crate) const HEADER_LEN: usize = SHORT_HEADER_LEN as usize;
+
+const SHORT_HEADER_LEN: u32 = 16;
 
 /// Bytes of a cache line. Buffers start at one.
 const CACHE_LINE: usize = 64;
@@ -22,15 +26,21 @@ pub struct Layout {
 
 impl Layout {
     /// Room for an address of `name` bytes and control messages of `control` bytes.
-    pub const fn new(name: u32, control: u32) -> Self {
-        Self { name, control }
+    ///
+    /// # Panics
+    ///
+    /// If it is more than a buffer ever holds.
+    #[expect(clippy::cast_possible_truncation, reason = "checked, and a const fn has no try_from")]
+    pub const fn new(name: usize, control: usize) -> Self {
+        assert!(name <= MAX_BUFFER_SIZE && control <= MAX_BUFFER_SIZE);
+        Self { name: name as u32, control: control as u32 }
     }
 
     /// The same, and as much more for control messages as lets the payload start at a cache line.
-    pub const fn aligned(name: u32, control: u32) -> Self {
+    pub const fn aligned(name: usize, control: usize) -> Self {
         let start = Self::new(name, control).payload_offset();
         let padding = start.next_multiple_of(CACHE_LINE) - start;
-        Self::new(name, control + padding as u32)
+        Self::new(name, control + padding)
     }
 
     pub(crate) const fn name(self) -> usize {
@@ -49,6 +59,11 @@ impl Layout {
     /// Where the payload starts: by the reservation, whatever lengths the kernel reports.
     pub const fn payload_offset(self) -> usize {
         self.control_offset() + self.control()
+    }
+
+    /// The same, as contents keep it.
+    const fn start(self) -> u32 {
+        SHORT_HEADER_LEN + self.name + self.control
     }
 }
 
@@ -122,7 +137,7 @@ impl Contents {
         let available = u32::try_from(available).unwrap_or(u32::MAX);
         Some(Self {
             layout,
-            start: start as u32,
+            start: layout.start(),
             captured: available.min(header.original),
             original: header.original,
             segment_size: SINGLE,
@@ -136,8 +151,8 @@ impl Contents {
         for part in [&bytes[..HEADER_LEN], name, control, self.payload(bytes)] {
             chunk.extend_from_slice(part);
         }
-        let layout = Layout::new(name.len() as u32, control.len() as u32);
-        Self { layout, start: layout.payload_offset() as u32, ..*self }
+        let layout = Layout::new(name.len(), control.len());
+        Self { layout, start: layout.start(), ..*self }
     }
 
     /// Bytes from the header to the end of the payload.

@@ -85,7 +85,7 @@ impl Share {
     /// A message outside the pool: `bytes` of `outside`.
     pub(crate) fn outside(outside: Outside, offset: usize, contents: Contents) -> Self {
         let bytes = NonNull::from(&outside[offset..][..contents.len()]);
-        let len = bytes.len() as u32;
+        let len = u32::try_from(bytes.len()).expect("the builder bounds messages");
         Record::loose(None, bytes.cast(), len, contents, Keeper::Outside(outside))
     }
 

@@ -48,7 +48,7 @@ pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u3
     // SAFETY: one valid pollfd, and a timeout of zero.
     match unsafe { libc::poll(&raw mut request, 1, 0) } {
         0 => Err(io::ErrorKind::WouldBlock.into()),
-        1 => Ok(request.revents as u32),
+        1 => Ok(request.revents.cast_unsigned().into()),
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -62,7 +62,7 @@ pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u3
 /// No descriptor is left, or those of epoll_ctl(2).
 pub fn watch_writable(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let epoll = epoll()?;
-    let events = libc::EPOLLOUT as u32;
+    let events = libc::EPOLLOUT.cast_unsigned();
     epoll_control(epoll.as_fd(), libc::EPOLL_CTL_ADD, descriptor.as_raw_fd(), events, 0)?;
     Ok(epoll)
 }

@@ -26,7 +26,7 @@ const CHUNK: usize = 16 * 1024;
 pub(super) fn template(layout: Layout) -> libc::msghdr {
     // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
-    header.msg_namelen = layout.name() as libc::socklen_t;
+    header.msg_namelen = libc::socklen_t::try_from(layout.name()).expect("a name is short");
     header.msg_controllen = layout.control();
     header
 }
@@ -81,7 +81,7 @@ impl Source for BorrowedFd<'_> {
             libc::recvmmsg(
                 self.as_raw_fd(),
                 headers.as_mut_ptr().cast(),
-                count as u32,
+                u32::try_from(count).expect("a batch is short"),
                 flags,
                 ptr::null_mut(),
             )
@@ -97,15 +97,20 @@ impl Source for BorrowedFd<'_> {
             let original = result.msg_len as usize;
             let header = Header {
                 name: result.msg_hdr.msg_namelen,
-                control: result.msg_hdr.msg_controllen as u32,
+                control: u32::try_from(result.msg_hdr.msg_controllen).unwrap_or(u32::MAX),
                 original: result.msg_len,
-                flags: result.msg_hdr.msg_flags as u32,
+                flags: result.msg_hdr.msg_flags.cast_unsigned(),
             };
             header.write(memory);
             lens[index] = layout.payload_offset() + original.min(vector.iov_len);
         }
         Ok(received)
     }
+}
+
+/// The length of a message in a buffer, as contents keep it.
+fn short(len: usize) -> u32 {
+    u32::try_from(len).expect("the builder bounds buffers")
 }
 
 /// Memory through which a drain reads, of all sockets of a runtime.
@@ -144,7 +149,7 @@ impl Scratch {
         let received = source.receive_into(&mut self.buffers, layout, &mut lens);
         if let Ok(count) = received {
             let filled = self.buffers.drain(..count).zip(lens);
-            filled.map(|(buffer, len)| Filled::new(buffer.freeze(), len as u32)).for_each(each);
+            filled.map(|(buffer, len)| Filled::new(buffer.freeze(), short(len))).for_each(each);
         }
         self.buffers.clear();
         received.map(Some)

@@ -88,7 +88,7 @@ impl Watched {
                 Interest::Writable => libc::EPOLLOUT,
             };
         }
-        if events == 0 { 0 } else { (events | libc::EPOLLET) as u32 }
+        if events == 0 { 0 } else { (events | libc::EPOLLET).cast_unsigned() }
     }
 }
 
@@ -108,7 +108,7 @@ impl Epoll {
             lens: Box::new([0; READ_BATCH]),
             waits: 0,
         };
-        let events = (libc::EPOLLIN | libc::EPOLLET) as u32;
+        let events = (libc::EPOLLIN | libc::EPOLLET).cast_unsigned();
         this.control(libc::EPOLL_CTL_ADD, this.eventfd.as_raw_fd(), events, WAKEUP)?;
         Ok(this)
     }
@@ -129,7 +129,7 @@ impl Epoll {
         self.places.insert(id, number);
         let watched = self.watched_or_new(number);
         watched.receive = Some(Receive { id, sink, wanted: DATAGRAMS_AT_ONCE });
-        if watched.registered & libc::EPOLLIN as u32 == 0 {
+        if watched.registered & libc::EPOLLIN.cast_unsigned() == 0 {
             self.register(number);
         }
         // It may have become readable while nobody asked: the edge is gone, so it is tried.
@@ -137,7 +137,7 @@ impl Epoll {
     }
 
     fn watched_or_new(&mut self, number: RawFd) -> &mut Watched {
-        let at = number as usize;
+        let at = place(number);
         if at >= self.watched.len() {
             self.watched.resize_with(at + 1, Watched::default);
         }
@@ -147,7 +147,7 @@ impl Epoll {
     /// Ends what `id` names; its final completion comes with the next `collect`.
     pub(crate) fn cancel(&mut self, id: Id) {
         if let Some(number) = self.places.remove(&id)
-            && let Some(watched) = self.watched.get_mut(number as usize)
+            && let Some(watched) = self.watched.get_mut(place(number))
         {
             watched.waiting.retain(|(waiting, _)| *waiting != id);
             if watched.receive.as_ref().is_some_and(|receive| receive.id == id) {
@@ -183,7 +183,7 @@ impl Epoll {
             libc::epoll_wait(
                 self.epoll.as_raw_fd(),
                 self.events.as_mut_ptr(),
-                self.events.len() as i32,
+                i32::try_from(self.events.len()).expect("the list is short"),
                 timeout,
             )
         };
@@ -197,7 +197,8 @@ impl Epoll {
         for index in 0..count {
             let event = self.events[index];
             if event.u64 != WAKEUP {
-                self.take_edge(event.u64 as RawFd, event.events);
+                let number = RawFd::try_from(event.u64).expect("it was registered with its number");
+                self.take_edge(number, event.events);
             }
         }
         Ok(())
@@ -205,8 +206,8 @@ impl Epoll {
 
     /// A descriptor has become ready.
     fn take_edge(&mut self, number: RawFd, events: u32) {
-        let Some(watched) = self.watched.get_mut(number as usize) else { return };
-        let has = |wanted: i32| events & wanted as u32 != 0;
+        let Some(watched) = self.watched.get_mut(place(number)) else { return };
+        let has = |wanted: i32| events & wanted.cast_unsigned() != 0;
         let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
         let (readable, writable) = (failed || has(libc::EPOLLIN), failed || has(libc::EPOLLOUT));
         watched.waiting.retain(|(id, interest)| {
@@ -265,7 +266,7 @@ impl Epoll {
 
     /// Reads a batch from a socket, and puts it back to the end of the queue unless it is empty.
     fn read(&mut self, number: RawFd, intake: &mut Intake<'_>) {
-        let Some(watched) = self.watched.get_mut(number as usize) else { return };
+        let Some(watched) = self.watched.get_mut(place(number)) else { return };
         watched.is_queued = false;
         let Some(receive) = &mut watched.receive else { return };
         let (id, sink, wanted) = (receive.id, Rc::clone(&receive.sink), receive.wanted);
@@ -309,14 +310,14 @@ impl Epoll {
 
     /// The receive of a socket ends for a reason of its own.
     fn end_receive(&mut self, number: RawFd, errno: i32, intake: &mut Intake<'_>) {
-        let watched = self.watched.get_mut(number as usize).expect("it is being read");
+        let watched = self.watched.get_mut(place(number)).expect("it is being read");
         let receive = watched.receive.take().expect("it is being read");
         self.places.remove(&receive.id);
         intake.accept(receive.id, -errno, Finality::Final);
     }
 
     fn queue(&mut self, number: RawFd) {
-        let Some(watched) = self.watched.get_mut(number as usize) else { return };
+        let Some(watched) = self.watched.get_mut(place(number)) else { return };
         if !watched.is_queued {
             watched.is_queued = true;
             self.readable.push_back(number);
@@ -325,7 +326,7 @@ impl Epoll {
 
     /// Tells epoll what is wanted of a descriptor.
     fn register(&mut self, number: RawFd) {
-        let Some(watched) = self.watched.get_mut(number as usize) else { return };
+        let Some(watched) = self.watched.get_mut(place(number)) else { return };
         let events = watched.events();
         let operation = match (watched.registered, events) {
             (0, 0) => return,
@@ -334,11 +335,13 @@ impl Epoll {
             (_, _) => libc::EPOLL_CTL_MOD,
         };
         watched.registered = events;
-        let Err(error) = self.control(operation, number, events, number as u64) else { return };
+        let Err(error) = self.control(operation, number, events, place(number) as u64) else {
+            return;
+        };
         // No memory, or `fs.epoll.max_user_watches` is reached: whoever waits is told, instead of
         // waiting for ever.
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        if let Some(watched) = self.watched.get_mut(number as usize) {
+        if let Some(watched) = self.watched.get_mut(place(number)) {
             watched.registered = 0;
             let waiting = watched.waiting.drain(..).map(|(id, _)| id);
             let receive = watched.receive.take().map(|receive| receive.id);
@@ -349,10 +352,10 @@ impl Epoll {
 
     /// Drops a descriptor of which nothing is wanted.
     fn forget_unused(&mut self, number: RawFd) {
-        let watched = self.watched.get(number as usize);
+        let watched = self.watched.get(place(number));
         if watched.is_some_and(|watched| watched.receive.is_none() && watched.waiting.is_empty()) {
             self.register(number);
-            self.watched[number as usize] = Watched::default();
+            self.watched[place(number)] = Watched::default();
             self.readable.retain(|queued| *queued != number);
         }
     }
@@ -360,6 +363,11 @@ impl Epoll {
     fn control(&self, operation: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
         epoll_control(self.epoll.as_fd(), operation, number, events, data)
     }
+}
+
+/// Where a descriptor is in the list of those watched.
+fn place(number: RawFd) -> usize {
+    usize::try_from(number).expect("a descriptor that is open has a number")
 }
 
 /// Rounded up: a timer must not be looked at before it is due, over and over.

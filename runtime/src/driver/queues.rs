@@ -96,9 +96,10 @@ impl Queues {
                 // GETEVENTS always: with DEFER_TASKRUN nothing is posted without it.
                 let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits();
                 let ring = ring.submitter();
+                let queued = u32::try_from(queued).expect("the kernel bounds queues");
                 // SAFETY: `queued` entries are in the queue, and the argument has the type that
                 // EXT_ARG announces and outlives the call.
-                unsafe { ring.enter(queued as u32, least, flags, Some(&arguments)) }
+                unsafe { ring.enter(queued, least, flags, Some(&arguments)) }
             }
             #[cfg(feature = "model")]
             Self::Model(model) => {

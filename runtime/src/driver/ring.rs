@@ -55,9 +55,11 @@ impl Ring {
     /// Queues a one-shot operation.
     pub(crate) fn submit(&mut self, id: Id, submission: &Submission<'_>) {
         let entry = match submission {
-            Submission::Ready { descriptor, interest } => {
-                opcode::PollAdd::new(number(*descriptor), interest.poll_events() as u32).build()
-            }
+            Submission::Ready { descriptor, interest } => opcode::PollAdd::new(
+                number(*descriptor),
+                interest.poll_events().cast_unsigned().into(),
+            )
+            .build(),
         };
         // SAFETY: a poll names no memory, only a descriptor, which the operation keeps open.
         unsafe { self.push(entry.user_data(id.to_user_data())) };

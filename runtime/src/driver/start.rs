@@ -288,18 +288,23 @@ impl Step {
     }
 }
 
+/// The entries of a queue, as the kernel takes them.
+fn entries(count: usize) -> u32 {
+    u32::try_from(count).expect("the builder bounds queues")
+}
+
 fn setup(submission: usize, completion: usize, step: Step) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     // SINGLE_ISSUER (6.0) is asked for at every step: it also vouches for multishot recvmsg, which
     // came with the same release and cannot be probed for.
     builder.dontfork().setup_single_issuer().setup_submit_all().setup_taskrun_flag();
-    builder.setup_cqsize(completion.max(submission) as u32).setup_clamp();
+    builder.setup_cqsize(entries(completion.max(submission))).setup_clamp();
     match step {
         Step::Newest => builder.setup_defer_taskrun().setup_no_sqarray(),
         Step::Deferred => builder.setup_defer_taskrun(),
         Step::Cooperative => builder.setup_coop_taskrun(),
     };
-    builder.build(submission as u32)
+    builder.build(entries(submission))
 }
 
 fn register(ring: &IoUring, pool: &Pool) -> io::Result<()> {

@@ -23,7 +23,7 @@ impl Id {
     }
 
     pub(crate) fn from_user_data(user_data: u64) -> Self {
-        Self { index: user_data as u32, generation: (user_data >> 32) as u32 }
+        Self { index: (user_data & 0xffff_ffff) as u32, generation: (user_data >> 32) as u32 }
     }
 }
 

@@ -41,7 +41,7 @@ impl Count {
 }
 
 fn number_of(word: u64, process: Process) -> u32 {
-    if word >> 32 == u64::from(process.id()) { word as u32 } else { 0 }
+    if word >> 32 == u64::from(process.id()) { (word & 0xffff_ffff) as u32 } else { 0 }
 }
 
 /// Whether `number` comes after `other`. They wrap.

@@ -97,13 +97,13 @@ impl Place {
         // The lowest bit is set so that a deadline equal to `now` counts as different in digit 0.
         let highest_difference = ((deadline ^ now) | 1).ilog2();
         let level = highest_difference / DIGIT_BITS;
-        let digit = (deadline >> (level * DIGIT_BITS)) as usize % SLOT_COUNT;
-        Self { level: level as usize, slot: digit }
+        let digit = (deadline >> (level * DIGIT_BITS)) % SLOT_COUNT as u64;
+        Self { level: level as usize, slot: usize::try_from(digit).expect("it is small") }
     }
 
     /// The first tick of this slot: the digits above are those of `now`, the digits below are zero.
     fn start(self, now: u64) -> u64 {
-        let shift = self.level as u32 * DIGIT_BITS;
+        let shift = u32::try_from(self.level).expect("there are few") * DIGIT_BITS;
         let digits_above = (now >> shift) & !(SLOT_COUNT as u64 - 1);
         (digits_above | self.slot as u64) << shift
     }

@@ -26,7 +26,7 @@ pub(crate) fn hold(input: &[u8]) {
         return;
     };
     // No more than the pool keeps room for in front of a payload.
-    let layout = Layout::new(u32::from(name) % 129, u32::from(control) % 113);
+    let layout = Layout::new(usize::from(name) % 129, usize::from(control) % 113);
     let len = usize::from(u16::from_le_bytes([len_low, len_high])) % (2 * CAPACITY);
     let bytes = &bytes[..bytes.len().min(CAPACITY)];
 
