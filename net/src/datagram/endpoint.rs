@@ -585,6 +585,8 @@ impl Drainable for Endpoint {
     }
 
     fn end(&self) {
+        // It has if it was drained; not if it was opened since.
+        self.leave_share();
         let drops = self.socket.drop_count().unwrap_or(0);
         self.note_abandonment();
         self.life.set(Life::Ended { drops });

@@ -31,6 +31,9 @@ mod states;
 mod transmit;
 mod udp;
 mod unix;
+#[cfg(test)]
+#[cfg(not(miri))]
+mod unix_states;
 mod waiters;
 
 pub(crate) use self::endpoint::{Endpoint, Family};

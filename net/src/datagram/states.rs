@@ -95,10 +95,14 @@ enum End {
 }
 
 /// Numbers that look random and are the same for the same seed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed * 0x9e37_79b9)
+    }
+
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -107,7 +111,7 @@ impl Random {
 }
 
 /// Bytes of a numbered datagram.
-const LEN: usize = 24;
+pub(super) const LEN: usize = 24;
 
 /// First byte of what the filter refuses.
 pub(super) const MARK: u8 = b'!';
@@ -115,7 +119,7 @@ pub(super) const MARK: u8 = b'!';
 /// What comes after the seal, and must never arrive.
 const LATE: &[u8] = b"late";
 
-fn numbered(number: u64) -> [u8; LEN] {
+pub(super) fn numbered(number: u64) -> [u8; LEN] {
     let mut payload = [0; LEN];
     payload[..8].copy_from_slice(&number.to_be_bytes());
     payload
@@ -444,7 +448,7 @@ fn lock_filter(socket: &impl AsRawFd) {
 /// Runs a generated program for each state, filter and end.
 fn play(shape: impl Fn() -> Builder, buffers: usize) {
     for seed in 1..=12 {
-        let mut random = Random(seed * 0x9e37_79b9);
+        let mut random = Random::new(seed);
         for state in State::ALL {
             for filter in [Filter::None, Filter::Own, Filter::Locked] {
                 let end = [End::Drain, End::IntoStd][random.below(2)];

@@ -164,7 +164,7 @@ impl UdpSocket {
     /// ([`Builder::buffer_size`](ebbtide_runtime::Builder::buffer_size)). `PermissionDenied` if
     /// datagrams keep coming and the socket cannot be shut, because its filter is locked
     /// (`SO_LOCK_FILTER`) or is a BPF program (`SO_ATTACH_BPF`). `TimedOut` if the queue cannot be
-    /// read to its end. `ResourceBusy` if datagrams are queued on a drained socket that are left to
+    /// read to its end, or the kernel does not give the receive back, for want of memory. `ResourceBusy` if datagrams are queued on a drained socket that are left to
     /// others ([`Exit::Leave`]). Those of setsockopt(2). After an error GRO is as it was, and nothing is lost.
     pub fn set_gro(&self, on: bool) -> io::Result<()> {
         self.endpoint().set_gro(on)

@@ -115,7 +115,8 @@ impl UnixDatagram {
     ///
     /// # Errors
     ///
-    /// That the runtime has ended, or that no descriptor is left; the socket is then dropped.
+    /// That the runtime has ended, or that no descriptor is left; `TimedOut` if the kernel does not
+    /// give the receive back, for want of memory. The socket is then dropped.
     pub fn into_std(self) -> io::Result<(net::UnixDatagram, Vec<Datagram<UnixAddr>>)> {
         let (socket, taken) = self.detach()?;
         Ok((socket.into(), taken))
