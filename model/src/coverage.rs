@@ -92,6 +92,7 @@ events! {
     DeadlinePassed = "ends whose deadline passed",
     EndSendWaits = "ends that began while a send waited for room",
     Complete = "ends that were complete",
+    Discarded = "ends after sockets had been dropped over datagrams",
     Unclaimed = "ends with datagrams that nobody claimed",
     MustComplete = "ends that had to be complete",
     TasksDropped = "tasks dropped at the end",

@@ -355,7 +355,14 @@ fn check_report(world: &Shared, program: &Program, report: &DrainReport, end: En
         && matches!(end, End::Shutdown(_))
         && report.elapsed < Duration::from_millis(deadline);
     check(!is_quiescent || world.sends_cut == 0, "it is complete, but a send was cut off");
-    check(!must_complete || is_complete, "every socket is received from, but it is not complete");
+    let is_discarded = report.outcome == DrainOutcome::Discarded;
+    let thrown_away = stats.discarded + stats.abandoned;
+    check(!is_complete || thrown_away == 0, "it is complete, but something was thrown away");
+    check(!is_discarded || thrown_away > 0, "nothing was discarded");
+    check(
+        !must_complete || is_complete || is_discarded,
+        "every socket is received from, but not all was delivered",
+    );
     let wrong = wrong.join("; ");
     if !wrong.is_empty() {
         let ledger = (taken, delivered, truncated, dropped, drops, abandoned);
@@ -364,6 +371,7 @@ fn check_report(world: &Shared, program: &Program, report: &DrainReport, end: En
     world.note(match report.outcome {
         DrainOutcome::Complete => Event::Complete,
         DrainOutcome::DeadlinePassed => Event::DeadlinePassed,
+        DrainOutcome::Discarded => Event::Discarded,
         _ => Event::Unclaimed,
     });
     if must_complete {
