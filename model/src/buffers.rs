@@ -65,8 +65,16 @@ impl Buffers {
     }
 
     pub(crate) fn register(&mut self, address: u64, entries: u16) {
-        *self = Self { address: address as usize, entries, ..Self::new() };
-        self.holders.resize(usize::from(entries), Holder::Nobody);
+        let mut holders = std::mem::take(&mut self.holders);
+        holders.resize(usize::from(entries), Holder::Nobody);
+        // Registered again: the program's side may have some still.
+        for holder in &mut holders {
+            if *holder != Holder::Program {
+                *holder = Holder::Nobody;
+            }
+        }
+        let with_program = self.with_program;
+        *self = Self { address: address as usize, entries, holders, with_program, ..Self::new() };
     }
 
     pub(crate) fn unregister(&mut self) {

@@ -42,6 +42,8 @@ events! {
     // The queues.
     Overflowed = "completions put on the overflow list",
     Flushed = "completions flushed from the overflow list",
+    Lost = "completions lost",
+    LossTold = "enters: EBADR",
     SubmissionFull = "entries that found the submission queue full",
     Interrupted = "enters: EINTR",
     TimedOut = "enters: ETIME",

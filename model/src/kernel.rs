@@ -28,6 +28,10 @@ pub(crate) struct Queues {
     /// What cancels named that was not in flight. Ids are not used twice: what is submitted later
     /// was overtaken by its cancel.
     missed: Vec<u64>,
+    /// How many completions were lost.
+    lost: u32,
+    /// True exactly while no enter has told of the last of them.
+    has_lost: bool,
     /// True exactly while a write to the eventfd was not posted.
     pub(crate) is_signalled: bool,
 }
@@ -86,6 +90,8 @@ impl Queues {
             requests: Vec::new(),
             work: VecDeque::new(),
             missed: Vec::new(),
+            lost: 0,
+            has_lost: false,
             is_signalled: false,
         }
     }
@@ -100,6 +106,10 @@ impl Queues {
 
     pub(crate) fn has_overflowed(&self) -> bool {
         !self.overflow.is_empty()
+    }
+
+    pub(crate) fn lost(&self) -> u32 {
+        self.lost
     }
 
     pub(crate) fn has_task_work(&self) -> bool {
@@ -220,6 +230,11 @@ impl World {
                 self.run_work();
                 self.flush();
                 continue;
+            }
+            if std::mem::take(&mut self.queues.has_lost) {
+                self.note(Event::LossTold);
+                self.tell(format_args!("enter: EBADR"));
+                return submitted(libc::EBADR);
             }
             self.check_asleep(time);
             if self.can_move() {
@@ -370,13 +385,58 @@ impl World {
         }
     }
 
+    /// `IORING_REGISTER_SYNC_CANCEL`. Whether there was something to cancel.
+    pub(crate) fn cancel_now(&mut self, target: u64) -> bool {
+        self.call();
+        let found = self.queues.find(target);
+        self.tell(format_args!("cancel now: {target:#x}, {found:?}"));
+        if let Some(at) = found {
+            self.queues.requests[at].is_cancelled = true;
+            self.queues.schedule(target);
+        }
+        found.is_some()
+    }
+
     /// Ends a request.
     pub(crate) fn end(&mut self, user_data: u64, result: i32, flags: u32) {
+        let kind = self.queues.find(user_data).map(|at| self.queues.requests[at].kind);
         self.queues.remove(user_data);
+        let completion = Completion { user_data, result, flags };
+        if self.is_lost(completion) {
+            if let Some(Kind::Receive { socket, .. }) = kind
+                && completion.buffer().is_some()
+            {
+                // With what was taken for it.
+                let buffer_size = self.buffer_size;
+                self.sockets[socket].lose_last(buffer_size);
+            }
+            return;
+        }
         self.post_final(user_data, result, flags);
     }
 
-    /// Posts a completion that must not be lost.
+    /// Whether the kernel has no memory to keep a completion for which there is no room.
+    fn is_lost(&mut self, completion: Completion) -> bool {
+        let is_full = self.queues.completion.len() >= self.queues.completion_entries;
+        // An error of a socket would go with it, which the world does not count.
+        let has_no_error = completion.result >= 0
+            || [libc::ECANCELED, libc::ENOBUFS, libc::EAGAIN].contains(&-completion.result);
+        if self.losses_left == 0
+            || !(is_full || self.queues.has_overflowed())
+            || !has_no_error
+            || !self.choices.chance(30)
+        {
+            return false;
+        }
+        self.losses_left -= 1;
+        self.note(Event::Lost);
+        self.tell(format_args!("LOSES {completion:?}"));
+        self.queues.lost += 1;
+        self.queues.has_lost = true;
+        true
+    }
+
+    /// Posts a completion, of which there is no other.
     fn post_final(&mut self, user_data: u64, result: i32, flags: u32) {
         let completion = Completion { user_data, result, flags };
         if self.post(completion) == Posted::No {

@@ -71,6 +71,14 @@ impl ModelQueues for Ring {
         }
     }
 
+    fn cancel_now(&mut self, user_data: u64) -> bool {
+        self.world.borrow_mut().cancel_now(user_data)
+    }
+
+    fn lost(&self) -> u32 {
+        self.world.borrow().queues.lost()
+    }
+
     fn posted(&self) -> usize {
         self.world.borrow().queues.posted()
     }

@@ -113,6 +113,8 @@ pub(crate) struct Ledger {
     /// The number of the last one.
     pub(crate) last_delivered: Option<u64>,
     pub(crate) errors_delivered: u64,
+    /// Taken, and lost with their completions.
+    pub(crate) lost: u64,
     /// Dropped because the queue was full, before the seal or where there was none.
     pub(crate) dropped: u32,
     /// Dropped because of the seal.
@@ -216,6 +218,22 @@ impl Socket {
             self.ledger.in_inbox.extend(each);
         }
         Some(Arrival::Datagram(datagram))
+    }
+
+    /// What was taken last is lost, with the completion that was to say so.
+    pub(crate) fn lose_last(&mut self, buffer_size: usize) {
+        let Some(Arrival::Datagram(last)) = self.ledger.in_inbox.back().cloned() else {
+            unreachable!("a datagram was taken just now");
+        };
+        self.ledger.truncated -= u64::from(last.payload.len() > buffer_size);
+        // A train has one number.
+        while let Some(Arrival::Datagram(datagram)) = self.ledger.in_inbox.back()
+            && datagram.number == last.number
+        {
+            self.ledger.in_inbox.pop_back();
+            self.ledger.taken -= 1;
+            self.ledger.lost += 1;
+        }
     }
 
     /// It is closed: what is queued is gone.

@@ -47,6 +47,8 @@ pub(crate) struct World {
     pub(crate) queues: Queues,
     pub(crate) buffers: Buffers,
     pub(crate) senders: Vec<Sender>,
+    /// Completions that may still be lost.
+    pub(crate) losses_left: usize,
     /// Errors that may still come to UDP sockets.
     pub(crate) errors_left: usize,
     /// Most moves of others between two calls.
@@ -124,6 +126,7 @@ impl World {
             queues: Queues::new(8, 8),
             buffers: Buffers::new(),
             senders: Vec::new(),
+            losses_left: 0,
             errors_left: 0,
             bustle: 0,
             refusals: 0,

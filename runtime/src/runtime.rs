@@ -343,6 +343,7 @@ impl Runtime {
         report.tasks_dropped = self.handle.tasks().drop_all();
         report.in_hand = in_hand.saturating_sub(self.handle.in_hand());
         report.operations_leaked = self.close();
+        report.completions_lost = self.handle.driver().counts().completions_lost;
         report.close(&self.handle.sockets().stats());
         #[cfg(feature = "tracing")]
         tracing::info!(%report, "the ebbtide runtime ends");

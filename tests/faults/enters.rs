@@ -114,8 +114,8 @@ fn a_failure_at_every_step_loses_nothing() {
     }
 }
 
-/// The one loss that can only be reported, is: the kernel had no memory to post a completion. Here
-/// it only says so.
+/// The one loss that can only be reported, is: the kernel had no memory to keep a completion. Here it
+/// only says so, and nothing else may be lost by what follows.
 #[test]
 fn a_completion_that_the_kernel_lost_is_reported() {
     let shape = Shape::DEFAULT;

@@ -26,3 +26,4 @@ pub(crate) use outside::Outside;
 pub use pool::Pool;
 pub(crate) use pool::{Buffer, FilledBy};
 pub(crate) use record::Share;
+pub(crate) use ring::BufferRing;

@@ -133,6 +133,19 @@ impl Pool {
         provided.count.set(provided.count.get() + count);
     }
 
+    /// Takes back all buffers that the kernel has, also those of which no completion came. The ring
+    /// must not be registered.
+    pub(crate) fn take_all_back(&self) {
+        let Some(provided) = &self.memory.ring else { return };
+        provided.ring.reset();
+        provided.count.set(0);
+        let block = &self.memory.block;
+        let ids =
+            0..u16::try_from(block.count()).expect("the builder bounds the number of buffers");
+        let free = ids.rev().filter(|id| !block.record(*id).is_held());
+        self.memory.shelf.replace(free.collect());
+    }
+
     /// The kernel has run out of buffers: it gets more, if there are any.
     pub(crate) fn ran_out(&self) {
         if let Some(provided) = &self.memory.ring

@@ -64,6 +64,11 @@ impl Record {
         Share { record: NonNull::from(Box::leak(Box::new(record))) }
     }
 
+    /// Whether anybody holds it.
+    pub(super) fn is_held(&self) -> bool {
+        self.holders.get() > 0
+    }
+
     /// Somebody fills the buffer, or has filled it.
     ///
     /// # Panics

@@ -61,6 +61,13 @@ impl BufferRing {
         self.shared_tail().store(tail, Ordering::Release);
     }
 
+    /// Takes all buffers back. The kernel, which counts from the start when it is registered again, has
+    /// nothing of the ring meanwhile.
+    pub(crate) fn reset(&self) {
+        self.tail.set(0);
+        self.shared_tail().store(0, Ordering::Release);
+    }
+
     fn shared_tail(&self) -> &AtomicU16 {
         let base: *const BufRingEntry = self.memory.start().as_ptr().cast();
         // SAFETY: `base` is the first entry of a ring, as `tail` asks for.

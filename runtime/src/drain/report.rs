@@ -172,8 +172,9 @@ pub struct DrainReport {
     /// Operations that the kernel did not give back in time; their memory was leaked, because it
     /// may still be written.
     pub operations_leaked: usize,
-    /// Completions that the kernel lost for want of memory (`-EBADR`). Datagrams may be among
-    /// them: this is the one loss that Ebbtide can only report.
+    /// Completions that the kernel lost because it had no memory to keep them (`-EBADR`). Each may have
+    /// brought a datagram: this is the one loss that Ebbtide can only report. What comes afterwards is
+    /// received: receives and buffers are set up again.
     pub completions_lost: u64,
     /// Whether it happened while a panic unwound the thread.
     pub panicking: bool,

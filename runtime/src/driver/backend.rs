@@ -42,7 +42,7 @@ pub(crate) enum Entered {
     Done,
     /// The kernel had no memory for it just now; what was pushed is still queued.
     Refused,
-    /// The kernel lost a completion for want of memory (`-EBADR`).
+    /// The kernel lost completions for want of memory.
     CompletionLost,
     /// It failed for a reason that is no part of life, which
     /// [`Driver::failure`](super::Driver::failure) names. What was pushed is still queued.
@@ -141,6 +141,11 @@ impl Backend {
     /// Whether anything of the backend's own is in flight.
     pub(super) fn is_watching(&self) -> bool {
         matches!(self, Self::Ring(ring) if ring.is_watching())
+    }
+
+    /// How many completions the kernel has lost.
+    pub(super) fn lost(&self) -> u64 {
+        if let Self::Ring(ring) = self { ring.lost() } else { 0 }
     }
 
     /// Visits to the kernel so far.

@@ -27,6 +27,7 @@ pub mod model;
 mod multishots;
 mod operation;
 mod queues;
+mod recovery;
 mod ring;
 mod sink;
 mod start;
@@ -53,6 +54,7 @@ pub use self::multishots::MultishotKey;
 use self::multishots::{Membership, Multishots, Phase};
 use self::operation::{ActiveOperations, AnyOperation};
 pub use self::operation::{Activity, Operation, Readiness, Submission};
+use self::recovery::Recovery;
 pub use self::sink::{Armed, Sink, Verdict, Wakes};
 use self::start::Started;
 pub use self::start::{DriverChoice, RunningDriver, StartCause, StartError, TaskRun};
@@ -80,6 +82,8 @@ pub(crate) struct Driver {
     running: RunningDriver,
     completions: u64,
     completions_lost: u64,
+    /// What has to be done about lost completions. `None` if nothing has.
+    recovery: Option<Recovery>,
     /// Why the last enter failed. `None` if it did not.
     failure: Option<io::Error>,
 }
@@ -127,6 +131,7 @@ impl Driver {
             running,
             completions: 0,
             completions_lost: 0,
+            recovery: None,
             failure: None,
         }
     }
@@ -265,7 +270,18 @@ impl Driver {
     /// sinks answer. Gives how many there were.
     pub(crate) fn collect(&mut self, wakes: &mut Wakes) -> u64 {
         let before = self.completions;
-        let mut intake = Intake {
+        if self.recovery.is_some() {
+            self.recover(wakes);
+        }
+        let (backend, mut intake) = self.parts(wakes);
+        backend.collect(&mut intake);
+        self.carry_out_verdicts(wakes);
+        self.completions - before
+    }
+
+    /// The backend, and where its completions go.
+    fn parts<'a>(&'a mut self, wakes: &'a mut Wakes) -> (&'a mut Backend, Intake<'a>) {
+        let intake = Intake {
             table: &mut self.table,
             multishots: &mut self.multishots,
             pool: &self.pool,
@@ -275,9 +291,7 @@ impl Driver {
             verdicts: &mut self.verdicts,
             wakes,
         };
-        self.backend.collect(&mut intake);
-        self.carry_out_verdicts(wakes);
-        self.completions - before
+        (&mut self.backend, intake)
     }
 
     fn carry_out_verdicts(&mut self, wakes: &mut Wakes) {
@@ -330,6 +344,8 @@ impl Driver {
     /// Submits what was queued and waits as asked. It never panics: sockets that are dropped while a
     /// panic unwinds come here, too.
     pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> Entered {
+        // What has to be recovered from is not slept over.
+        let wait = if self.recovery.is_some() { Wait::No } else { wait };
         self.pool.refill();
         let entered = match self.backend.enter(wait) {
             Ok(entered) => {
@@ -342,7 +358,10 @@ impl Driver {
             }
         };
         match entered {
-            Entered::CompletionLost => self.completions_lost += 1,
+            Entered::CompletionLost => {
+                self.completions_lost = self.backend.lost();
+                self.recovery.get_or_insert_default();
+            }
             // Trying again at once would only spin.
             Entered::Refused | Entered::Failed if wait != Wait::No => {
                 clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));

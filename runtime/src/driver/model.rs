@@ -38,6 +38,12 @@ pub trait ModelQueues {
     /// Hands over each posted completion: user data, result, flags.
     fn take_completions(&mut self, take: &mut dyn FnMut(u64, i32, u32));
 
+    /// `IORING_REGISTER_SYNC_CANCEL`: cancels what has this user data. False: nothing has.
+    fn cancel_now(&mut self, user_data: u64) -> bool;
+
+    /// How many completions were lost for want of memory. Wraps.
+    fn lost(&self) -> u32;
+
     /// How many completions are posted.
     fn posted(&self) -> usize;
 

@@ -7,13 +7,14 @@
 
 use std::io;
 
-use io_uring::types::{SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, squeue};
 
 use super::backend::Wait;
 #[cfg(feature = "model")]
 use super::model::ModelQueues;
 use super::ring::BUFFER_GROUP;
+use crate::buffer::BufferRing;
 
 #[cfg_attr(
     feature = "model",
@@ -34,6 +35,15 @@ pub(super) struct Submission {
     pub(super) has_task_work: bool,
     /// Whether completions wait in the overflow list (`IORING_SQ_CQ_OVERFLOW`).
     pub(super) has_overflowed: bool,
+}
+
+/// What a cancel came upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The request: its final completion comes.
+    Request,
+    /// Nothing: the final completion is posted already, or lost.
+    Nothing,
 }
 
 #[derive(PartialEq, Eq)]
@@ -128,6 +138,64 @@ impl Queues {
             Self::Kernel(ring) => ring.completion().is_empty(),
             #[cfg(feature = "model")]
             Self::Model(model) => model.posted() == 0,
+        }
+    }
+
+    /// Cancels a request that was submitted, without a completion of its own
+    /// (`IORING_REGISTER_SYNC_CANCEL`, Linux 6.0).
+    pub(super) fn cancel_now(&mut self, user_data: u64) -> io::Result<Found> {
+        match self {
+            Self::Kernel(ring) => {
+                let at_once = Some(Timespec::new());
+                let request = CancelBuilder::user_data(user_data);
+                let cancelled = ring.submitter().register_sync_cancel(at_once, request);
+                match cancelled.as_ref().map_err(io::Error::raw_os_error) {
+                    Ok(()) => Ok(Found::Request),
+                    Err(Some(libc::ENOENT)) => Ok(Found::Nothing),
+                    // It is being carried out just now.
+                    Err(Some(libc::EALREADY | libc::ETIME | libc::EINTR)) => Ok(Found::Request),
+                    Err(_) => cancelled.map(|()| Found::Request),
+                }
+            }
+            #[cfg(feature = "model")]
+            Self::Model(model) => Ok(match model.cancel_now(user_data) {
+                true => Found::Request,
+                false => Found::Nothing,
+            }),
+        }
+    }
+
+    /// How many completions the kernel has lost for want of memory. Wraps.
+    pub(super) fn lost(&mut self) -> u32 {
+        match self {
+            Self::Kernel(ring) => ring.completion().overflow(),
+            #[cfg(feature = "model")]
+            Self::Model(model) => model.lost(),
+        }
+    }
+
+    /// Gives the kernel the ring of buffers to take from.
+    ///
+    /// # Safety
+    ///
+    /// The ring of buffers must outlive the registration.
+    pub(super) unsafe fn register_buffers(&mut self, buffers: &BufferRing) -> io::Result<()> {
+        match self {
+            // SAFETY: the ring of buffers is page-aligned and has the given number of entries; the
+            // caller answers for how long.
+            Self::Kernel(ring) => unsafe {
+                ring.submitter().register_buf_ring_with_flags(
+                    buffers.address(),
+                    buffers.entries(),
+                    BUFFER_GROUP,
+                    0,
+                )
+            },
+            #[cfg(feature = "model")]
+            Self::Model(model) => {
+                model.register_buffers(buffers.address(), buffers.entries());
+                Ok(())
+            }
         }
     }
 

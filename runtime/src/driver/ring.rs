@@ -17,8 +17,10 @@ use io_uring::{cqueue, opcode, squeue};
 
 use super::backend::{Entered, Wait};
 use super::operation::Submission;
-use super::queues::{Queues, Room};
+use super::queues::{Found, Queues, Room};
+use super::recovery::{Loss, Losses, Told};
 use super::table::{Finality, Id};
+use crate::buffer::Pool;
 
 /// The buffer group that the one pool is registered as.
 pub(crate) const BUFFER_GROUP: u16 = 0;
@@ -37,12 +39,19 @@ pub(crate) struct Ring {
     /// What other threads write to.
     eventfd: Arc<File>,
     watch: Watch,
+    losses: Losses,
 }
 
 impl Ring {
     pub(super) fn new(queues: Queues, eventfd: Arc<File>) -> Self {
-        let mut ring =
-            Self { queues, backlog: VecDeque::new(), enters: 0, eventfd, watch: Watch::Ended };
+        let mut ring = Self {
+            queues,
+            backlog: VecDeque::new(),
+            enters: 0,
+            eventfd,
+            watch: Watch::Ended,
+            losses: Losses::default(),
+        };
         ring.watch();
         ring
     }
@@ -107,9 +116,13 @@ impl Ring {
 
     /// Asks for the end of the poll of the eventfd.
     pub(crate) fn stop_watching(&mut self) {
-        if self.watch == Watch::Armed {
-            self.watch = Watch::Ending;
-            self.cancel_user_data(WAKEUP);
+        match self.watch {
+            Watch::Armed => {
+                self.watch = Watch::Ending;
+                self.cancel_user_data(WAKEUP);
+            }
+            Watch::Suspended => self.watch = Watch::Ending,
+            Watch::Ending | Watch::Ended => {}
         }
     }
 
@@ -147,6 +160,45 @@ impl Ring {
         }
     }
 
+    /// Cancels at once what `id` names, which the kernel must have: nothing is queued.
+    pub(super) fn cancel_now(&mut self, id: Id) -> io::Result<Found> {
+        self.queues.cancel_now(id.to_user_data())
+    }
+
+    /// Ends the poll of the eventfd, until [`resume_watch`](Self::resume_watch).
+    pub(super) fn suspend_watch(&mut self) -> io::Result<()> {
+        if self.watch == Watch::Armed {
+            self.watch = Watch::Suspended;
+        }
+        self.queues.cancel_now(WAKEUP).map(drop)
+    }
+
+    /// Begins the poll of the eventfd again, of which the kernel has nothing any more.
+    pub(super) fn resume_watch(&mut self) {
+        match self.watch {
+            Watch::Suspended => self.watch(),
+            Watch::Armed | Watch::Ending | Watch::Ended => self.watch = Watch::Ended,
+        }
+    }
+
+    /// Registers the buffers of `pool` that nobody holds anew. No receive is in flight.
+    ///
+    /// # Safety
+    ///
+    /// The pool must outlive the ring.
+    pub(super) unsafe fn replace_buffers(&mut self, pool: &Pool) -> io::Result<()> {
+        self.queues.unregister_buffers();
+        pool.take_all_back();
+        let buffers = pool.ring().expect("a ring has a pool that the kernel fills");
+        // SAFETY: the caller keeps the contract.
+        unsafe { self.queues.register_buffers(buffers) }
+    }
+
+    /// How many completions the kernel has lost.
+    pub(crate) fn lost(&self) -> u64 {
+        self.losses.count()
+    }
+
     /// Submits what was pushed, lets the kernel post what it has ready, and waits if asked to: one
     /// system call, or none if there is nothing to do.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
@@ -159,7 +211,15 @@ impl Ring {
                 return Ok(Entered::Done);
             }
             self.enters += 1;
-            let submitted = match self.queues.enter(queued, wait) {
+            let entered = self.queues.enter(queued, wait);
+            let told = match &entered {
+                Err(error) if error.raw_os_error() == Some(libc::EBADR) => Told::Yes,
+                _ => Told::No,
+            };
+            if self.losses.note(self.queues.lost(), told) == Loss::New {
+                return Ok(Entered::CompletionLost);
+            }
+            let submitted = match entered {
                 Ok(submitted) => submitted,
                 Err(error) => return sort(error),
             };
@@ -190,6 +250,7 @@ impl Ring {
         if watch_ended {
             match self.watch {
                 Watch::Armed => self.watch(),
+                Watch::Suspended => {}
                 Watch::Ending | Watch::Ended => self.watch = Watch::Ended,
             }
         }
@@ -204,7 +265,8 @@ impl Ring {
     /// then, or requests are queued.
     pub(crate) fn has_work(&mut self) -> bool {
         let queue = self.queues.submission();
-        queue.queued > 0 || queue.has_task_work || queue.has_overflowed
+        let is_queued = queue.queued > 0 || !self.backlog.is_empty();
+        is_queued || queue.has_task_work || queue.has_overflowed
     }
 
     /// Ends the ring: unregisters the pool, then closes the descriptor.
@@ -218,6 +280,8 @@ impl Ring {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
     Armed,
+    /// Nothing is known of it, because a completion was lost; it is to be begun again.
+    Suspended,
     /// A cancel was pushed; the final completion has not been collected.
     Ending,
     Ended,
@@ -230,11 +294,10 @@ fn number(descriptor: BorrowedFd<'_>) -> Fd {
 /// Which failures of `io_uring_enter(2)` are part of life.
 fn sort(error: io::Error) -> io::Result<Entered> {
     match error.raw_os_error() {
-        // A signal, or the time is over: nothing was lost.
-        Some(libc::EINTR | libc::ETIME) => Ok(Entered::Done),
+        // A signal, or the time is over: nothing was lost. Or a loss that was noticed before.
+        Some(libc::EINTR | libc::ETIME | libc::EBADR) => Ok(Entered::Done),
         // No memory for a request, or completions in the overflow list have to be collected first.
         Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(Entered::Refused),
-        Some(libc::EBADR) => Ok(Entered::CompletionLost),
         _ => Err(error),
     }
 }
@@ -266,7 +329,6 @@ mod tests {
     use super::super::descriptor::{Interest, eventfd};
     use super::super::start::{DriverChoice, Started, start};
     use super::*;
-    use crate::buffer::Pool;
     use crate::limits::Limits;
 
     /// A ring with queues of `entries` each, its pool and its eventfd; `None`, and says why, where
@@ -348,6 +410,14 @@ mod tests {
         }
 
         fn take_completions(&mut self, _: &mut dyn FnMut(u64, i32, u32)) {}
+
+        fn cancel_now(&mut self, _: u64) -> bool {
+            false
+        }
+
+        fn lost(&self) -> u32 {
+            0
+        }
 
         fn posted(&self) -> usize {
             0

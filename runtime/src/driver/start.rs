@@ -22,7 +22,7 @@ use super::epoll::Epoll;
 #[cfg(feature = "model")]
 use super::model::ModelQueues;
 use super::queues::{Queues, Room};
-use super::ring::{BUFFER_GROUP, Ring};
+use super::ring::Ring;
 use crate::buffer::{FilledBy, Pool};
 use crate::limits::{Limits, SMALLER_RETRY_MS, START_RETRY_MS};
 
@@ -177,16 +177,16 @@ fn start_ring(limits: &Limits, eventfd: Arc<File>) -> Result<Started, Failure> {
 /// Starts the ring on a kernel in memory.
 #[cfg(feature = "model")]
 pub(super) fn start_model(
-    mut queues: Box<dyn ModelQueues>,
+    queues: Box<dyn ModelQueues>,
     limits: &Limits,
     eventfd: Arc<File>,
 ) -> io::Result<Started> {
     let pool = new_pool(limits, FilledBy::Kernel)?;
-    let buffers = pool.ring().expect("it was made for a kernel that fills it");
-    queues.register_buffers(buffers.address(), buffers.entries());
+    let mut queues = Queues::Model(queues);
+    register(&mut queues, &pool)?;
     let completion_entries = u32::try_from(limits.completion_entries()).unwrap_or(u32::MAX);
     Ok(Started {
-        backend: Backend::Ring(Ring::new(Queues::Model(queues), eventfd)),
+        backend: Backend::Ring(Ring::new(queues, eventfd)),
         pool,
         running: RunningDriver::IoUring { task_run: TaskRun::Deferred, completion_entries },
     })
@@ -233,9 +233,9 @@ fn open_once(
     for step in [Step::Newest, Step::Deferred, Step::Cooperative] {
         match setup(submission, completion, step) {
             Ok(ring) => {
-                register(&ring, pool).map_err(|error| (Call::Register, error))?;
                 let completion_entries = ring.params().cq_entries();
                 let mut queues = Queues::Kernel(ring);
+                register(&mut queues, pool).map_err(|error| (Call::Register, error))?;
                 if let Err(error) = try_enter(&mut queues, deadline) {
                     // Closing the ring would undo it as well, but asynchronously.
                     queues.unregister_buffers();
@@ -307,18 +307,11 @@ fn setup(submission: usize, completion: usize, step: Step) -> io::Result<IoUring
     builder.build(entries(submission))
 }
 
-fn register(ring: &IoUring, pool: &Pool) -> io::Result<()> {
+/// Gives the kernel the buffers of `pool`.
+fn register(queues: &mut Queues, pool: &Pool) -> io::Result<()> {
     let buffers = pool.ring().expect("a ring is opened for a pool that the kernel fills");
-    // SAFETY: the ring of buffers is page-aligned, has the given number of entries, and outlives
-    // the registration: the driver holds the pool and unregisters it before letting it go.
-    unsafe {
-        ring.submitter().register_buf_ring_with_flags(
-            buffers.address(),
-            buffers.entries(),
-            BUFFER_GROUP,
-            0,
-        )
-    }
+    // SAFETY: the driver holds the pool, and unregisters it before letting it go.
+    unsafe { queues.register_buffers(buffers) }
 }
 
 /// Has the kernel carry out a request that does nothing. A sandbox may allow a ring and refuse to enter

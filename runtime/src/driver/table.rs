@@ -136,6 +136,24 @@ impl<O, M: Copy> Table<O, M> {
         }
     }
 
+    /// Whether the kernel has not answered `id` finally.
+    pub(crate) fn is_in_flight(&self, id: Id) -> bool {
+        matches!(
+            self.state(id),
+            Some(State::Waiting { .. } | State::Orphaned { .. } | State::Multishot { .. })
+        )
+    }
+
+    /// Whether `id` is an operation in flight that a future waits for.
+    pub(crate) fn is_waiting(&self, id: Id) -> bool {
+        matches!(self.state(id), Some(State::Waiting { .. }))
+    }
+
+    fn state(&self, id: Id) -> Option<&State<O, M>> {
+        let slot = self.slots.get(id.index as usize)?;
+        (slot.generation == id.generation).then_some(&slot.state)
+    }
+
     /// A completion arrived.
     #[inline]
     pub(crate) fn complete(&mut self, id: Id, result: i32, finality: Finality) -> Completion<O, M> {

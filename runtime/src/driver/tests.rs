@@ -14,6 +14,8 @@ use super::{Armed, Batch, Driver, DriverChoice, Layout, MultishotKey, Sink, Verd
 use crate::limits::Limits;
 
 #[cfg(feature = "model")]
+mod lost;
+#[cfg(feature = "model")]
 mod told;
 
 /// A socket to which nobody sends.

@@ -41,6 +41,14 @@ impl ModelQueues for Told {
         told.into_iter().for_each(|(user_data, result, flags)| take(user_data, result, flags));
     }
 
+    fn cancel_now(&mut self, _: u64) -> bool {
+        false
+    }
+
+    fn lost(&self) -> u32 {
+        0
+    }
+
     fn posted(&self) -> usize {
         self.0.borrow().len()
     }

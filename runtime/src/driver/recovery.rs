@@ -1,0 +1,236 @@
+//! What follows a lost completion: the kernel had no memory to keep it until there was space for it in
+//! the completion queue (`-EBADR`). The datagram that came with it is gone, and counted. What else it
+//! said would be missed for good: a receive that has ended (its socket would be deaf), an operation that
+//! is done, a buffer that is used up.
+//!
+//! ```text
+//! 1 submit   what is queued: a cancel finds only what the kernel has
+//! 2 cancel   all that is in flight, at once, and take in what that brings
+//! 3 end      what was not found, and of which nothing came: its final completion is what was lost
+//! 4 register the ring of buffers anew, with the buffers that nobody holds
+//! 5 go on    arm the receives that their sinks want armed, and submit the operations again
+//! ```
+//!
+//! No datagram is lost by it: a cancel takes none, and all that is queued in sockets stays there.
+
+// UNSAFETY: the ring of buffers is registered again.
+#![expect(unsafe_code, reason = "argued above")]
+
+use std::io;
+use std::time::Duration;
+
+use super::Driver;
+use super::backend::{Backend, Entered, Wait};
+use super::queues::Found;
+use super::sink::Wakes;
+use super::table::{Finality, Id};
+use crate::limits::{REAP_LIMIT_MS, REFUSED_PAUSE_MS};
+use crate::time::clock;
+
+/// How many completions were lost. Pure.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// The kernel's counter when it was last looked at.
+    seen: u32,
+    count: u64,
+    /// True exactly while a loss was noticed by the counter, of which an enter that sleeps will tell.
+    is_owed: bool,
+}
+
+/// Whether an enter has failed with `-EBADR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Yes,
+    No,
+}
+
+/// What an enter has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Completions were lost that nobody has noticed before.
+    New,
+    None,
+}
+
+impl Losses {
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The counter of the kernel is `counter`. It is the first to show a loss: an enter that does not
+    /// sleep never fails for it.
+    #[inline]
+    pub(super) fn note(&mut self, counter: u32, told: Told) -> Loss {
+        let new = counter.wrapping_sub(self.seen);
+        if new == 0 && told == Told::No {
+            return Loss::None;
+        }
+        self.seen = counter;
+        let was_owed = std::mem::replace(&mut self.is_owed, told == Told::No);
+        if new == 0 && was_owed {
+            return Loss::None;
+        }
+        self.count += u64::from(new.max(1));
+        Loss::New
+    }
+}
+
+/// How far a recovery has come that the kernel has not let end yet.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
+    /// Operations that the kernel does not have any more, and that their futures wait for.
+    again: Vec<Id>,
+}
+
+/// Whether a step came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Done,
+    /// The kernel has no memory for it: to be tried again later.
+    NotNow,
+}
+
+impl Driver {
+    /// Finds out what was lost, and goes on without it. If the kernel does not let it end, it is tried
+    /// again by the next `collect`.
+    #[cold]
+    pub(super) fn recover(&mut self, wakes: &mut Wakes) {
+        let mut recovery = self.recovery.take().unwrap_or_default();
+        let ended = self.end_all(&mut recovery, wakes).and_then(|ended| {
+            if let (Step::Done, Backend::Ring(ring)) = (ended, &mut self.backend) {
+                // SAFETY: the pool outlives the backend.
+                unsafe { ring.replace_buffers(&self.pool) }?;
+            }
+            Ok(ended)
+        });
+        self.completions_lost = self.backend.lost();
+        match ended.map_err(|error| error.raw_os_error()) {
+            Ok(Step::Done) => self.go_on(recovery, wakes),
+            Ok(Step::NotNow) => self.recovery = Some(recovery),
+            Err(Some(libc::ENOMEM | libc::EAGAIN)) => {
+                clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
+                self.recovery = Some(recovery);
+            }
+            // There is no way: what was lost stays lost, and was counted.
+            Err(_) => self.go_on(recovery, wakes),
+        }
+    }
+
+    /// Steps 1 to 3.
+    fn end_all(&mut self, recovery: &mut Recovery, wakes: &mut Wakes) -> io::Result<Step> {
+        if self.submit_and_take_in(recovery, wakes)? == Step::NotNow {
+            return Ok(Step::NotNow);
+        }
+        let missing = self.cancel_all(recovery)?;
+        if self.submit_and_take_in(recovery, wakes)? == Step::NotNow {
+            return Ok(Step::NotNow);
+        }
+        for id in missing {
+            self.end_lost(id, recovery, wakes);
+        }
+        let is_left = |id: &Id| !recovery.again.contains(id);
+        if self.table.ids_in_flight().iter().any(is_left) {
+            // Their completions were lost just now.
+            return Ok(Step::NotNow);
+        }
+        Ok(Step::Done)
+    }
+
+    /// Step 5.
+    fn go_on(&mut self, recovery: Recovery, wakes: &mut Wakes) {
+        if let Backend::Ring(ring) = &mut self.backend {
+            ring.resume_watch();
+        }
+        self.carry_out_verdicts(wakes);
+        for id in recovery.again {
+            if self.table.is_waiting(id) {
+                self.backend.submit(id, self.table.operation(id).as_mut());
+            } else {
+                // Its future was dropped meanwhile.
+                self.parts(wakes).1.accept(id, -libc::ECANCELED, Finality::Final);
+            }
+        }
+    }
+
+    /// Submits what is queued, and takes in what the kernel has, until nothing is left of either.
+    fn submit_and_take_in(
+        &mut self,
+        recovery: &mut Recovery,
+        wakes: &mut Wakes,
+    ) -> io::Result<Step> {
+        let deadline = clock::now() + Duration::from_millis(REAP_LIMIT_MS);
+        loop {
+            self.pool.refill();
+            let entered = self.backend.enter(Wait::No)?;
+            self.take_in(recovery, wakes);
+            if entered == Entered::Refused {
+                clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
+            } else if !self.backend.has_work() && !self.backend.has_completions() {
+                return Ok(Step::Done);
+            }
+            if clock::now() >= deadline {
+                return Ok(Step::NotNow);
+            }
+        }
+    }
+
+    /// As `collect`, but nothing is armed again yet; and an operation that was cancelled here is not
+    /// over for its future.
+    fn take_in(&mut self, recovery: &mut Recovery, wakes: &mut Wakes) {
+        let (Backend::Ring(ring), mut intake) = self.parts(wakes) else { return };
+        ring.collect(|id, result, buffer, finality| {
+            if result == -libc::ECANCELED && intake.table.is_waiting(id) {
+                recovery.again.push(id);
+            } else {
+                intake.complete(id, result, buffer, finality);
+            }
+        });
+        intake.end_run();
+    }
+
+    /// Returns what the kernel does not have.
+    fn cancel_all(&mut self, recovery: &Recovery) -> io::Result<Vec<Id>> {
+        let Backend::Ring(ring) = &mut self.backend else { return Ok(Vec::new()) };
+        ring.suspend_watch()?;
+        let mut missing = Vec::new();
+        for id in self.table.ids_in_flight() {
+            if !recovery.again.contains(&id) && ring.cancel_now(id)? == Found::Nothing {
+                missing.push(id);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// The kernel has nothing of `id`, and no completion of it is left.
+    fn end_lost(&mut self, id: Id, recovery: &mut Recovery, wakes: &mut Wakes) {
+        if !self.table.is_in_flight(id) || recovery.again.contains(&id) {
+            return;
+        }
+        if self.table.is_waiting(id) {
+            recovery.again.push(id);
+        } else {
+            self.parts(wakes).1.accept(id, -libc::ECANCELED, Finality::Final);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_is_counted_once() {
+        let mut losses = Losses::default();
+        assert_eq!(losses.note(0, Told::No), Loss::None);
+        // Noticed by the counter, and told later.
+        assert_eq!(losses.note(2, Told::No), Loss::New);
+        assert_eq!(losses.note(2, Told::No), Loss::None);
+        assert_eq!(losses.note(2, Told::Yes), Loss::None);
+        // Noticed and told at once.
+        assert_eq!(losses.note(3, Told::Yes), Loss::New);
+        assert_eq!(losses.note(3, Told::No), Loss::None);
+        // By a kernel that does not count.
+        assert_eq!(losses.note(3, Told::Yes), Loss::New);
+        assert_eq!(losses.count(), 4);
+    }
+}
