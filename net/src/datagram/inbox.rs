@@ -166,19 +166,20 @@ impl<F, M: Several> Inbox<F, M> {
         Some((Arrival::Datagrams(message), None))
     }
 
-    /// Takes the error that comes next, if it is one.
-    pub(super) fn take_error(&mut self) -> Option<io::Error> {
-        if self.rest.is_some() || self.is_next_datagram() {
+    /// Takes what comes next if it is an error, of which `wants` says yes.
+    pub(super) fn take_error(
+        &mut self,
+        wants: impl FnOnce(&io::Error) -> bool,
+    ) -> Option<io::Error> {
+        let (after, Arrival::Error(error)) = self.beside.front()? else { return None };
+        if self.rest.is_some() || *after != self.taken || !wants(error) {
             return None;
         }
-        let (_, arrival) = self.beside.pop_front()?;
-        match arrival {
-            Arrival::Error(error) => {
-                self.errors -= 1;
-                Some(error)
-            }
-            Arrival::Datagrams(_) => unreachable!("the next is no datagram"),
-        }
+        let Some((_, Arrival::Error(error))) = self.beside.pop_front() else {
+            unreachable!("it was just seen");
+        };
+        self.errors -= 1;
+        Some(error)
     }
 
     /// Takes what comes after the rest.

@@ -187,8 +187,8 @@ impl Endpoint {
         })
     }
 
-    /// Takes an error of the socket that waits for a receiver although nobody receives. The kernel
-    /// tells whoever comes next, a sender as well; but here the receive is always first.
+    /// Takes an error that came of a send and waits for a receiver, although nobody receives. The
+    /// kernel reports it to the next call, a send as well; but here the receive is always first.
     #[inline]
     pub(super) fn take_unclaimed_error(&self) -> Option<io::Error> {
         if self.held.borrow().inbox.errors() == 0 {
@@ -202,7 +202,7 @@ impl Endpoint {
         if !self.audience.is_nobody(|task| self.port.is_alive(task)) {
             return None;
         }
-        let error = self.held.borrow_mut().inbox.take_error()?;
+        let error = self.held.borrow_mut().inbox.take_error(is_of_the_peer)?;
         self.stats.borrow_mut().errors += 1;
         if self.held.borrow().machine.waits_for_receivers() {
             self.tell_taken();
@@ -222,4 +222,15 @@ impl Endpoint {
         };
         self.carry_out(verdict);
     }
+}
+
+/// Whether an error came of what was sent: as ICMP (`icmp_err_convert`, `icmpv6_err_convert`), or of
+/// the end of a Unix peer. Other errors are those of the receive itself, and no sender's.
+fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ECONNREFUSED | libc::ECONNRESET | libc::EHOSTUNREACH | libc::ENETUNREACH)
+            | Some(libc::EHOSTDOWN | libc::ENETDOWN | libc::ENONET | libc::ENOPROTOOPT)
+            | Some(libc::EACCES | libc::EMSGSIZE | libc::EOPNOTSUPP | libc::EPROTO)
+    )
 }

@@ -234,6 +234,7 @@ impl UdpSocket {
     /// let sent = client.send_batch(&[Transmit::to(b"one", peer), Transmit::to(b"two", peer)]).await?;
     /// assert_eq!(sent, 2);
     /// assert_eq!(&server.recv().await?.expect("not drained")[..], b"one");
+    /// assert_eq!(&server.recv().await?.expect("not drained")[..], b"two");
     /// # std::io::Result::Ok(())
     /// # });
     /// ```
