@@ -180,25 +180,30 @@ impl Handle {
     }
 }
 
-/// Seals every datagram socket of the runtime that is open now.
+/// Seals every datagram socket of the runtime that is open now, stage by stage ([`Exit`]).
 ///
 /// When it returns, every datagram that was queued before the seal has been handed to a receiver,
 /// or the deadline of the policy has passed and the report counts what is left. The program goes
 /// on, and can open new sockets. A socket that the kernel refuses to seal is read once: see
 /// [`DrainReport::unsealed`].
 ///
-/// What a task does with its last datagram is waited for as long as it does something: computes,
-/// sends, calls `spawn_blocking`, or, if it was handed the datagram after the seal, sleeps. So is a
-/// socket that nobody has received from yet, as long as any timer is pending. What waits for other
-/// threads is not. A program that is never idle, because new sockets keep it busy, waits to the
-/// deadline.
+/// All sockets are sealed at once, unless they say otherwise: what a relay sends on to another socket
+/// of the same runtime is then refused there, and so are the answers of an upstream. Such a socket is
+/// to be sealed later: [`Exit::SealLast`].
 ///
-/// A task that is itself the only receiver of a socket must not wait for this, but call the
-/// socket's own `drain` and then receive until `None`.
+/// What a receiver does with its last datagram is waited for until it comes back for the end, and so
+/// are sends, calls of `spawn_blocking` and [holds](ExitHold). A task that works on what others
+/// have received is waited for a moment while it sleeps; if it needs longer, it holds the exit open.
+/// Intervals and timeouts are not waited for.
+///
+/// A task that is itself the only receiver of a socket must not wait for this: the drain notices, and
+/// ends with [`DrainOutcome::WaitsForItself`]. Call the socket's own `drain` and then receive until
+/// `None`, or drain in a task of its own.
 ///
 /// # Cancellation
 ///
-/// The sockets are sealed at the first poll; dropping the future after that only stops waiting.
+/// The sockets of the first stage are sealed at the first poll; dropping the future after that stops
+/// waiting, and does not seal those of later stages.
 ///
 /// ```
 /// ebbtide_runtime::run(async {
