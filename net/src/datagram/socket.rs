@@ -228,6 +228,8 @@ impl<A: Address> DatagramSocket<A> {
     /// Asks for a receive buffer of `bytes`. The kernel grants at most `net.core.rmem_max`; what
     /// arrives while it is full is lost before any program could see it.
     ///
+    /// More than fits into an `int` asks for the largest `int`.
+    ///
     /// # Errors
     ///
     /// Those of setsockopt(2).
@@ -245,6 +247,8 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     /// Asks for a send buffer of `bytes`, at most `net.core.wmem_max`.
+    ///
+    /// More than fits into an `int` asks for the largest `int`.
     ///
     /// # Errors
     ///
