@@ -268,7 +268,7 @@ impl World {
         }
     }
 
-    fn deliver_error(&mut self, index: usize, error: &io::Error) {
+    pub(crate) fn deliver_error(&mut self, index: usize, error: &io::Error) {
         self.note(Event::ErrorDelivered);
         let ledger = &mut self.sockets[index].ledger;
         ledger.errors_delivered += 1;
