@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ebbtide::net::{EcnCodepoint, Transmit, UdpSocket};
+use ebbtide::task::yield_now;
 use socket2::{MaybeUninitSlice, MsgHdrMut, Socket};
 
 use super::run;
@@ -172,6 +173,22 @@ fn what_comes_is_reported_for_each_protocol(shape: Shape) {
                 assert_eq!(train.interface_index(), single.interface_index());
                 assert!(train.timestamp() >= single.timestamp());
                 assert_eq!(train.drop_count(), single.drop_count());
+                // As when the drain reads it, past the driver.
+                sender.try_send_batch(&[marked]).unwrap();
+                receiver.drain().unwrap();
+                let last = receiver.recv().await.unwrap().unwrap();
+                assert_eq!((last.ecn(), last.dst_ip()), (Some(EcnCodepoint::Ect1), Some(ip)));
+                assert!(last.timestamp() >= single.timestamp());
+                // As a program gets it that takes the socket back.
+                let receiver = options.clone().bind("[::]:0").unwrap();
+                sender.connect((ip, receiver.local_addr().unwrap().port())).unwrap();
+                sender.try_send_batch(&[marked]).unwrap();
+                while receiver.stats().received == 0 {
+                    yield_now().await;
+                }
+                let (_plain, taken) = receiver.into_std().unwrap();
+                assert_eq!(taken.len(), 1);
+                assert_eq!((taken[0].ecn(), taken[0].dst_ip()), (last.ecn(), last.dst_ip()));
             }
         }
     });
