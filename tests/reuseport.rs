@@ -27,6 +27,7 @@ on_every_shape!(
     a_drained_member_still_answers_and_knows_its_addresses,
     a_drained_member_can_be_connected,
     a_drained_member_that_is_given_back_is_what_it_was,
+    a_drained_member_that_is_given_back_is_bound_to_its_interface,
     a_connected_member_keeps_its_peer,
     a_member_that_is_left_to_others_stays_in_its_group,
     members_that_are_closed_while_others_send_lose_nothing,
@@ -237,6 +238,29 @@ fn a_drained_member_that_is_given_back_is_what_it_was(shape: Shape) {
             drop(one);
             send_all(&clients, b"to the only one");
             assert_eq!(queued(&other), CLIENTS, "{local}");
+        }
+    });
+}
+
+/// Fails when disconnecting takes the interface away.
+fn a_drained_member_that_is_given_back_is_bound_to_its_interface(shape: Shape) {
+    shape.runtime().block_on(async {
+        for local in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
+            let local: SocketAddr = local.parse().unwrap();
+            let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None).unwrap();
+            socket.set_reuse_port(true).unwrap();
+            if let Err(error) = socket.bind_device(Some(b"lo")) {
+                return println!("skipped: binding to an interface: {error}");
+            }
+            socket.bind(&local.into()).unwrap();
+            let member = UdpSocket::from_std(socket.into()).unwrap();
+            let local = member.local_addr().unwrap();
+            member.drain().unwrap();
+            let (given_back, _) = member.into_std().unwrap();
+            assert_eq!(given_back.local_addr().unwrap(), local);
+            assert!(given_back.peer_addr().is_err());
+            let given_back = Socket::from(given_back);
+            assert_eq!(given_back.device().unwrap().as_deref(), Some(&b"lo"[..]), "{local}");
         }
     });
 }
