@@ -271,9 +271,16 @@ impl Runtime {
 
     /// Ends the program's future by a panic if the driver has failed. The end of a runtime goes on
     /// without it, and reports what it could not read.
+    #[inline]
     fn check(&self, entered: Entered) {
-        let may_panic = self.handle.phase() == Phase::Running && !thread::panicking();
-        if entered == Entered::Failed && may_panic {
+        if entered == Entered::Failed {
+            self.fail();
+        }
+    }
+
+    #[cold]
+    fn fail(&self) {
+        if self.handle.phase() == Phase::Running && !thread::panicking() {
             let failure = self.handle.driver().failure();
             panic!("{failure}");
         }

@@ -18,60 +18,67 @@ use ebbtide_runtime::task::TaskId;
 
 #[derive(Debug)]
 pub(super) struct Audience {
-    /// Who asked last.
-    last: Cell<Last>,
+    /// Who asked last. Not among the others.
+    last: Cell<TaskId>,
+    /// What it does.
+    state: Cell<State>,
     /// Others who are away with a datagram.
     others: RefCell<Vec<TaskId>>,
 }
 
+/// What the task that asked last does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
+enum State {
     /// Nobody has asked, or whoever did was told the end.
     Nobody,
-    Waiting(TaskId),
-    Away(TaskId),
+    Waiting,
+    Away,
 }
 
 impl Default for Audience {
     fn default() -> Self {
-        Self { last: Cell::new(Last::Nobody), others: RefCell::default() }
+        let (last, state) = (Cell::new(TaskId::NONE), Cell::new(State::Nobody));
+        Self { last, state, others: RefCell::default() }
     }
 }
 
 impl Audience {
     /// `task` has asked for a datagram, and waits for it.
+    #[inline]
     pub(super) fn asked(&self, task: TaskId) {
-        if self.last.get() != Last::Waiting(task) {
-            self.comes(task);
-            self.last.set(Last::Waiting(task));
-        }
+        self.comes(task);
+        self.state.set(State::Waiting);
     }
 
     /// `task` was handed a datagram.
     #[inline]
     pub(super) fn handed(&self, task: TaskId) {
-        if self.last.get() != Last::Away(task) {
-            self.comes(task);
-            self.last.set(Last::Away(task));
-        }
+        self.comes(task);
+        self.state.set(State::Away);
     }
 
     /// `task` was told the end. Whether it asks again is not known.
     pub(super) fn told_end(&self, task: TaskId) {
         self.others.borrow_mut().retain(|other| *other != task);
-        match self.last.get() {
-            Last::Waiting(last) | Last::Away(last) if last == task => self.last.set(Last::Nobody),
-            _ => {}
+        if self.last.get() == task {
+            self.state.set(State::Nobody);
         }
     }
 
-    /// `task` is here, and who was last may be away.
+    /// `task` is here.
+    #[inline]
     fn comes(&self, task: TaskId) {
+        if self.last.get() != task {
+            self.comes_after_another(task);
+        }
+    }
+
+    #[inline(never)]
+    fn comes_after_another(&self, task: TaskId) {
         let mut others = self.others.borrow_mut();
         others.retain(|other| *other != task);
-        if let Last::Away(last) = self.last.get()
-            && last != task
-        {
+        let last = self.last.replace(task);
+        if self.state.get() == State::Away {
             others.push(last);
         }
     }
@@ -80,10 +87,7 @@ impl Audience {
     pub(super) fn is_nobody(&self, is_alive: impl Fn(TaskId) -> bool) -> bool {
         let mut others = self.others.borrow_mut();
         others.retain(|task| is_alive(*task));
-        let last_lives = match self.last.get() {
-            Last::Nobody => false,
-            Last::Waiting(task) | Last::Away(task) => is_alive(task),
-        };
+        let last_lives = self.state.get() != State::Nobody && is_alive(self.last.get());
         others.is_empty() && !last_lives
     }
 
@@ -91,14 +95,15 @@ impl Audience {
     pub(super) fn receivers(&self, waiting: usize, is_alive: impl Fn(TaskId) -> bool) -> Receivers {
         let mut others = self.others.borrow_mut();
         others.retain(|task| is_alive(*task));
-        match (self.last.get(), others.first()) {
-            (Last::Away(task), _) if is_alive(task) => Receivers::Expected(task),
-            (Last::Waiting(task), _) if waiting > 0 && is_alive(task) => Receivers::Expected(task),
+        let (last, state) = (self.last.get(), self.state.get());
+        match (state, others.first()) {
+            (State::Away, _) if is_alive(last) => Receivers::Expected(last),
+            (State::Waiting, _) if waiting > 0 && is_alive(last) => Receivers::Expected(last),
             (_, Some(task)) if waiting > 0 => Receivers::Expected(*task),
             (_, Some(_)) => Receivers::Away,
             (_, None) if waiting == 0 => Receivers::Served,
-            (Last::Nobody, None) => Receivers::Unclaimed,
-            (Last::Waiting(_) | Last::Away(_), None) => Receivers::Gone,
+            (State::Nobody, None) => Receivers::Unclaimed,
+            (State::Waiting | State::Away, None) => Receivers::Gone,
         }
     }
 }

@@ -209,8 +209,9 @@ pub struct Sending<'a> {
 
 /// How a send leaves.
 enum Route {
-    /// By itself. `None` while nothing has to be waited for.
-    Alone(Option<SpaceWait>),
+    /// By itself. `None` while nothing has to be waited for; on the heap, so that a future that does not
+    /// wait is small to move.
+    Alone(Option<Box<SpaceWait>>),
     /// With the sends of others. `None` while it is not in the outbox.
     Together(Option<Ticket>),
 }
@@ -271,7 +272,7 @@ pub struct SendBatch<'a> {
     transmits: &'a [Transmit<'a>],
     progress: Progress,
     /// `None` while nothing has to be waited for.
-    space: Option<SpaceWait>,
+    space: Option<Box<SpaceWait>>,
 }
 
 impl<'a> SendBatch<'a> {

@@ -125,7 +125,7 @@ impl Endpoint {
         self: &Rc<Self>,
         payload: &[u8],
         to: Option<&SockAddr>,
-        space: &mut Option<SpaceWait>,
+        space: &mut Option<Box<SpaceWait>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         loop {
@@ -135,7 +135,7 @@ impl Endpoint {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
-            *space = Some(SpaceWait::new(self, to)?);
+            *space = Some(Box::new(SpaceWait::new(self, to)?));
         }
     }
 
@@ -145,7 +145,7 @@ impl Endpoint {
         self: &Rc<Self>,
         transmits: &[Transmit<'_>],
         progress: &mut Progress,
-        space: &mut Option<SpaceWait>,
+        space: &mut Option<Box<SpaceWait>>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         loop {
@@ -156,7 +156,7 @@ impl Endpoint {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
-            *space = Some(SpaceWait::new(self, None)?);
+            *space = Some(Box::new(SpaceWait::new(self, None)?));
         }
     }
 
@@ -277,7 +277,7 @@ fn longest_after(error: &io::Error, segment_size: Option<u16>) -> usize {
 }
 
 /// Ready when there is nothing to wait for any more.
-fn poll_space(space: &mut Option<SpaceWait>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+fn poll_space(space: &mut Option<Box<SpaceWait>>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     if let Some(waiting) = space {
         ready!(waiting.poll(cx))?;
         *space = None;
