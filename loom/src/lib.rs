@@ -22,7 +22,7 @@
 //! * Total order of the sequentially consistent accesses by itself: loom treats them as acquire and
 //!   release, so `sync.rs` adds the fence that makes the difference after each such write. The fence
 //!   is stronger than the access: an access after it can be weakened unseen. `weaken` says which.
-//! * Task cells (`async-task`), wakers of futures other than the root, the thread pool of `blocking`,
+//! * Task cells (`async-task`), wakers of futures other than the root, the threads for blocking calls,
 //!   the reference counts of `std::sync::Arc`: tested by their own projects.
 //! * The kernel: that an eventfd which was written wakes a ring or an epoll that watches it, once it
 //!   was armed. A lock and a condition stand in. Sleeps that end for another reason (a completion, a

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::blocking::Threads;
 use crate::buffer::Pool;
 use crate::drain::{OpenSockets, Quiescence};
 use crate::driver::{self, Driver, Scratch, Wait, Wakes};
@@ -44,6 +45,7 @@ struct Shared {
     sockets: OpenSockets,
     quiescence: Quiescence,
     blocking: UnderWay,
+    threads: Threads,
     signals: signal::Waiting,
     turn_ends: TurnEnds,
     pool: Pool,
@@ -81,6 +83,7 @@ impl Handle {
             quiescence: Quiescence::default(),
             scratch: RefCell::default(),
             blocking: UnderWay::default(),
+            threads: Threads::default(),
             signals: signal::Waiting::default(),
             turn_ends: TurnEnds::default(),
             limits,
@@ -205,6 +208,11 @@ impl Handle {
 
     pub(crate) fn blocking(&self) -> &UnderWay {
         &self.shared.blocking
+    }
+
+    /// Where blocking calls run.
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.shared.threads
     }
 
     pub(crate) fn signals(&self) -> &signal::Waiting {

@@ -79,6 +79,15 @@ pub(crate) const REAP_LIMIT_MS: u64 = 5_000;
 /// enough for work that takes a moment, short beside the ten seconds after which supervisors kill.
 pub(crate) const UNCERTAIN_WAIT_MS: u64 = 250;
 
+/// Threads that a runtime runs blocking calls on at most: tokio's number. Further calls wait.
+pub(crate) const MAX_BLOCKING_THREADS: usize = 512;
+
+/// How long a thread for blocking calls waits for the next one before it ends: tokio's time.
+pub(crate) const BLOCKING_IDLE_MS: u64 = 10_000;
+
+/// How long a blocking call waits, where the system starts no thread, before it is tried again.
+pub(crate) const BLOCKING_RETRY_MS: u64 = 20;
+
 /// The limits of one runtime. See [`Builder`](crate::Builder) for what each one does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {

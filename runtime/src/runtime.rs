@@ -366,6 +366,7 @@ impl Runtime {
         self.handle.driver().close(&mut wakes);
         wakes.run();
         self.handle.tasks().inbox().close();
+        self.handle.threads().close();
         match reaped {
             Reaped::All => 0,
             Reaped::Leaked(count) => {

@@ -278,3 +278,42 @@ fn rings_that_use_locked_memory_up_leave_the_next_ones_working() {
         });
     });
 }
+
+/// The limit on processes is that of a container. Fails when a call that gets no thread keeps the loop,
+/// is lost, or is not tried again.
+#[test]
+fn a_blocking_call_waits_for_a_thread_while_the_loop_goes_on() {
+    in_a_child("limits::a_blocking_call_waits_for_a_thread_while_the_loop_goes_on", || {
+        let _watchdog = Watchdog::new("a blocking call waits for a thread");
+        for shape in [Shape::DEFAULT, Shape::EPOLL] {
+            // Root is not limited.
+            let is_shown = as_another_user(|| {
+                let runtime = shape.runtime();
+                limit(libc::RLIMIT_NPROC, 0);
+                assert!(thread::Builder::new().spawn(|| ()).is_err(), "threads are refused");
+                runtime.block_on(async {
+                    let calls: Vec<_> =
+                        (0..3).map(|number| ebbtide::spawn_blocking(move || number)).collect();
+                    ebbtide::time::sleep(Duration::from_millis(50)).await;
+                    assert!(calls.iter().all(|call| !call.is_finished()), "{}", shape.name);
+                    limit(libc::RLIMIT_NPROC, libc::RLIM_INFINITY);
+                    for (number, call) in calls.into_iter().enumerate() {
+                        assert_eq!(call.await.unwrap(), number, "{}", shape.name);
+                    }
+                });
+                limit(libc::RLIMIT_NPROC, 0);
+                let call = runtime.block_on(async { [ebbtide::spawn_blocking(|| ())] });
+                let report = runtime.shutdown(Drain::default().deadline(Duration::from_millis(1)));
+                limit(libc::RLIMIT_NPROC, libc::RLIM_INFINITY);
+                // A thread may have been free still.
+                let finished = call[0].is_finished();
+                let expected =
+                    if finished { DrainOutcome::Complete } else { DrainOutcome::DeadlinePassed };
+                assert_eq!(report.outcome, expected, "{report}");
+            });
+            if is_shown.is_none() {
+                println!("skipped: another user cannot be had here");
+            }
+        }
+    });
+}

@@ -1,6 +1,7 @@
 //! Calls that block, on threads of their own.
 
 use std::cell::Cell;
+use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -108,4 +109,45 @@ fn aborting_a_blocking_call_that_runs_has_no_effect() {
         release.send(()).unwrap();
         assert_eq!(call.await.unwrap(), "result");
     });
+}
+
+/// Fails when a call ends the thread that it runs on, or takes others with it.
+#[test]
+fn calls_that_panic_leave_the_threads_to_others() {
+    run(async {
+        let calls: Vec<_> = (0..100)
+            .map(|number| {
+                spawn_blocking(
+                    move || if number % 2 == 0 { resume_unwind(Box::new(())) } else { number },
+                )
+            })
+            .collect();
+        for (number, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.await.ok(), (number % 2 == 1).then_some(number));
+        }
+    });
+}
+
+/// What a call returns may be dropped on its thread, after the end of the runtime.
+#[test]
+fn a_result_that_nobody_takes_is_dropped() {
+    struct Dropped(mpsc::Sender<()>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.send(()).unwrap();
+        }
+    }
+    let (dropped, drops) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let runtime = Runtime::new().unwrap();
+    runtime.block_on(async {
+        drop(spawn_blocking(move || {
+            let _ = released.recv();
+            Dropped(dropped)
+        }));
+    });
+    let report = runtime.shutdown(Drain::default().deadline(Duration::ZERO));
+    assert_eq!(report.unfinished, 1, "{report}");
+    release.send(()).unwrap();
+    drops.recv().expect("it was dropped, not leaked");
 }

@@ -1,0 +1,125 @@
+//! [`spawn_blocking`]: calls that block, on threads of their own.
+
+mod threads;
+
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use self::threads::Handed;
+pub(crate) use self::threads::Threads;
+use crate::handle::Handle;
+use crate::limits::BLOCKING_RETRY_MS;
+use crate::retry::Retry;
+use crate::task::JoinHandle;
+
+/// Runs `call` on a thread of its own, where it may block.
+///
+/// The threads are the runtime's, 512 at most; further calls wait until one is free. Where the system
+/// starts no thread, because a limit is reached (`RLIMIT_NPROC`, the `pids` limit of a container),
+/// the call waits until it does, and the loop goes on.
+///
+/// The exit waits for the call, up to the drain's deadline, also if its handle was dropped. Nothing
+/// stops it: aborting its handle does nothing. One that has not begun by then never does. A panic in
+/// it arrives as a [`JoinError`](crate::JoinError).
+///
+/// # Panics
+///
+/// Outside a runtime.
+///
+/// ```
+/// ebbtide_runtime::run(async {
+///     let sum = ebbtide_runtime::spawn_blocking(|| (1..=10).sum::<u32>()).await?;
+///     assert_eq!(sum, 55);
+///     std::io::Result::Ok(())
+/// })
+/// # .unwrap();
+/// ```
+pub fn spawn_blocking<F, T>(call: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let handle = Handle::current();
+    let until_ended = Arc::new(handle.blocking().hold());
+    // Until the result was taken, or the runtime could end between the end of the call and the wake
+    // for it.
+    let until_taken = Arc::clone(&until_ended);
+    let result = Arc::new(Slot::default());
+    let slot = Arc::clone(&result);
+    // Handed in here, not at the first poll: the caller may block the loop before that.
+    let handed = handle.threads().hand(Box::new(move || {
+        slot.fill(catch_unwind(AssertUnwindSafe(call)));
+        drop(until_ended);
+    }));
+    let home = handle.clone();
+    let taken = async move {
+        if handed == Handed::ToNobody {
+            wait_for_a_thread(&home, &result).await;
+        }
+        let result = poll_fn(|cx| result.poll(cx)).await;
+        drop(until_taken);
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    };
+    handle.spawn(taken).unstoppable()
+}
+
+/// Tries to start a thread from time to time, until one takes the call or another has ended it.
+async fn wait_for_a_thread<T>(handle: &Handle, result: &Slot<T>) {
+    while !result.is_filled() && handle.threads().grow() == Handed::ToNobody {
+        Retry::after(Duration::from_millis(BLOCKING_RETRY_MS), handle.clone()).await;
+    }
+}
+
+/// Where the result of a call waits for its task.
+struct Slot<T> {
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    result: Option<thread::Result<T>>,
+    waker: Option<Waker>,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self { state: Mutex::new(State { result: None, waker: None }) }
+    }
+}
+
+impl<T> Slot<T> {
+    fn fill(&self, result: thread::Result<T>) {
+        let waker = {
+            let mut state = self.lock();
+            state.result = Some(result);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn is_filled(&self) -> bool {
+        self.lock().result.is_some()
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<thread::Result<T>> {
+        // Cloned before and dropped after the lock: wakers are third-party code.
+        let waker = cx.waker().clone();
+        let _replaced = {
+            let mut state = self.lock();
+            if let Some(result) = state.result.take() {
+                return Poll::Ready(result);
+            }
+            state.waker.replace(waker)
+        };
+        Poll::Pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,155 @@
+//! [`Threads`]: where blocking calls run.
+//!
+//! A pool of the runtime's own. That of the `blocking` crate is shared by the process: where no thread
+//! can be started it tries again and again on the thread that asked, so that the loop stands
+//! still; and a forked child inherits its counts, but not its threads, and waits for them for ever.
+//! The locks are those of std, because they keep no state outside of themselves: a child that was forked
+//! while another thread held one of a pool of its parent has nothing to do with it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crate::limits::{BLOCKING_IDLE_MS, MAX_BLOCKING_THREADS};
+
+/// A blocking call. It reports its own panic; one that leaves it all the same ends nothing.
+pub(super) type Call = Box<dyn FnOnce() + Send>;
+
+/// What becomes of a call that was handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handed {
+    /// A thread takes it, at once or when one is free.
+    ToThreads,
+    /// It waits: the system starts no thread now. To be tried again by [`Threads::grow`].
+    ToNobody,
+}
+
+/// The threads of one runtime, and the calls that wait for one.
+#[derive(Default)]
+pub(crate) struct Threads {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// A call was handed in, or it is over.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    calls: VecDeque<Call>,
+    threads: usize,
+    /// How many of the threads wait for a call.
+    idle: usize,
+    /// True once the runtime has ended: what waits never runs.
+    closed: bool,
+}
+
+impl Threads {
+    /// Hands a call in, for the first thread that is free.
+    pub(super) fn hand(&self, call: Call) -> Handed {
+        {
+            let mut state = self.shared.lock();
+            if state.closed {
+                drop(state);
+                // Third-party code, dropped when nothing is locked.
+                drop(call);
+                return Handed::ToThreads;
+            }
+            state.calls.push_back(call);
+        }
+        self.grow()
+    }
+
+    /// Sees to it that the calls that wait get threads.
+    pub(super) fn grow(&self) -> Handed {
+        {
+            let mut state = self.shared.lock();
+            if state.calls.len() <= state.idle {
+                self.shared.changed.notify_one();
+                return Handed::ToThreads;
+            }
+            if state.threads >= MAX_BLOCKING_THREADS {
+                return Handed::ToThreads;
+            }
+            state.threads += 1;
+        }
+        let shared = Arc::clone(&self.shared);
+        let started =
+            thread::Builder::new().name("ebbtide-blocking".into()).spawn(move || shared.run());
+        match started {
+            Ok(_) => Handed::ToThreads,
+            Err(_) => {
+                self.shared.lock().threads -= 1;
+                Handed::ToNobody
+            }
+        }
+    }
+
+    /// The runtime has ended: what has not begun never does, and threads end when their calls do.
+    pub(crate) fn close(&self) {
+        let calls = {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            std::mem::take(&mut state.calls)
+        };
+        self.shared.changed.notify_all();
+        // Third-party code, run when nothing is locked.
+        drop(calls);
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code of others runs while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a thread does.
+    fn run(&self) {
+        let mut state = self.lock();
+        loop {
+            if let Some(call) = state.calls.pop_front() {
+                drop(state);
+                let _ = catch_unwind(AssertUnwindSafe(call));
+                state = self.lock();
+                continue;
+            }
+            if state.closed {
+                break;
+            }
+            state.idle += 1;
+            let idle = Duration::from_millis(BLOCKING_IDLE_MS);
+            let (woken, waited) =
+                self.changed.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
+            state = woken;
+            state.idle -= 1;
+            if waited.timed_out() && state.calls.is_empty() {
+                break;
+            }
+        }
+        state.threads -= 1;
+    }
+}
+
+impl fmt::Debug for Threads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.shared.lock();
+        f.debug_struct("Threads")
+            .field("threads", &state.threads)
+            .field("idle", &state.idle)
+            .field("calls", &state.calls.len())
+            .finish_non_exhaustive()
+    }
+}
