@@ -1,16 +1,13 @@
 //! A full pool is back-pressure, not an error: datagrams wait in the kernel, nothing spins, sockets
 //! resume by themselves, and an unread socket stops no other.
 
-// UNSAFETY: a thread's CPU clock has no safe form.
-#![expect(unsafe_code, reason = "argued above")]
-
 #[macro_use]
 mod support;
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ebbtide::net::{Address, Datagram, DatagramSocket, UdpSocket, UnixDatagram};
 use ebbtide::task::yield_now;
@@ -128,14 +125,6 @@ impl<A: Address> Hoarder<A> {
     }
 }
 
-fn thread_cpu_time() -> Duration {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer names `time`, which the kernel fills.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    assert_eq!(result, 0);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
 /// Fails when a starved socket is armed again before a buffer has come back.
 fn a_starved_socket_waits_without_spinning(shape: Shape) {
     fn scenario<A: Address>(shape: Shape, pair: fn() -> Pair<A>) {
@@ -146,12 +135,9 @@ fn a_starved_socket_waits_without_spinning(shape: Shape) {
             hoarder
         });
         let before = runtime.metrics();
-        let (started, cpu) = (Instant::now(), thread_cpu_time());
         let received = run(&runtime, timeout(Duration::from_millis(300), hoarder.socket.recv()));
         assert!(received.is_err());
-        let (elapsed, cpu) = (started.elapsed(), thread_cpu_time() - cpu);
         let after = runtime.metrics();
-        assert!(cpu * 100 <= elapsed, "{cpu:?} of {elapsed:?} on the CPU");
         let (turns, enters) = (after.turns - before.turns, after.enters - before.enters);
         assert!(turns <= 20 && enters <= 20, "{turns} turns, {enters} enters");
     }

@@ -62,8 +62,10 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
                 }
             });
         });
-        let mut on = true;
-        while !sending.is_finished() {
+        let (mut on, mut sent_all) = (true, false);
+        // Once more when all are sent: however late this thread is, some are queued then.
+        while !sent_all {
+            sent_all = sending.is_finished();
             on = !on;
             receiver.set_gro(on).unwrap();
             while let Ok(datagram) = receiver.try_recv() {

@@ -26,8 +26,8 @@ const MOST_TRIES: usize = 64;
 /// size holds.
 const MOST_READ: usize = 4_096;
 
-/// How long nothing must arrive before a train that was on its way has certainly come: many times
-/// what a delivery on another CPU takes.
+/// How long nothing must arrive before other CPUs are waited for: many times what a delivery on one of
+/// them takes, where it is not held up.
 const QUIET: Duration = Duration::from_millis(1);
 
 /// Whether a new socket is to receive trains.
@@ -109,7 +109,7 @@ impl Endpoint {
 
     /// What is queued belongs to others, and is not read.
     fn turn_gro_off_of_a_left_socket(&self) -> io::Result<()> {
-        if self.turn_gro_off_if_empty()? && self.is_quiet()? {
+        if self.turn_gro_off_if_empty()? && self.is_quiet()? && self.has_settled()? {
             return Ok(());
         }
         Err(io::Error::new(
@@ -146,6 +146,7 @@ impl Endpoint {
             if self.read_to_the_end(&mut left) == Read::Empty
                 && self.turn_gro_off_if_empty()?
                 && self.is_quiet()?
+                && self.has_settled()?
             {
                 return Ok(Gro::Off);
             }
@@ -153,8 +154,16 @@ impl Endpoint {
         Ok(Gro::On)
     }
 
-    /// Whether nothing arrives for a moment. A train that another CPU had accepted before GRO went
-    /// off may come after that: then GRO goes on again, so that it is read as one.
+    /// Whether nothing was queued that other CPUs had accepted before GRO went off, however slow they
+    /// are: otherwise it may be a train, and GRO goes on again.
+    fn has_settled(&self) -> io::Result<bool> {
+        self.port.wait_for_deliveries();
+        self.turn_gro_off_if_empty()
+    }
+
+    /// Whether nothing arrives for a moment, as it does not pay to wait for other CPUs where datagrams
+    /// keep coming. A train that another CPU had accepted before GRO went off may come meanwhile: then
+    /// GRO goes on again, so that it is read as one.
     fn is_quiet(&self) -> io::Result<bool> {
         let since = Instant::now();
         while since.elapsed() < QUIET {

@@ -153,8 +153,9 @@ impl UdpSocket {
     /// a child process) gets trains, too.
     ///
     /// Switching it off reads what is queued into memory first, because a train that is queued then
-    /// could not be told apart from a long datagram. Where datagrams keep coming, the socket is shut
-    /// for about 40 ms, until those on their way have arrived; the kernel counts what it drops
+    /// could not be told apart from a long datagram, and waits for what other CPUs are about to queue:
+    /// some 20 ms of the whole thread. Where datagrams keep coming, the socket is shut
+    /// for as long; the kernel counts what it drops
     /// meanwhile. To lose none, bind without it: [`UdpOptions::gro`]. A filter of the program
     /// (`SO_ATTACH_FILTER`) is put back afterwards. A drained socket stays sealed.
     ///
