@@ -52,8 +52,10 @@ where
     let slot = Arc::clone(&result);
     // Handed in here, not at the first poll: the caller may block the loop before that.
     let handed = handle.threads().hand(Box::new(move || {
-        slot.fill(catch_unwind(AssertUnwindSafe(call)));
+        let result = catch_unwind(AssertUnwindSafe(call));
+        // Before the task is woken, which lets go last: nobody wakes the loop for this.
         drop(until_ended);
+        slot.fill(result);
     }));
     let home = handle.clone();
     let taken = async move {
