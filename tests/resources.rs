@@ -97,7 +97,9 @@ fn leave_nothing_behind(shape: Shape, count: usize) {
 /// there is no ring.
 fn one_life(shape: Shape, driver: &str, seed: usize) {
     let mut random = Random::new(seed as u64);
-    let runtime = shape.runtime();
+    // The datagrams that the program keeps are waited for a moment.
+    let policy = Drain::default().deadline(Duration::from_millis(1));
+    let runtime = shape.builder().drain(policy).build().unwrap();
     assert_eq!(runtime.driver().to_string(), driver, "seed {seed}");
     let held = Rc::new(RefCell::new(Vec::new()));
     runtime.block_on(work(&mut random, Rc::clone(&held)));
@@ -106,7 +108,7 @@ fn one_life(shape: Shape, driver: &str, seed: usize) {
         1 => drop(runtime),
         2 => end_by_a_panic(runtime),
         _ => {
-            let report = runtime.shutdown(Drain::default().deadline(Duration::from_millis(1)));
+            let report = runtime.shutdown(policy);
             assert_eq!(report.operations_leaked, 0, "seed {seed}: {report}");
         }
     }
