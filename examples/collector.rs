@@ -22,10 +22,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixDatagram};
-use ebbtide::signal::{self, Signals};
+use ebbtide::signal;
 use ebbtide::time::timeout_at;
 use ebbtide::{DrainReport, JoinHandle, Runtime};
-use futures_util::future::{Either, select};
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -52,25 +51,15 @@ fn run(options: &Options) -> io::Result<DrainReport> {
     let runtime = Runtime::new()?;
     eprintln!("driver: {}", runtime.driver());
     let tally = Rc::default();
-    let report = match runtime.block_on(collect(options, &tally))? {
-        End::Drained(report) => *report,
-        End::AtOnce => runtime.stop(),
-    };
+    let report = runtime.block_on(collect(options, &tally))?;
     let Tally { datagrams, lines, .. } = *tally.borrow();
     say(format_args!("received {datagrams} datagrams, {lines} lines"))?;
     say(format_args!("{report}"))?;
     Ok(report)
 }
 
-/// What the signals asked for.
-enum End {
-    Drained(Box<DrainReport>),
-    /// A second signal came during the drain.
-    AtOnce,
-}
-
-async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<End> {
-    let terminate = signal::terminate();
+async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<DrainReport> {
+    let drained = signal::drain_on_terminate()?;
     let mut receivers = Vec::new();
     if let Some(address) = &options.udp {
         let socket = UdpSocket::bind(address).map_err(|error| cannot_bind(address, &error))?;
@@ -89,15 +78,11 @@ async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<En
         }
         None => None,
     };
-    print_until(terminate, tally, &receivers).await?;
-    let report = match select(ebbtide::drain(), signal::terminate()).await {
-        Either::Left((report, _)) => report,
-        Either::Right((signal, _)) => return signal.map(|()| End::AtOnce),
-    };
+    let report = print_until(drained, tally, &receivers).await?;
     for receiver in receivers {
         receiver.await??;
     }
-    Ok(End::Drained(Box::new(report)))
+    report.ok_or_else(|| io::Error::other("the receivers ended before they were told to"))
 }
 
 /// The error of `bind` is that of the kernel, which names no address.
@@ -113,17 +98,20 @@ async fn count<A: Address>(socket: DatagramSocket<A>, tally: Rc<RefCell<Tally>>)
     Ok(())
 }
 
-/// Prints a line a second until `terminate` is ready, or a receiver has failed.
+/// Prints a line a second until all is drained, or a receiver has failed: then there is no report.
 async fn print_until(
-    mut terminate: Signals,
+    mut drained: JoinHandle<DrainReport>,
     tally: &RefCell<Tally>,
     receivers: &[JoinHandle<io::Result<()>>],
-) -> io::Result<()> {
+) -> io::Result<Option<DrainReport>> {
     let mut printed = Instant::now();
     let mut lines_before = 0;
-    while !receivers.iter().any(JoinHandle::is_finished) {
-        if let Ok(signal) = timeout_at(printed + Duration::from_secs(1), &mut terminate).await {
-            return signal;
+    loop {
+        if let Ok(report) = timeout_at(printed + Duration::from_secs(1), &mut drained).await {
+            return Ok(Some(report?));
+        }
+        if receivers.iter().any(JoinHandle::is_finished) {
+            return Ok(None);
         }
         let tally = tally.borrow();
         let rate = (tally.lines - lines_before) as f64 / printed.elapsed().as_secs_f64();
@@ -131,7 +119,6 @@ async fn print_until(
         lines_before = tally.lines;
         printed = Instant::now();
     }
-    Ok(())
 }
 
 /// As `println!`, but with the error: stdout may be a pipe that nobody reads any more.

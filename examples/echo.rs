@@ -13,23 +13,19 @@ use ebbtide::net::{Transmit, UdpSocket};
 fn main() -> io::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7777".to_owned());
     ebbtide::run(async {
-        let terminate = ebbtide::signal::terminate();
+        let drained = ebbtide::signal::drain_on_terminate()?;
         let socket = UdpSocket::bind(address)?;
         println!("echoing on {}", socket.local_addr()?);
-        let echo = ebbtide::spawn(async move {
-            let mut requests = Vec::new();
-            while socket.recv_batch(&mut requests, 64).await? > 0 {
-                let answers: Vec<_> =
-                    requests.iter().map(|request| Transmit::to(request, request.peer())).collect();
-                answer(&socket, &answers).await;
-                drop(answers);
-                requests.clear();
-            }
-            io::Result::Ok(())
-        });
-        terminate.await?;
-        println!("{}", ebbtide::drain().await);
-        echo.await?
+        let mut requests = Vec::new();
+        while socket.recv_batch(&mut requests, 64).await? > 0 {
+            let answers: Vec<_> =
+                requests.iter().map(|request| Transmit::to(request, request.peer())).collect();
+            answer(&socket, &answers).await;
+            drop(answers);
+            requests.clear();
+        }
+        println!("{}", drained.await?);
+        Ok(())
     })
 }
 
