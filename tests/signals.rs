@@ -427,7 +427,7 @@ fn a_second_signal_ends_a_drain_at_once() {
         None => return,
         Some(end) => end,
     };
-    assert!(!status.success() && said.contains("undelivered: 99"), "{status}: {said}");
+    assert!(!status.success() && said.contains("undelivered 99"), "{status}: {said}");
 }
 
 /// Fails when `run` waits for a main future that does not end.

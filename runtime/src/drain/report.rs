@@ -296,7 +296,7 @@ impl DrainReport {
 ///
 /// As an [`io::Error`] its kind is `TimedOut` where the deadline passed, and `Other` for the rest;
 /// `error.get_ref()` and `downcast_ref::<DrainError>()` lead back to it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct DrainError {
     report: Box<DrainReport>,
 }
@@ -317,6 +317,13 @@ impl fmt::Display for DrainError {
             _ => "",
         };
         write!(f, "{}{advice}", self.report)
+    }
+}
+
+/// What a program prints whose `main` returns it.
+impl fmt::Debug for DrainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DrainError({self})")
     }
 }
 
