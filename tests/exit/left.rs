@@ -147,7 +147,7 @@ fn exit_cannot_be_set_after_the_seal(shape: Shape) {
 
 /// Socket activation: this test, started again with a socket as its descriptor 3.
 mod activation {
-    use std::os::fd::{AsRawFd, OwnedFd};
+    use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
@@ -165,18 +165,13 @@ mod activation {
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let unix = std::os::unix::net::UnixDatagram::unbound().unwrap();
         udp.send_to(b"starts it", udp.local_addr().unwrap()).unwrap();
-        let passed: [OwnedFd; 2] =
-            [udp.try_clone().unwrap().into(), unix.try_clone().unwrap().into()];
         // The shell says LISTEN_PID, which is known only after the fork.
-        let command = "export LISTEN_PID=$$; exec \"$0\" \"$@\" 3<&$UDP 4<&$UNIX";
+        let command = "export LISTEN_PID=$$; exec \"$0\" \"$@\"";
         let mut child = Command::new("sh");
         child.args(["-c", command]).arg(std::env::current_exe().unwrap());
         child.args([TEST, "--exact", "--nocapture"]).env(CHILD, "");
         child.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "statsd:");
-        child.env("UDP", passed[0].as_raw_fd().to_string());
-        child.env("UNIX", passed[1].as_raw_fd().to_string());
-        let numbers = passed.each_ref().map(AsRawFd::as_raw_fd);
-        inherit(&mut child, numbers);
+        pass(&mut child, [udp.as_raw_fd(), unix.as_raw_fd()]);
         let output = child.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.contains("1 passed"), "{said}");
@@ -187,19 +182,28 @@ mod activation {
         assert_eq!(&memory[..len], b"for the next");
     }
 
+    /// The child has them as its descriptors 3 and 4.
     #[expect(unsafe_code, reason = "the descriptors of a child are set between fork and exec")]
-    fn inherit(child: &mut Command, numbers: [i32; 2]) {
-        let clear = move || {
-            for number in numbers {
-                // SAFETY: takes three numbers.
-                if unsafe { libc::fcntl(number, libc::F_SETFD, 0) } < 0 {
-                    return Err(io::Error::last_os_error());
-                }
+    fn pass(child: &mut Command, numbers: [i32; 2]) {
+        let set = move || {
+            let checked = |result: i32| match result {
+                -1 => Err(io::Error::last_os_error()),
+                number => Ok(number),
+            };
+            // Out of the way first: either may have the number of the other's place.
+            // SAFETY: takes three numbers.
+            let [udp, unix] =
+                numbers.map(|number| unsafe { libc::fcntl(number, libc::F_DUPFD, 100) });
+            for (number, place) in [(checked(udp)?, 3), (checked(unix)?, 4)] {
+                // SAFETY: takes two numbers.
+                checked(unsafe { libc::dup2(number, place) })?;
+                // SAFETY: it is the copy that was just made.
+                checked(unsafe { libc::close(number) })?;
             }
             Ok(())
         };
-        // SAFETY: fcntl(2) is async-signal-safe, and nothing is allocated.
-        unsafe { child.pre_exec(clear) };
+        // SAFETY: the three calls are async-signal-safe, and nothing is allocated.
+        unsafe { child.pre_exec(set) };
     }
 
     fn in_the_child() {

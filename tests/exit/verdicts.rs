@@ -21,6 +21,7 @@ on_every_shape!(
     datagrams_that_nobody_asked_for_are_unclaimed,
     a_blocking_call_that_never_returns_is_an_error,
     what_is_left_in_a_long_queue_is_counted,
+    what_only_the_kernel_has_is_not_forgotten_with_its_receiver,
 );
 
 const COUNT: usize = 300;
@@ -122,6 +123,27 @@ fn what_is_left_in_a_long_queue_is_counted(shape: Shape) {
     assert_eq!(report.undelivered + stats.dropped_by_kernel, COUNT as u64, "{report}");
     assert_eq!((stats.received, stats.discarded), (report.undelivered, 0), "{report}");
     assert_eq!(kept.stats().discarded, report.undelivered, "{report}");
+}
+
+/// The receiver takes what was read of the queue, and ends. Fails when nobody looks into the kernel's
+/// queue before the drain is over.
+fn what_only_the_kernel_has_is_not_forgotten_with_its_receiver(shape: Shape) {
+    let runtime = shape.runtime();
+    let kept = runtime.block_on(async {
+        let socket = Rc::new(long_queue());
+        let receiver = Rc::clone(&socket);
+        spawn(async move {
+            let waiting = || receiver.stats().received - receiver.stats().delivered;
+            while receiver.recv().await.unwrap().is_some() && waiting() > 0 {}
+        });
+        socket
+    });
+    let report = runtime.shutdown(patient());
+    let stats = report.stats;
+    assert_eq!(report.outcome, DrainOutcome::ReceiversGone, "{report}");
+    let accounted = stats.delivered + report.undelivered + stats.dropped_by_kernel;
+    assert_eq!(accounted, COUNT as u64, "{report}");
+    drop(kept);
 }
 
 /// The error of `run`, and the report in it.
