@@ -60,8 +60,9 @@ impl Builder {
         self
     }
 
-    /// How many receives and sends one poll of a task can finish before the task has to let others
-    /// run; at least 1, 128 unless set. A send counts one more for each 256 bytes.
+    /// How many receives, how many sends, and how much else that is ready without waiting (deadlines
+    /// that have passed, tasks that have ended) one poll of a task can finish before the task has to
+    /// let others run; at least 1, 128 unless set. A send counts one more for each 256 bytes.
     pub fn operations_per_poll(mut self, operations: u32) -> Self {
         self.limits.operations_per_poll = operations;
         self

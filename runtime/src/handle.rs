@@ -245,7 +245,7 @@ impl Handle {
     pub(crate) fn enter(&self) -> Entered {
         let own = Some(self.clone());
         let outer = CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), own));
-        Entered { _tasks: self.tasks().enter(), outer }
+        Entered { _budget: task::set_budget_aside(), _tasks: self.tasks().enter(), outer }
     }
 }
 
@@ -266,6 +266,7 @@ fn inherited() -> io::Error {
 
 /// Undoes an [`Handle::enter`].
 pub(crate) struct Entered {
+    _budget: task::OuterBudget,
     _tasks: task::Entered,
     outer: Option<Handle>,
 }
@@ -279,7 +280,6 @@ impl Entered {
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        task::lift_budget();
         let outer = self.outer.take();
         // Possibly the last reference to a runtime: dropped when nothing is borrowed.
         drop(CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), outer)));

@@ -60,6 +60,7 @@ use self::listeners::Registration;
 pub use self::on_terminate::{drain_on_terminate, drain_on_terminate_with};
 use crate::handle::Handle;
 use crate::process::Process;
+use crate::task::GiveWay;
 
 /// Waits for SIGTERM or SIGINT: the signals that ask a program to end.
 ///
@@ -222,6 +223,7 @@ pub struct Signals {
     error: Option<io::Error>,
     since: Since,
     waiter: Option<Waiter>,
+    way: GiveWay,
 }
 
 /// From where on it listens.
@@ -240,7 +242,23 @@ struct Waiter {
 impl Signals {
     fn listen(sources: &'static [Source]) -> Self {
         let listening: io::Result<()> = sources.iter().try_for_each(|source| source.count());
-        Self { sources, error: listening.err(), since: Since::now(), waiter: None }
+        Self {
+            sources,
+            error: listening.err(),
+            since: Since::now(),
+            waiter: None,
+            way: GiveWay::default(),
+        }
+    }
+
+    /// The runtime of the thread, once it listens.
+    fn listening_handle(&mut self) -> io::Result<Handle> {
+        if let Some(error) = self.error.take() {
+            return Err(error);
+        }
+        let handle = Handle::try_current()?;
+        handle.signals().register(handle.tasks().inbox().eventfd())?;
+        Ok(handle)
     }
 
     /// Whether a signal has come that it is to report, and if so, that it was reported.
@@ -298,12 +316,16 @@ impl Future for Signals {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Some(error) = self.error.take() {
-            return Poll::Ready(Err(error));
-        }
-        let handle = Handle::try_current()?;
         // Before looking: what comes from now on wakes.
-        handle.signals().register(handle.tasks().inbox().eventfd())?;
+        let handle = match self.listening_handle() {
+            Ok(handle) => handle,
+            // Each report is of another signal, but the same error may come each time.
+            Err(error) if self.way.poll(cx).is_ready() => return Poll::Ready(Err(error)),
+            Err(error) => {
+                self.error = Some(error);
+                return Poll::Pending;
+            }
+        };
         if self.take_report(&handle) {
             return Poll::Ready(Ok(()));
         }

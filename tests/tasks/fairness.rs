@@ -1,22 +1,27 @@
 //! Nobody starves: neither a task beside one that never waits, nor a timer beside a flood.
 
 use std::cell::{Cell, RefCell};
+use std::future::{pending, poll_fn};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ebbtide::net::{UdpSocket, UnixDatagram};
 use ebbtide::task::yield_now;
-use ebbtide::time::sleep;
-use ebbtide::{Runtime, spawn};
+use ebbtide::time::{interval, sleep, sleep_until, timeout, timeout_at};
+use ebbtide::{Drain, Runtime, drain, drain_with, spawn};
 use futures_util::future::join_all;
 
 use super::until;
 use crate::support::{Shape, unique_name};
 
-on_every_shape!(an_endless_stream_of_datagrams_starves_neither_timers_nor_other_sockets);
+on_every_shape!(
+    an_endless_stream_of_datagrams_starves_neither_timers_nor_other_sockets,
+    what_a_socket_answers_without_a_datagram_lets_others_run,
+);
 
 #[test]
 fn tasks_that_yield_take_turns() {
@@ -42,6 +47,8 @@ fn tasks_that_yield_take_turns() {
 
 const BUDGET: usize = 16;
 const BUDGETS: usize = 10;
+/// No address to send to, which is an error before the kernel is asked.
+const NOWHERE: &[SocketAddr] = &[];
 
 /// A runtime with a small budget, and a count of how often the other task on it has run.
 fn with_another_task() -> (Runtime, Rc<Cell<usize>>) {
@@ -90,6 +97,129 @@ fn a_task_that_never_waits_for_its_receives_lets_others_run() {
     });
     assert!(runs.get() >= BUDGETS - 1, "the other task ran {} times", runs.get());
     // A drain would wait for the other task until its deadline.
+    runtime.stop();
+}
+
+/// Runs a loop until the other task has run several times. Fails when the loop never gives way: it is
+/// cut off after far more turns than its budgets allow.
+fn gives_way(name: &str, step: impl AsyncFn()) {
+    let runtime = Runtime::builder().operations_per_poll(BUDGET as u32).build().unwrap();
+    gives_way_on(&runtime, name, step);
+    runtime.stop();
+}
+
+fn gives_way_on(runtime: &Runtime, name: &str, step: impl AsyncFn()) {
+    let runs = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&runs);
+    let other = runtime.spawn(async move {
+        loop {
+            counted.set(counted.get() + 1);
+            yield_now().await;
+        }
+    });
+    runtime.block_on(async {
+        let mut turns = 0;
+        while runs.get() < BUDGETS && turns < 100 * BUDGETS * BUDGET {
+            step().await;
+            turns += 1;
+        }
+    });
+    other.abort();
+    assert!(runs.get() >= BUDGETS, "{name}: the other task ran {} times", runs.get());
+}
+
+/// Fails when what is ready without waiting takes nothing from the budget.
+#[test]
+fn what_is_ready_without_waiting_lets_others_run() {
+    let past = Instant::now();
+    let behind = RefCell::new(interval(Duration::from_nanos(1)));
+    gives_way("a sleep of no length", async || sleep(Duration::ZERO).await);
+    gives_way("a sleep until now", async || sleep_until(past).await);
+    gives_way("a tick that is due", async || {
+        poll_fn(|cx| behind.borrow_mut().poll_tick(cx)).await;
+    });
+    gives_way("a timeout of no length", async || {
+        timeout(Duration::ZERO, pending::<()>()).await.unwrap_err();
+    });
+    gives_way("a timeout at a deadline that has passed", async || {
+        timeout_at(past, pending::<()>()).await.unwrap_err();
+    });
+    gives_way("a drain that has no time", async || {
+        let _ = drain_with(Drain::default().deadline(Duration::ZERO)).await;
+    });
+    gives_way("a drain that has nothing to drain", async || {
+        let _ = drain().await;
+    });
+}
+
+/// Fails when the end of a task takes nothing from the budget.
+#[test]
+fn a_task_that_awaits_ended_tasks_lets_others_run() {
+    let (runtime, runs) = with_another_task();
+    runtime.block_on(async {
+        let ended: Vec<_> = (0..BUDGETS * BUDGET).map(|_| spawn(async {})).collect();
+        until(|| ended.iter().all(|task| task.is_finished())).await;
+        runs.set(0);
+        for task in ended {
+            task.await.unwrap();
+        }
+    });
+    assert!(runs.get() >= BUDGETS - 1, "the other task ran {} times", runs.get());
+    runtime.stop();
+}
+
+/// Fails when what a socket answers without a datagram takes nothing from the budget.
+fn what_a_socket_answers_without_a_datagram_lets_others_run(shape: Shape) {
+    let runtime = shape.builder().operations_per_poll(BUDGET as u32).build().unwrap();
+    let (drained, writable, _peer) = runtime.block_on(async {
+        let (writable, peer) = UnixDatagram::pair().unwrap();
+        let drained = UdpSocket::bind("127.0.0.1:0").unwrap();
+        drained.drain().unwrap();
+        (drained, writable, peer)
+    });
+    gives_way_on(&runtime, "the end of a socket", async || {
+        assert!(drained.recv().await.unwrap().is_none());
+    });
+    gives_way_on(&runtime, "an empty batch", async || {
+        assert_eq!(drained.recv_batch(&mut Vec::new(), 0).await.unwrap(), 0);
+    });
+    gives_way_on(&runtime, "a destination that cannot be", async || {
+        drained.send_to(b"datagram", NOWHERE).await.unwrap_err();
+    });
+    gives_way_on(&runtime, "space that is there", async || writable.writable().await.unwrap());
+    runtime.stop();
+}
+
+/// A deadline holds although the future that it bounds is always ready. Fails when the timeout, which
+/// is polled when the other future has used up the budget, never completes.
+#[test]
+fn a_timeout_around_what_is_always_ready_ends() {
+    for wait in [Duration::ZERO, Duration::from_millis(1)] {
+        let runtime = Runtime::builder().operations_per_poll(1).build().unwrap();
+        let ended = runtime.block_on(async {
+            let busy = async {
+                for _ in 0..10_000_000 {
+                    sleep(Duration::ZERO).await;
+                }
+            };
+            timeout(wait, busy).await
+        });
+        ended.unwrap_err();
+    }
+}
+
+/// Fails when a runtime that runs and ends inside a task of another lifts the budget of that task.
+#[test]
+fn a_runtime_that_ends_inside_a_task_leaves_its_budget() {
+    let (runtime, runs) = with_another_task();
+    runtime.block_on(async {
+        runs.set(0);
+        drop(Runtime::new().unwrap());
+        for _ in 0..BUDGETS * BUDGET {
+            sleep(Duration::ZERO).await;
+        }
+    });
+    assert!(runs.get() >= BUDGETS - 1, "the other task ran {} times", runs.get());
     runtime.stop();
 }
 

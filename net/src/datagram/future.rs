@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{Interest, ReceivedMessage, poll_now};
+use ebbtide_runtime::task::{GiveWay, poll_receive_budget, poll_send_budget};
 use futures_core::Stream;
 use socket2::SockAddr;
 
@@ -156,6 +157,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if this.most == 0 {
+            ready!(poll_receive_budget(cx));
             return Poll::Ready(Ok(0));
         }
         let Some(first) = ready!(Pin::new(&mut this.recv).poll(cx))? else {
@@ -239,6 +241,7 @@ impl Future for Sending<'_> {
             Ok(to) => to.as_ref(),
             // Moved, not copied: a copy by kind and text would have no errno.
             Err(error) => {
+                ready!(poll_send_budget(cx, 0));
                 return Poll::Ready(Err(error.take().expect("a future ends once")));
             }
         };
@@ -305,11 +308,12 @@ pub struct Writable<'a> {
     endpoint: &'a Rc<Endpoint>,
     /// `None` until it was polled.
     waiting: Option<SpaceWait>,
+    way: GiveWay,
 }
 
 impl<'a> Writable<'a> {
     pub(super) fn new(endpoint: &'a Rc<Endpoint>) -> Self {
-        Self { endpoint, waiting: None }
+        Self { endpoint, waiting: None, way: GiveWay::default() }
     }
 }
 
@@ -318,6 +322,10 @@ impl Future for Writable<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
+        if this.waiting.is_none() {
+            // A driver that attempts an operation before it waits has it done at once.
+            ready!(this.way.poll(cx));
+        }
         loop {
             let waiting = match &mut this.waiting {
                 Some(waiting) => waiting,

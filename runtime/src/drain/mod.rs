@@ -30,7 +30,7 @@ use std::future::Future;
 use std::ops::AddAssign;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub use self::sockets::{DrainKey, Drainable, Pass, ReadProgress, Receivers};
 use crate::driver::Wakes;
 use crate::handle::Handle;
 use crate::limits::{DRAIN_READ_BATCH, UNCERTAIN_WAIT_MS};
-use crate::task::TaskId;
+use crate::task::{GiveWay, TaskId};
 use crate::time::{self, Sleep, clock};
 
 /// How a drain is carried out.
@@ -219,12 +219,15 @@ pub fn drain() -> Draining {
 
 /// [`drain`] with a policy of its own.
 pub fn drain_with(policy: Drain) -> Draining {
-    Draining { policy, state: State::Start { handle: None } }
+    Draining { policy, state: State::Start { handle: None, way: GiveWay::default() } }
 }
 
 /// The drain of a runtime that may not be that of the thread any more, because the thread ends.
 pub(crate) fn drain_of(handle: &Handle, policy: Drain) -> Draining {
-    Draining { policy, state: State::Start { handle: Some(handle.clone()) } }
+    Draining {
+        policy,
+        state: State::Start { handle: Some(handle.clone()), way: GiveWay::default() },
+    }
 }
 
 /// The future of [`drain`].
@@ -237,8 +240,9 @@ pub struct Draining {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was done yet. `None`: the runtime of the thread that polls.
-    Start { handle: Option<Handle> },
+    /// Nothing was done yet. `None`: the runtime of the thread that polls. A drain may have nothing to
+    /// wait for.
+    Start { handle: Option<Handle>, way: GiveWay },
     /// Steps 1 to 4 are done; receivers take what was queued.
     Delivering(Box<Delivery>),
     /// The report was returned. The future may be kept, but its task does not wait any more.
@@ -299,7 +303,8 @@ impl Future for Draining {
     type Output = DrainReport;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<DrainReport> {
-        if let State::Start { handle } = &mut self.state {
+        if let State::Start { handle, way } = &mut self.state {
+            ready!(way.poll(cx));
             let (handle, scope) = match handle.take() {
                 Some(handle) => (handle, Scope::Runtime),
                 None => (Handle::current(), Scope::Sockets),

@@ -1,8 +1,9 @@
 //! The budget of one poll: how much a task may receive and send before it must let others run.
 //!
 //! A receiver with a full inbox, or a sender whose sends all go through, would otherwise never
-//! return to the loop, and timers and other sockets would wait for ever. Receiving and sending have
-//! a budget each: where both happen in one task, the one must not starve the other.
+//! return to the loop, and timers and other sockets would wait for ever. Receiving, sending and
+//! everything else that is ready without waiting (a deadline that has passed, a task that has ended)
+//! have a budget each: where several happen in one task, the one must not starve the other.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use crate::limits::SEND_BUDGET_BYTES;
 thread_local! {
     static RECEIVES: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
     static SENDS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
+    static EVENTS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
     /// Datagrams sent since they were last asked for.
     static SENT: Cell<u64> = const { Cell::new(0) };
 }
@@ -27,12 +29,32 @@ enum Budget {
 pub(crate) fn refill_budget(operations: u32) {
     RECEIVES.set(Budget::Left(operations));
     SENDS.set(Budget::Left(operations));
+    EVENTS.set(Budget::Left(operations));
 }
 
-/// The runtime stops polling on this thread.
-pub(crate) fn lift_budget() {
-    RECEIVES.set(Budget::Unlimited);
-    SENDS.set(Budget::Unlimited);
+/// A runtime begins to poll on this thread, perhaps inside a task of another runtime. What that task
+/// has left is restored when the guard is dropped.
+pub(crate) fn set_budget_aside() -> OuterBudget {
+    OuterBudget {
+        receives: RECEIVES.replace(Budget::Unlimited),
+        sends: SENDS.replace(Budget::Unlimited),
+        events: EVENTS.replace(Budget::Unlimited),
+    }
+}
+
+/// Undoes a [`set_budget_aside`].
+pub(crate) struct OuterBudget {
+    receives: Budget,
+    sends: Budget,
+    events: Budget,
+}
+
+impl Drop for OuterBudget {
+    fn drop(&mut self) {
+        RECEIVES.set(self.receives);
+        SENDS.set(self.sends);
+        EVENTS.set(self.events);
+    }
 }
 
 /// Takes one receive from the budget of the task being polled. When it is used up, wakes the task,
@@ -57,6 +79,35 @@ pub fn poll_send_budget(cx: &Context<'_>, bytes: usize) -> Poll<()> {
         Budget::Unlimited => Budget::Unlimited,
     });
     Poll::Ready(())
+}
+
+/// What a future keeps that can be ready without waiting, so that a loop over such futures lets other
+/// tasks run. It is polled when the future is ready, and before it takes its result.
+#[derive(Debug, Default)]
+pub struct GiveWay {
+    /// True once it has returned `Pending`. It does so once: a future that is always polled last,
+    /// when others have used up the budget, would otherwise never complete.
+    has_given_way: bool,
+}
+
+impl GiveWay {
+    /// Takes one event from the budget of the task being polled. When it is used up, wakes the task,
+    /// so that it goes to the end of the ready queue, and answers `Pending`; but never twice in a
+    /// row.
+    pub fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if !self.has_given_way {
+            EVENTS.set(match EVENTS.get() {
+                Budget::Left(0) => {
+                    self.has_given_way = true;
+                    return yield_to_others(cx);
+                }
+                Budget::Left(left) => Budget::Left(left - 1),
+                Budget::Unlimited => Budget::Unlimited,
+            });
+        }
+        self.has_given_way = false;
+        Poll::Ready(())
+    }
 }
 
 /// Datagrams were sent by this thread: receivers on it may have as many to take in.
@@ -84,11 +135,41 @@ mod tests {
     #[test]
     fn a_long_send_takes_more_of_the_budget() {
         let cx = Context::from_waker(Waker::noop());
+        let _outer = set_budget_aside();
         refill_budget(4);
         assert!(poll_send_budget(&cx, 0).is_ready());
         assert!(poll_send_budget(&cx, 2 * SEND_BUDGET_BYTES).is_ready());
         assert!(poll_send_budget(&cx, 0).is_pending());
         assert!(poll_receive_budget(&cx).is_ready(), "receives have a budget of their own");
-        lift_budget();
+    }
+
+    /// Fails when what is ready takes nothing from the budget, or never completes once it is used up.
+    #[test]
+    fn what_is_ready_gives_way_once_when_the_budget_is_used_up() {
+        let cx = Context::from_waker(Waker::noop());
+        let _outer = set_budget_aside();
+        refill_budget(2);
+        let mut way = GiveWay::default();
+        let polls: Vec<_> = (0..6).map(|_| way.poll(&cx).is_ready()).collect();
+        assert_eq!(polls, [true, true, false, true, false, true]);
+    }
+
+    /// Fails when an inner runtime lifts the budget of the task that it runs in, or counts against it.
+    #[test]
+    fn the_budget_of_an_outer_task_is_as_before_when_an_inner_runtime_has_run() {
+        let cx = Context::from_waker(Waker::noop());
+        let _outermost = set_budget_aside();
+        refill_budget(1);
+        let is_left = || {
+            let receives = poll_receive_budget(&cx).is_ready();
+            [receives, poll_send_budget(&cx, 0).is_ready(), GiveWay::default().poll(&cx).is_ready()]
+        };
+        let outer = set_budget_aside();
+        assert_eq!(is_left(), [true; 3]);
+        refill_budget(0);
+        assert_eq!(is_left(), [false; 3]);
+        drop(outer);
+        assert_eq!(is_left(), [true; 3]);
+        assert_eq!(is_left(), [false; 3]);
     }
 }

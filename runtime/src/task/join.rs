@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use async_task::FallibleTask;
 
+use super::budget::GiveWay;
 use super::tasks::{Home, Output, Tasks};
 
 /// Waits for a task, and can abort it.
@@ -36,6 +37,7 @@ pub struct JoinHandle<T> {
     /// The task's place among the living, as long as it lives.
     key: usize,
     abort: Abort,
+    way: GiveWay,
 }
 
 /// What `abort` does.
@@ -52,7 +54,7 @@ impl<T> JoinHandle<T> {
         tasks: Rc<Tasks>,
         key: usize,
     ) -> Self {
-        Self { task: Some(task), tasks, key, abort: Abort::Cancels }
+        Self { task: Some(task), tasks, key, abort: Abort::Cancels, way: GiveWay::default() }
     }
 
     /// The handle of work that nothing can stop.
@@ -82,7 +84,11 @@ impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let task = self.task.as_mut().expect("a JoinHandle was polled after it gave its result");
+        let this = &mut *self;
+        let task = this.task.as_mut().expect("a JoinHandle was polled after it gave its result");
+        if task.is_finished() {
+            ready!(this.way.poll(cx));
+        }
         let output = ready!(Pin::new(task).poll(cx));
         self.task = None;
         Poll::Ready(match output {

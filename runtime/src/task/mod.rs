@@ -18,8 +18,8 @@ mod root;
 mod tasks;
 mod yield_now;
 
-pub(crate) use self::budget::{lift_budget, refill_budget, take_sent};
-pub use self::budget::{note_sent, poll_receive_budget, poll_send_budget};
+pub use self::budget::{GiveWay, note_sent, poll_receive_budget, poll_send_budget};
+pub(crate) use self::budget::{OuterBudget, refill_budget, set_budget_aside, take_sent};
 pub use self::current::TaskId;
 pub(crate) use self::inbox::{Inbox, Permission};
 pub use self::join::{JoinError, JoinHandle};

@@ -106,7 +106,8 @@ pub struct Interval {
 impl Interval {
     /// Waits for the next tick, and answers when it was due.
     ///
-    /// A tick that is due is answered at once, without giving way to other tasks.
+    /// A tick that is due is answered at once, unless the task has used up the budget of its poll:
+    /// then other tasks run first. See [`sleep`](super::sleep).
     ///
     /// # Panics
     ///

@@ -9,13 +9,16 @@ use std::time::{Duration, Instant};
 
 use super::{Key, Standing, clock, saturating_add};
 use crate::Handle;
-use crate::task::TaskId;
+use crate::task::{GiveWay, TaskId};
 
 /// Waits until `duration` has passed, counted from this call and not from the first poll.
 ///
 /// The resolution is one millisecond, rounded up: it never completes early. A `duration` too long
-/// for an [`Instant`] waits for about 30 years. A `duration` of zero completes at once, without
-/// giving way to other tasks.
+/// for an [`Instant`] waits for about 30 years. A `duration` of zero completes at once, unless the
+/// task has used up the budget of its poll ([`Builder::operations_per_poll`]): then other tasks run
+/// first.
+///
+/// [`Builder::operations_per_poll`]: crate::Builder::operations_per_poll
 ///
 /// # Panics
 ///
@@ -44,8 +47,8 @@ pub fn sleep(duration: Duration) -> Sleep {
     sleep_until(saturating_add(clock::now(), duration))
 }
 
-/// Waits until `deadline`. If it has passed already, the future completes at once, without giving
-/// way to other tasks.
+/// Waits until `deadline`. If it has passed already, the future completes at once, unless the task
+/// has used up the budget of its poll: see [`sleep`].
 ///
 /// The resolution is one millisecond, rounded up: it never completes early.
 ///
@@ -73,7 +76,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// # std::io::Result::Ok(())
 /// ```
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, purpose: Purpose::Work, armed: None }
+    Sleep { deadline, purpose: Purpose::Work, armed: None, way: GiveWay::default() }
 }
 
 /// A future that completes at a deadline. Made by [`sleep`] and [`sleep_until`].
@@ -116,6 +119,8 @@ pub struct Sleep {
     /// `None` until the first poll that has to wait, and again when a poll has seen that the timer
     /// expired.
     armed: Option<Armed>,
+    /// For a deadline that has passed before it was waited for.
+    way: GiveWay,
 }
 
 /// What a timer is for, as far as the exit wants to know.
@@ -130,7 +135,7 @@ enum Purpose {
 impl Sleep {
     /// A timer that only bounds something else, or ticks for ever.
     pub(crate) fn bound(deadline: Instant) -> Self {
-        Self { deadline, purpose: Purpose::Bound, armed: None }
+        Self { deadline, purpose: Purpose::Bound, armed: None, way: GiveWay::default() }
     }
 
     /// The instant at which it completes.
@@ -212,7 +217,8 @@ impl Sleep {
     ) -> Poll<()> {
         let Some(armed) = &self.armed else {
             if self.is_elapsed() {
-                return Poll::Ready(());
+                // Only what never had to wait: the loop has run since a timer was armed.
+                return self.way.poll(cx);
             }
             self.armed = Some(Armed::new(handle(), self.deadline, self.purpose, cx));
             return Poll::Pending;

@@ -15,8 +15,9 @@ use super::{Sleep, clock, saturating_add};
 
 /// Awaits `future`, but for no longer than `duration`, counted from this call.
 ///
-/// The future is polled first: one that is ready wins, even if the time is over. A future that
-/// never gives way cannot be interrupted. A `duration` too long for an [`Instant`] waits for about
+/// The future is polled first: one that is ready wins, even if the time is over. A future whose
+/// `poll` does not return cannot be interrupted; those of this crate that are ready without waiting
+/// give way to other tasks, and to the timeout, when the task has used up the budget of its poll. A `duration` too long for an [`Instant`] waits for about
 /// 30 years.
 ///
 /// # Errors
