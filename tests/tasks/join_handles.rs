@@ -4,11 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use ebbtide::task::yield_now;
-use ebbtide::{Runtime, spawn};
-use futures_util::future::{Either, select};
+use ebbtide::time::sleep;
+use ebbtide::{JoinHandle, Runtime, spawn};
+use futures_util::future::{Either, LocalBoxFuture, select};
 
 use super::{OnDrop, flag, run, until};
 
@@ -101,6 +104,276 @@ fn a_task_that_aborts_itself_goes_on_to_its_next_await() {
         assert!(reached.get());
         let task = handle.take().expect("set above");
         assert!(task.await.unwrap_err().is_cancelled());
+    });
+}
+
+/// What the handle of an aborted task returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Cancelled,
+    Panicked,
+    Result,
+}
+
+/// The handle of a task, for itself and for others.
+type Own = Rc<RefCell<Option<JoinHandle<()>>>>;
+
+fn abort(own: &Own) {
+    own.borrow().as_ref().expect("it is set before the task runs").abort();
+}
+
+thread_local! {
+    /// The handle of the task that `AbortsWhenWoken` aborts.
+    static ABORTED_BY_WAKER: RefCell<Option<Own>> = const { RefCell::new(None) };
+}
+
+/// A waker that aborts a task.
+struct AbortsWhenWoken;
+
+impl Wake for AbortsWhenWoken {
+    fn wake(self: Arc<Self>) {
+        let own = ABORTED_BY_WAKER.take().expect("it is woken once, on the thread of the task");
+        abort(&own);
+    }
+}
+
+/// A task that is aborted in some state, and its end.
+struct Aborted {
+    state: &'static str,
+    end: End,
+    task: fn(Own) -> LocalBoxFuture<'static, ()>,
+    /// What others do, after the task was spawned and before it runs.
+    others: fn(Own) -> LocalBoxFuture<'static, ()>,
+}
+
+fn nothing(_: Own) -> LocalBoxFuture<'static, ()> {
+    Box::pin(async {})
+}
+
+fn waits(_: Own) -> LocalBoxFuture<'static, ()> {
+    Box::pin(pending())
+}
+
+/// Whether, and how, an aborted task ends, by the state in which it is aborted. As tokio has it.
+const ABORTED: &[Aborted] = &[
+    Aborted {
+        state: "before its first poll",
+        end: End::Cancelled,
+        task: waits,
+        others: |own| Box::pin(async move { abort(&own) }),
+    },
+    Aborted {
+        state: "twice",
+        end: End::Cancelled,
+        task: waits,
+        others: |own| {
+            Box::pin(async move {
+                abort(&own);
+                yield_now().await;
+                abort(&own);
+            })
+        },
+    },
+    Aborted {
+        state: "while it waits, by another task",
+        end: End::Cancelled,
+        task: waits,
+        others: |own| {
+            Box::pin(async move {
+                yield_now().await;
+                spawn(async move { abort(&own) }).await.unwrap();
+            })
+        },
+    },
+    Aborted {
+        state: "while it waits, by a task of a runtime inside its own",
+        end: End::Cancelled,
+        task: waits,
+        others: |own| {
+            Box::pin(async move {
+                yield_now().await;
+                let inner = Runtime::new().unwrap();
+                inner.spawn(async move { abort(&own) });
+                drop(inner);
+            })
+        },
+    },
+    Aborted {
+        state: "while it waits, by a waker",
+        end: End::Cancelled,
+        task: waits,
+        others: |own| {
+            Box::pin(async move {
+                yield_now().await;
+                ABORTED_BY_WAKER.set(Some(own));
+                let waker = Waker::from(Arc::new(AbortsWhenWoken));
+                let mut sleep = Box::pin(sleep(Duration::from_millis(1)));
+                let mut cx = Context::from_waker(&waker);
+                while sleep.as_mut().poll(&mut cx).is_pending() {
+                    yield_now().await;
+                }
+                // A machine so slow that the sleep never had to wait.
+                if let Some(own) = ABORTED_BY_WAKER.take() {
+                    abort(&own);
+                }
+            })
+        },
+    },
+    Aborted {
+        state: "after it was woken",
+        end: End::Cancelled,
+        task: |own| {
+            Box::pin(async move {
+                let waker = Rc::new(Cell::new(None));
+                let stored = Rc::clone(&waker);
+                spawn(async move {
+                    until(|| {
+                        let known = waker.take();
+                        known.map(Waker::wake).is_some()
+                    })
+                    .await;
+                    abort(&own);
+                });
+                let mut polls = 0;
+                poll_fn(move |cx| {
+                    polls += 1;
+                    assert_eq!(polls, 1, "it was aborted");
+                    stored.set(Some(cx.waker().clone()));
+                    Poll::Pending
+                })
+                .await
+            })
+        },
+        others: nothing,
+    },
+    Aborted {
+        state: "in its first poll, before it waits",
+        end: End::Cancelled,
+        task: |own| {
+            Box::pin(async move {
+                abort(&own);
+                pending().await
+            })
+        },
+        others: nothing,
+    },
+    Aborted {
+        state: "in its second poll, before it waits",
+        end: End::Cancelled,
+        task: |own| {
+            Box::pin(async move {
+                yield_now().await;
+                abort(&own);
+                pending().await
+            })
+        },
+        others: nothing,
+    },
+    Aborted {
+        state: "in a destructor that its poll runs",
+        end: End::Cancelled,
+        task: |own| {
+            Box::pin(async move {
+                drop(OnDrop(|| abort(&own)));
+                pending().await
+            })
+        },
+        others: nothing,
+    },
+    Aborted {
+        state: "in its last poll",
+        end: End::Result,
+        task: |own| Box::pin(async move { abort(&own) }),
+        others: nothing,
+    },
+    Aborted {
+        state: "in a poll that panics",
+        end: End::Panicked,
+        task: |own| {
+            Box::pin(async move {
+                abort(&own);
+                panic!("on purpose");
+            })
+        },
+        others: nothing,
+    },
+    Aborted {
+        state: "in the destructor of its future, which has ended",
+        end: End::Result,
+        task: |own| {
+            let guard = OnDrop(move || abort(&own));
+            Box::pin(poll_fn(move |_| {
+                let _held = &guard;
+                Poll::Ready(())
+            }))
+        },
+        others: nothing,
+    },
+    Aborted {
+        state: "in the destructor of its future, which was aborted",
+        end: End::Cancelled,
+        task: |own| {
+            let guard = OnDrop(move || abort(&own));
+            Box::pin(poll_fn(move |_| {
+                let _held = &guard;
+                Poll::Pending
+            }))
+        },
+        others: |own| Box::pin(async move { abort(&own) }),
+    },
+    Aborted {
+        state: "when it has ended",
+        end: End::Result,
+        task: nothing,
+        others: |own| {
+            Box::pin(async move {
+                until(|| own.borrow().as_ref().is_some_and(JoinHandle::is_finished)).await;
+                abort(&own);
+            })
+        },
+    },
+];
+
+/// Fails when `abort` has no effect in some state, or too much.
+#[test]
+fn abort_takes_effect_from_every_state() {
+    for aborted in ABORTED {
+        run(async {
+            let own = Own::default();
+            let (dropped, set) = flag();
+            let future = (aborted.task)(Rc::clone(&own));
+            let guard = OnDrop(move || set.set(true));
+            let task = spawn(async move {
+                let _guard = guard;
+                future.await;
+            });
+            own.replace(Some(task));
+            (aborted.others)(Rc::clone(&own)).await;
+            until(|| own.borrow().as_ref().is_some_and(JoinHandle::is_finished)).await;
+            assert!(dropped.get(), "{}: its future lives on", aborted.state);
+            let task = own.take().expect("set above");
+            let end = match task.await {
+                Ok(()) => End::Result,
+                Err(error) if error.is_cancelled() => End::Cancelled,
+                Err(_) => End::Panicked,
+            };
+            assert_eq!(end, aborted.end, "{}", aborted.state);
+        });
+    }
+}
+
+#[test]
+fn a_task_that_was_aborted_ends_also_when_its_handle_is_dropped() {
+    run(async {
+        let (dropped, set) = flag();
+        let task = spawn(async move {
+            let _guard = OnDrop(|| set.set(true));
+            pending::<()>().await;
+        });
+        yield_now().await;
+        task.abort();
+        drop(task);
+        until(|| dropped.get()).await;
     });
 }
 

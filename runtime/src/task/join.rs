@@ -63,9 +63,10 @@ impl<T> JoinHandle<T> {
         self
     }
 
-    /// Cancels the task: its future is dropped the next time that it would be polled, and awaiting
-    /// the handle gives a [`JoinError`] that [is cancelled](JoinError::is_cancelled). A task that
-    /// has ended keeps its result. A call of `spawn_blocking` cannot be stopped, and aborting it
+    /// Cancels the task: its future is dropped the next time that it would be polled, or, if it is
+    /// being polled now, as soon as it returns `Pending`. Awaiting the handle then returns a
+    /// [`JoinError`] that [is cancelled](JoinError::is_cancelled). A task that has ended, or ends in
+    /// this poll, keeps its result. A call of `spawn_blocking` cannot be stopped, and aborting it
     /// does nothing.
     pub fn abort(&self) {
         // The key of a task that has ended may belong to another one by now.

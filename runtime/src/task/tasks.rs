@@ -75,7 +75,7 @@ struct Activity {
 /// What is known of a task whose future lives.
 struct Entry {
     /// For aborting it, and for dropping it at the end. `None` until it was polled in vain: until
-    /// then it is in the ready queue.
+    /// then it is in the ready queue, or is being polled.
     waker: Option<Waker>,
     /// True once `abort` was called: the future is dropped instead of polled.
     aborted: bool,
@@ -206,12 +206,15 @@ impl Tasks {
         (entry.aborted, entry.id)
     }
 
-    /// A task was polled in vain, and waits for `waker`, which is its own.
-    fn waits(&self, key: usize, waker: &Waker) {
-        let known = &mut self.living.borrow_mut()[key].waker;
-        if known.is_none() {
-            *known = Some(waker.clone());
+    /// A task was polled in vain, and waits for `waker`, which is its own. Returns whether it was
+    /// aborted meanwhile, and does not wait: nobody else may ever wake it.
+    fn waits(&self, key: usize, waker: &Waker) -> bool {
+        let entry = &mut self.living.borrow_mut()[key];
+        if entry.waker.is_none() {
+            // Of `async-task`: no user code runs here.
+            entry.waker = Some(waker.clone());
         }
+        entry.aborted
     }
 
     /// Drops the futures of all tasks, also of those that the destructors of others spawn. Returns
@@ -409,19 +412,19 @@ impl<F: Future> Future for Guarded<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let (is_aborted, id) = this.living.tasks.before_poll(this.living.key);
-        if is_aborted {
-            return Poll::Ready(Err(JoinError::cancelled()));
-        }
         let _polling = id.poll();
         refill_budget(this.living.tasks.operations_per_poll);
         let future = this.future.as_mut().as_pin_mut().expect("async-task polls no ended task");
-        let polled = catch_unwind(AssertUnwindSafe(|| future.poll(cx)));
+        let polled = match is_aborted {
+            true => Ok(Poll::Pending),
+            false => catch_unwind(AssertUnwindSafe(|| future.poll(cx))),
+        };
         let output = match polled {
             Ok(Poll::Ready(output)) => Ok(Output::new(output)),
-            Ok(Poll::Pending) => {
-                this.living.tasks.waits(this.living.key, cx.waker());
-                return Poll::Pending;
-            }
+            Ok(Poll::Pending) => match this.living.tasks.waits(this.living.key, cx.waker()) {
+                true => Err(JoinError::cancelled()),
+                false => return Poll::Pending,
+            },
             Err(panic) => Err(JoinError::panic(panic)),
         };
         // The destructor of a future that ended runs under the same guard as its last poll.
