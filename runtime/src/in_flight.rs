@@ -42,8 +42,8 @@ impl<O: Operation> Future for InFlight<O> {
         let waker = cx.waker().clone();
         let polled = self.handle.driver().poll(id, waker);
         match polled {
-            Polled::Pending(_replaced) => Poll::Pending,
-            Polled::Ready(operation, result) => {
+            Polled::Pending { replaced: _replaced } => Poll::Pending,
+            Polled::Ready { operation, result, unused: _unused } => {
                 self.id = None;
                 let operation: Box<dyn Any> = operation;
                 let operation = operation.downcast::<O>().expect("ids are never mixed up");

@@ -176,7 +176,7 @@ impl Driver {
     /// A future asks for its result, or leaves `waker`. Drop what it returns after the borrow.
     pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Polled<Box<dyn AnyOperation>> {
         let polled = self.table.poll(id, waker);
-        if let Polled::Ready(operation, _) = &polled {
+        if let Polled::Ready { operation, .. } = &polled {
             self.active.claimed(operation.as_ref().activity());
         }
         polled

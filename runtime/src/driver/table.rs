@@ -93,9 +93,16 @@ pub(crate) enum Completion<O, M> {
 /// What a future learns that asks for its result.
 #[derive(Debug)]
 pub(crate) enum Polled<O> {
-    Ready(O, i32),
-    /// `Some` is the waker that the new one replaced: drop it after the borrow of the driver.
-    Pending(Option<Waker>),
+    Ready {
+        operation: O,
+        result: i32,
+        /// Not needed: drop it after the borrow of the driver.
+        unused: Waker,
+    },
+    Pending {
+        /// What the new one replaced: drop it after the borrow of the driver.
+        replaced: Option<Waker>,
+    },
 }
 
 /// What the driver must do for a future that was dropped.
@@ -202,12 +209,12 @@ impl<O, M: Copy> Table<O, M> {
     pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Polled<O> {
         let slot = self.slot(id);
         if let State::Waiting { waker: waiting, .. } = &mut slot.state {
-            return Polled::Pending(waiting.replace(waker));
+            return Polled::Pending { replaced: waiting.replace(waker) };
         }
         match mem::replace(&mut slot.state, State::Vacant { next: None }) {
             State::Completed { operation, result } => {
                 self.vacate(id);
-                Polled::Ready(operation, result)
+                Polled::Ready { operation, result, unused: waker }
             }
             _ => unreachable!("a future polled an operation that is not its own"),
         }
@@ -276,22 +283,55 @@ impl<O, M: Copy> Table<O, M> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
+
     use super::*;
 
     type TestTable = Table<u32, char>;
 
     fn ready(polled: Polled<u32>) -> (u32, i32) {
         match polled {
-            Polled::Ready(operation, result) => (operation, result),
-            Polled::Pending(_) => panic!("still pending"),
+            Polled::Ready { operation, result, .. } => (operation, result),
+            Polled::Pending { .. } => panic!("still pending"),
         }
+    }
+
+    /// Fails when a waker is dropped inside, where the driver is borrowed: its destructor may be
+    /// anybody's.
+    #[test]
+    fn a_waker_that_is_not_needed_is_handed_back() {
+        struct NoWake;
+
+        impl Wake for NoWake {
+            fn wake(self: Arc<Self>) {}
+        }
+
+        let mut table = TestTable::new();
+        let id = table.insert(7);
+        let wakers = [(); 3].map(|()| Arc::new(NoWake));
+        let references = || wakers.each_ref().map(Arc::strong_count);
+        let waker = |at: usize| Waker::from(Arc::clone(&wakers[at]));
+        let first = table.poll(id, waker(0));
+        assert!(matches!(first, Polled::Pending { replaced: None }));
+        let replaced = table.poll(id, waker(1));
+        assert_eq!(references(), [2, 2, 1], "{replaced:?}");
+        drop(replaced);
+        let woken = table.complete(id, 3, Finality::Final);
+        let ready = table.poll(id, waker(2));
+        assert_eq!(references(), [1, 2, 2], "{woken:?}, {ready:?}");
+        drop((woken, ready));
+        assert_eq!(references(), [1, 1, 1]);
     }
 
     #[test]
     fn a_completed_operation_hands_its_result_to_its_future() {
         let mut table = TestTable::new();
         let id = table.insert(7);
-        assert!(matches!(table.poll(id, Waker::noop().clone()), Polled::Pending(None)));
+        assert!(matches!(
+            table.poll(id, Waker::noop().clone()),
+            Polled::Pending { replaced: None }
+        ));
         assert!(matches!(table.complete(id, 3, Finality::Final), Completion::Wake(Some(_))));
         assert_eq!(table.in_flight(), 0);
         assert_eq!(ready(table.poll(id, Waker::noop().clone())), (7, 3));
@@ -326,7 +366,10 @@ mod tests {
         let new = table.insert(2);
         assert_eq!(old.index, new.index, "the slot is used again");
         assert!(matches!(table.complete(old, -1, Finality::Final), Completion::Stale));
-        assert!(matches!(table.poll(new, Waker::noop().clone()), Polled::Pending(None)));
+        assert!(matches!(
+            table.poll(new, Waker::noop().clone()),
+            Polled::Pending { replaced: None }
+        ));
     }
 
     #[test]

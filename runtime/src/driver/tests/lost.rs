@@ -184,10 +184,10 @@ fn an_operation_whose_completion_was_lost_is_submitted_again() {
     driver.submit_and_wait(Wait::No);
     // The operation, and the poll of the eventfd.
     assert_eq!(kernel.lose(&mut driver, 1), 2);
-    assert!(matches!(driver.poll(id, Waker::noop().clone()), Polled::Pending(_)));
+    assert!(matches!(driver.poll(id, Waker::noop().clone()), Polled::Pending { .. }));
     kernel.0.posted.borrow_mut().push((id.to_user_data(), 1, 0));
     driver.collect(&mut Wakes::default());
-    assert!(matches!(driver.poll(id, Waker::noop().clone()), Polled::Ready(_, 1)));
+    assert!(matches!(driver.poll(id, Waker::noop().clone()), Polled::Ready { result: 1, .. }));
     driver.backend = Backend::Ended;
 }
 
