@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ebbtide::net::{UdpSocket, UnixDatagram};
 use ebbtide::task::yield_now;
 use ebbtide::time::{interval, sleep, sleep_until, timeout, timeout_at};
-use ebbtide::{Drain, Runtime, drain, drain_with, spawn};
+use ebbtide::{Drain, Runtime, drain_with, spawn};
 use futures_util::future::join_all;
 
 use super::until;
@@ -146,9 +146,6 @@ fn what_is_ready_without_waiting_lets_others_run() {
     });
     gives_way("a drain that has no time", async || {
         let _ = drain_with(Drain::default().deadline(Duration::ZERO)).await;
-    });
-    gives_way("a drain that has nothing to drain", async || {
-        let _ = drain().await;
     });
 }
 
