@@ -323,7 +323,7 @@ impl Future for Writable<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if this.waiting.is_none() {
-            // A driver that attempts an operation before it waits has it done at once.
+            // A socket whose runtime has ended answers at once, each time.
             ready!(this.way.poll(cx));
         }
         loop {
