@@ -15,7 +15,7 @@ use crate::driver::{self, Driver, Scratch, Wait, Wakes};
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::process::Process;
 use crate::signal;
-use crate::task::{self, Inbox, JoinHandle, Runnable, Tasks};
+use crate::task::{self, Inbox, JoinHandle, Runnable, Tasks, by_pointer_if_large};
 use crate::time::{Timers, clock};
 use crate::turn_end::TurnEnds;
 use crate::under_way::UnderWay;
@@ -150,6 +150,15 @@ impl Handle {
 
     /// Spawns a task onto this runtime. See [`spawn`](crate::spawn).
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: 'static,
+    {
+        by_pointer_if_large!(future => self.spawn_moved(future))
+    }
+
+    /// The same, for a future that may be moved.
+    pub(crate) fn spawn_moved<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + 'static,
         F::Output: 'static,

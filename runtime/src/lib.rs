@@ -22,6 +22,7 @@ mod handle;
 mod in_flight;
 pub mod limits;
 mod metrics;
+mod panics;
 mod port;
 mod process;
 mod retry;

@@ -79,6 +79,12 @@ pub(crate) const REAP_LIMIT_MS: u64 = 5_000;
 /// enough for work that takes a moment, short beside the ten seconds after which supervisors kill.
 pub(crate) const UNCERTAIN_WAIT_MS: u64 = 250;
 
+/// Futures that are longer than this are put on the heap before anything else is done with them: each
+/// function that one passes through may have it on the stack otherwise. tokio's number. Where nothing is
+/// optimized each does, and all futures are.
+#[cfg(not(debug_assertions))]
+pub(crate) const LARGE_FUTURE_BYTES: usize = 16_384;
+
 /// Threads that a runtime runs blocking calls on at most: tokio's number. Further calls wait.
 pub(crate) const MAX_BLOCKING_THREADS: usize = 512;
 

@@ -37,7 +37,9 @@ use crate::driver::{
 use crate::handle::{Handle, Phase};
 use crate::limits::{DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
-use crate::task::{Inbox, JoinHandle, Permission, Root, Runnable, refill_budget, take_sent};
+use crate::task::{
+    Inbox, JoinHandle, Permission, Root, Runnable, by_pointer_if_large, refill_budget, take_sent,
+};
 use crate::time::{Timers, clock};
 
 /// An async runtime on one thread.
@@ -127,7 +129,7 @@ impl Runtime {
         F: Future + 'static,
         F::Output: 'static,
     {
-        self.handle.spawn(future)
+        by_pointer_if_large!(future => self.handle.spawn_moved(future))
     }
 
     /// Runs `future` to its end, and every task beside it.
@@ -137,7 +139,8 @@ impl Runtime {
     /// Inside a runtime: there, spawn or await the future instead. If `future` panics. If the ring
     /// fails. In a forked child of the process that made the runtime.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        match self.block_on_until(future, Until::Ready) {
+        let ended = by_pointer_if_large!(future => self.block_on_until(future, Until::Ready));
+        match ended {
             Ok(output) => output,
             Err(Stopped) => unreachable!("it was not to end before the future"),
         }
@@ -155,10 +158,10 @@ impl Runtime {
 
     /// The loop.
     fn run_until<F: Future>(&self, future: F, until: Until) -> Result<F::Output, Stopped> {
-        let running = self.handle.tasks().enter_root();
         let mut future = pin!(future);
         let root = Arc::new(Root::new(Arc::clone(self.handle.tasks().inbox())));
         let waker = Waker::from(Arc::clone(&root));
+        let running = self.handle.tasks().enter_root(&waker);
         loop {
             self.collect_completions();
             self.expire_timers();
@@ -430,7 +433,9 @@ struct Stopped;
 /// ```
 pub fn run<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = Runtime::new()?;
-    let output = match runtime.block_on_until(future, Until::ReadyOrStopped) {
+    let until = Until::ReadyOrStopped;
+    let ended = by_pointer_if_large!(future => runtime.block_on_until(future, until));
+    let output = match ended {
         Ok(output) => Some(output?),
         Err(Stopped) => None,
     };
@@ -468,7 +473,7 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    Handle::current().spawn(future)
+    by_pointer_if_large!(future => Handle::current().spawn_moved(future))
 }
 
 #[cfg(test)]

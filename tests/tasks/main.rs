@@ -8,6 +8,7 @@ mod support;
 mod blocking;
 mod fairness;
 mod join_handles;
+mod large;
 mod panics;
 mod places;
 mod time;

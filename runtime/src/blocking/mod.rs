@@ -3,16 +3,16 @@
 mod threads;
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Duration;
 
 use self::threads::Handed;
 pub(crate) use self::threads::Threads;
 use crate::handle::Handle;
 use crate::limits::BLOCKING_RETRY_MS;
+use crate::panics::{Payload, catch};
 use crate::retry::Retry;
 use crate::task::JoinHandle;
 
@@ -52,7 +52,7 @@ where
     let slot = Arc::clone(&result);
     // Handed in here, not at the first poll: the caller may block the loop before that.
     let handed = handle.threads().hand(Box::new(move || {
-        let result = catch_unwind(AssertUnwindSafe(call));
+        let result = catch(call);
         // Before the task is woken, which lets go last: nobody wakes the loop for this.
         drop(until_ended);
         slot.fill(result);
@@ -64,7 +64,7 @@ where
         }
         let result = poll_fn(|cx| result.poll(cx)).await;
         drop(until_taken);
-        result.unwrap_or_else(|panic| resume_unwind(panic))
+        result.unwrap_or_else(|panic| resume_unwind(panic.into_inner()))
     };
     handle.spawn(taken).unstoppable()
 }
@@ -82,7 +82,7 @@ struct Slot<T> {
 }
 
 struct State<T> {
-    result: Option<thread::Result<T>>,
+    result: Option<Result<T, Payload>>,
     waker: Option<Waker>,
 }
 
@@ -93,7 +93,7 @@ impl<T> Default for Slot<T> {
 }
 
 impl<T> Slot<T> {
-    fn fill(&self, result: thread::Result<T>) {
+    fn fill(&self, result: Result<T, Payload>) {
         let waker = {
             let mut state = self.lock();
             state.result = Some(result);
@@ -108,7 +108,7 @@ impl<T> Slot<T> {
         self.lock().result.is_some()
     }
 
-    fn poll(&self, cx: &Context<'_>) -> Poll<thread::Result<T>> {
+    fn poll(&self, cx: &Context<'_>) -> Poll<Result<T, Payload>> {
         // Cloned before and dropped after the lock: wakers are third-party code.
         let waker = cx.waker().clone();
         let _replaced = {

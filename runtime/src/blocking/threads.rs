@@ -8,12 +8,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crate::limits::{BLOCKING_IDLE_MS, MAX_BLOCKING_THREADS};
+use crate::panics::contain;
 
 /// A blocking call. It reports its own panic; one that leaves it all the same ends nothing.
 pub(super) type Call = Box<dyn FnOnce() + Send>;
@@ -122,7 +122,7 @@ impl Shared {
         loop {
             if let Some(call) = state.calls.pop_front() {
                 drop(state);
-                let _ = catch_unwind(AssertUnwindSafe(call));
+                contain(call);
                 state = self.lock();
                 continue;
             }

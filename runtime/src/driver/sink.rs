@@ -5,12 +5,12 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::Waker;
 
 use super::message::Batch;
 use crate::buffer::Layout;
+use crate::panics::contain;
 
 /// The receiving end of a socket, as the driver sees it.
 pub trait Sink: 'static {
@@ -88,11 +88,12 @@ impl Wakes {
     /// Does all of it now. Call with nothing borrowed.
     pub fn run(&mut self) {
         for waker in self.wakers.drain(..) {
-            // A waker of foreign make that panics must not take the wakes of others with it; the
-            // panic hook has told the user.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            // A third-party waker that panics must not take the wakes of others with it.
+            contain(|| waker.wake());
         }
-        self.retired.clear();
+        for retired in self.retired.drain(..) {
+            contain(|| drop(retired));
+        }
         self.sinks.clear();
     }
 }

@@ -1,6 +1,7 @@
 //! [`JoinHandle`] and [`JoinError`], with the semantics of tokio's.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -13,6 +14,7 @@ use async_task::FallibleTask;
 
 use super::budget::GiveWay;
 use super::tasks::{Home, Output, Tasks};
+use crate::panics::{Contained, Payload};
 
 /// Waits for a task, and can abort it.
 ///
@@ -90,7 +92,12 @@ impl<T> Future for JoinHandle<T> {
         if task.is_finished() {
             ready!(this.way.poll(cx));
         }
-        let output = ready!(Pin::new(task).poll(cx));
+        // async-task aborts where a waker panics.
+        let waker = match this.tasks.is_own(cx.waker()) {
+            true => Cow::Borrowed(cx.waker()),
+            false => Cow::Owned(Contained::waker(cx.waker())),
+        };
+        let output = ready!(Pin::new(task).poll(&mut Context::from_waker(&waker)));
         self.task = None;
         Poll::Ready(match output {
             Some(output) => output.map(Output::take),
@@ -125,7 +132,7 @@ enum Reason {
     Panic {
         message: Option<String>,
         /// Behind a lock only to be `Sync`, which errors in libraries have to be.
-        payload: Mutex<Box<dyn Any + Send>>,
+        payload: Mutex<Payload>,
     },
 }
 
@@ -134,11 +141,8 @@ impl JoinError {
         Self { reason: Reason::Cancelled }
     }
 
-    pub(super) fn panic(payload: Box<dyn Any + Send>) -> Self {
-        let message = payload
-            .downcast_ref::<&'static str>()
-            .map(|message| (*message).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned());
+    pub(super) fn panic(payload: Payload) -> Self {
+        let message = payload.message().map(str::to_owned);
         Self { reason: Reason::Panic { message, payload: Mutex::new(payload) } }
     }
 
@@ -170,7 +174,7 @@ impl JoinError {
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
         match self.reason {
             Reason::Panic { payload, .. } => {
-                Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner))
+                Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner).into_inner())
             }
             Reason::Cancelled => Err(self),
         }

@@ -8,6 +8,27 @@
 //! A task's future is made, polled and dropped on the thread of its runtime; `async-task` checks
 //! it. This room knows neither the driver nor the runtime.
 
+/// Evaluates an expression in which a future is moved, with the future on the heap if it is large, so that
+/// it is moved there once and from then on by its pointer. See `LARGE_FUTURE_BYTES`. For the functions that
+/// users call: each function in between would have a large one on the stack.
+macro_rules! by_pointer_if_large {
+    ($future:ident => $body:expr) => {{
+        #[cfg(debug_assertions)]
+        {
+            let $future = Box::pin($future);
+            $body
+        }
+        #[cfg(not(debug_assertions))]
+        if size_of_val(&$future) > crate::limits::LARGE_FUTURE_BYTES {
+            let $future = Box::pin($future);
+            $body
+        } else {
+            $body
+        }
+    }};
+}
+pub(crate) use by_pointer_if_large;
+
 mod budget;
 mod current;
 mod inbox;

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::mem::{self, ManuallyDrop};
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use super::budget::refill_budget;
 use super::current::{Polling, TaskId};
 use super::inbox::Inbox;
 use super::join::{JoinError, JoinHandle};
+use crate::panics::{catch, contain};
 
 thread_local! {
     /// The tasks of the runtime that runs on this thread: what wakes here, wakes without a lock.
@@ -41,6 +41,8 @@ pub(crate) struct Tasks {
     living: RefCell<Slab<Entry>>,
     /// The future of `block_on`, while it runs.
     root: Cell<Option<(TaskId, Activity)>>,
+    /// Its waker.
+    root_waker: RefCell<Option<Waker>>,
     inbox: Arc<Inbox<Runnable>>,
     operations_per_poll: u32,
     /// True once the tasks are being dropped: what is spawned from then on never runs.
@@ -89,6 +91,7 @@ impl Tasks {
             ready: RefCell::default(),
             living: RefCell::default(),
             root: Cell::new(None),
+            root_waker: RefCell::default(),
             inbox,
             operations_per_poll,
             closed: Cell::new(false),
@@ -248,10 +251,20 @@ impl Tasks {
 /// For the drain.
 impl Tasks {
     /// The future of `block_on` begins. It ends with the guard.
-    pub(crate) fn enter_root(self: &Rc<Self>) -> RunningRoot {
+    pub(crate) fn enter_root(self: &Rc<Self>, waker: &Waker) -> RunningRoot {
         let id = TaskId::root();
+        let outer_waker = self.root_waker.replace(Some(waker.clone()));
         let outer = self.root.replace(Some((id, Activity::default())));
-        RunningRoot { tasks: Rc::clone(self), id, outer }
+        RunningRoot { tasks: Rc::clone(self), id, outer, outer_waker }
+    }
+
+    /// Whether a waker is that of the task that is being polled, and no third party's.
+    pub(super) fn is_own(&self, waker: &Waker) -> bool {
+        let is_root = || self.root_waker.borrow().as_ref().is_some_and(|own| own.will_wake(waker));
+        let Some(key) = TaskId::current().key() else { return is_root() };
+        let living = self.living.borrow();
+        let own = living.get(key).and_then(|entry| entry.waker.as_ref());
+        own.is_some_and(|own| own.will_wake(waker))
     }
 
     /// Whether a task has not ended. What is no task of a runtime never ends, for all that is known.
@@ -341,6 +354,7 @@ pub(crate) struct RunningRoot {
     id: TaskId,
     /// That of the loop that this one runs inside of.
     outer: Option<(TaskId, Activity)>,
+    outer_waker: Option<Waker>,
 }
 
 impl RunningRoot {
@@ -353,6 +367,7 @@ impl RunningRoot {
 impl Drop for RunningRoot {
     fn drop(&mut self) {
         self.tasks.root.set(self.outer.take());
+        self.tasks.root_waker.replace(self.outer_waker.take());
     }
 }
 
@@ -399,9 +414,8 @@ pin_project! {
     impl<F: Future> PinnedDrop for Guarded<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // A destructor that panics must take neither the runtime nor other tasks with it;
-            // the panic hook has told the user.
-            let _ = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+            // A destructor that panics must take neither the runtime nor other tasks with it.
+            contain(|| this.future.set(None));
         }
     }
 }
@@ -417,7 +431,7 @@ impl<F: Future> Future for Guarded<F> {
         let future = this.future.as_mut().as_pin_mut().expect("async-task polls no ended task");
         let polled = match is_aborted {
             true => Ok(Poll::Pending),
-            false => catch_unwind(AssertUnwindSafe(|| future.poll(cx))),
+            false => catch(|| future.poll(cx)),
         };
         let output = match polled {
             Ok(Poll::Ready(output)) => Ok(Output::new(output)),
@@ -428,7 +442,7 @@ impl<F: Future> Future for Guarded<F> {
             Err(panic) => Err(JoinError::panic(panic)),
         };
         // The destructor of a future that ended runs under the same guard as its last poll.
-        match catch_unwind(AssertUnwindSafe(|| this.future.set(None))) {
+        match catch(|| this.future.set(None)) {
             Ok(()) => Poll::Ready(output),
             Err(panic) => Poll::Ready(Err(JoinError::panic(panic))),
         }
@@ -455,7 +469,7 @@ impl<T> Output<T> {
 impl<T> Drop for Output<T> {
     fn drop(&mut self) {
         let value = self.value.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+        contain(|| drop(value));
     }
 }
 
