@@ -4,10 +4,13 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
+use ebbtide::net::UnixDatagram;
+use ebbtide::task::yield_now;
 use ebbtide::{DrainOutcome, spawn};
 
 use crate::support::Shape;
@@ -133,24 +136,35 @@ fn a_receiver_that_was_handed_its_datagrams_before_the_drain_is_waited_for(shape
     let runtime = shape.runtime();
     let channel = Arc::new(Channel::default());
     channel.state.lock().unwrap().place = Some(0);
+    let (go_on, sealed) = mpsc::channel();
     runtime.block_on(async {
-        let (socket, sender) = (socket_with(1), Sender::new(&channel));
-        let stats = Rc::new(socket);
-        let socket = Rc::clone(&stats);
+        let (_peer, other) = UnixDatagram::pair().unwrap();
         spawn(async move {
-            while let Some(datagram) = socket.recv().await.unwrap() {
+            assert!(other.recv().await.unwrap().is_none());
+            go_on.send(()).unwrap();
+        });
+        let (socket, sender) = (Rc::new(socket_with(1)), Sender::new(&channel));
+        let receiver = Rc::clone(&socket);
+        spawn(async move {
+            while let Some(datagram) = receiver.recv().await.unwrap() {
                 let payload = datagram[0];
                 drop(datagram);
                 sender.0.send(payload).await;
             }
         });
-        while stats.stats().delivered == 0 {
-            ebbtide::task::yield_now().await;
+        while socket.stats().delivered == 0 {
+            yield_now().await;
         }
     });
     let counter = thread::spawn({
         let channel = Arc::clone(&channel);
-        move || channel.count()
+        move || {
+            // The place is taken until the drain has begun, and for a moment more, in which a drain
+            // that does not wait for the receiver ends.
+            sealed.recv().unwrap();
+            thread::sleep(Duration::from_millis(20));
+            channel.count()
+        }
     });
     let report = runtime.shutdown(patient());
     assert_eq!((counter.join().unwrap(), report.outcome), (2, DrainOutcome::Complete), "{report}");
