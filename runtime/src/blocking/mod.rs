@@ -23,8 +23,8 @@ use crate::task::JoinHandle;
 /// the call waits until it does, and the loop goes on.
 ///
 /// The exit waits for the call, up to the drain's deadline, also if its handle was dropped. Nothing
-/// stops it: aborting its handle does nothing. One that has not begun by then never does. A panic in
-/// it arrives as a [`JoinError`](crate::JoinError).
+/// stops it: aborting its handle does nothing. One for which the system has started no thread by then
+/// never runs. A panic in it arrives as a [`JoinError`](crate::JoinError).
 ///
 /// # Panics
 ///

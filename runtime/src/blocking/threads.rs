@@ -46,7 +46,7 @@ struct State {
     threads: usize,
     /// How many of the threads wait for a call.
     idle: usize,
-    /// True once the runtime has ended: what waits never runs.
+    /// True once the runtime has ended.
     closed: bool,
 }
 
@@ -91,12 +91,16 @@ impl Threads {
         }
     }
 
-    /// The runtime has ended: what has not begun never does, and threads end when their calls do.
+    /// The runtime has ended: threads end when they have run what was handed in. Without a thread, that
+    /// never runs.
     pub(crate) fn close(&self) {
         let calls = {
             let mut state = self.shared.lock();
             state.closed = true;
-            std::mem::take(&mut state.calls)
+            match state.threads {
+                0 => std::mem::take(&mut state.calls),
+                _ => VecDeque::new(),
+            }
         };
         self.shared.changed.notify_all();
         // Third-party code, run when nothing is locked.
