@@ -28,20 +28,37 @@ pub(super) struct Account {
     pub(super) handed_over: u64,
     /// Read from the kernel after the end of the socket.
     pub(super) left: u64,
+    /// Of those: sent before the drain of the socket began.
+    pub(super) missed: u64,
+    /// What each sender had sent when the drain of the socket began.
+    sent_before: [u64; SENDERS + 1],
 }
 
 impl Account {
+    /// Notes what had been sent when the drain of the socket began.
+    pub(super) fn begin_drain(&mut self, sent: [u64; SENDERS + 1]) {
+        self.sent_before = sent;
+    }
+
+    /// Enters a datagram that the socket has left in the kernel.
+    pub(super) fn check_left(&mut self, payload: &[u8]) -> Result<(), String> {
+        self.left += 1;
+        self.check(payload)?;
+        if let Some((sender, number)) = sender_and_number(payload) {
+            self.missed += u64::from(number < self.sent_before[sender]);
+        }
+        Ok(())
+    }
+
     /// Checks a datagram and enters its number. The error says what is wrong with it.
     pub(super) fn check(&mut self, payload: &[u8]) -> Result<(), String> {
-        let Some((header, filler)) = payload.split_at_checked(HEADER_LEN) else {
+        let Some((sender, number)) = sender_and_number(payload) else {
             return match payload.len() {
                 0 => Ok(()),
                 len => Err(format!("a datagram of {len} bytes, which nobody sends")),
             };
         };
-        let (sender, number) = header.split_at(4);
-        let sender = u32::from_le_bytes(sender.try_into().expect("4 bytes")) as usize;
-        let number = u64::from_le_bytes(number.try_into().expect("8 bytes"));
+        let filler = &payload[HEADER_LEN..];
         if filler.iter().any(|&byte| byte != number as u8) {
             return Err(format!("datagram {number} of sender {sender} is damaged"));
         }
@@ -56,4 +73,11 @@ impl Account {
         *next = number + 1;
         Ok(())
     }
+}
+
+/// Who sent a datagram, and its number. `None`: it is too short for them.
+fn sender_and_number(payload: &[u8]) -> Option<(usize, u64)> {
+    let (sender, rest) = payload.split_first_chunk()?;
+    let (number, _filler) = rest.split_first_chunk()?;
+    Some((u32::from_le_bytes(*sender) as usize, u64::from_le_bytes(*number)))
 }

@@ -59,6 +59,11 @@ impl Channel {
         self.active.load(Ordering::SeqCst) == 0
     }
 
+    /// How many each sender has sent so far, of those that have a number.
+    pub(super) fn sent_by_sender(&self) -> [u64; SENDERS + 1] {
+        std::array::from_fn(|sender| self.next_number(sender))
+    }
+
     /// The number of a sender's next datagram.
     pub(super) fn next_number(&self, sender: usize) -> u64 {
         self.sent[sender].load(Ordering::SeqCst)
@@ -72,8 +77,7 @@ impl Channel {
     }
 
     pub(super) fn sent(&self) -> u64 {
-        let numbered: u64 = self.sent.iter().map(|sent| sent.load(Ordering::SeqCst)).sum();
-        numbered + self.sent_empty.load(Ordering::SeqCst)
+        self.sent_by_sender().iter().sum::<u64>() + self.sent_empty.load(Ordering::SeqCst)
     }
 }
 

@@ -115,7 +115,7 @@ impl Totals {
              handed over  {:12}  (with a socket that was given back)\n\
              left         {:12}  (in the kernel, of sockets that were dropped or given back)\n\
              dropped      {:12}  (by the kernel: no room, or after the seal)\n\
-             late         {:12}  (of those left: queued after a UDP socket was sealed and empty)\n\
+             late         {:12}  (of those left: queued after the last read of a UDP socket)\n\
              missing      {:12}  (the backlog of the processors dropped {backlog_drops})\n\
              truncated {}, re-armed {}, starved {}, paused {}",
             sums.lives,
