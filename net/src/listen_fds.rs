@@ -43,37 +43,62 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 ///
-/// `InvalidData` if `LISTEN_FDS` is no number; `EBADF` if a descriptor that it announces is not open.
+/// `EBADF` if a descriptor that `LISTEN_FDS` announces is not open; `InvalidData` if it is no number, or
+/// if it announces a descriptor that was not passed in: one that is closed by exec (`FD_CLOEXEC`) was
+/// opened by this program. No descriptor is taken then.
 pub fn listen_fds() -> io::Result<Vec<ListenFd>> {
     let is_for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid == process::id().to_string());
     let Some(count) = env::var_os("LISTEN_FDS").filter(|_| is_for_us) else {
         return Ok(Vec::new());
     };
-    let count: RawFd = count.to_str().and_then(|count| count.parse().ok()).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("LISTEN_FDS is no number: {count:?}"))
-    })?;
+    let count: RawFd = count
+        .to_str()
+        .and_then(|count| count.parse().ok())
+        .ok_or_else(|| invalid(format!("LISTEN_FDS is no number: {count:?}")))?;
+    if TAKEN.swap(true, Ordering::SeqCst) {
+        // The numbers may be those of other files by now.
+        return Ok(Vec::new());
+    }
     let numbers = FIRST..FIRST.saturating_add(count.max(0));
     for number in numbers.clone() {
-        close_on_exec(number)?;
-    }
-    if TAKEN.swap(true, Ordering::SeqCst) {
-        return Ok(Vec::new());
+        let was_passed_in = was_passed_in(number).and_then(|was_passed_in| match was_passed_in {
+            true => Ok(()),
+            false => Err(invalid(format!(
+                "LISTEN_FDS announces {count} descriptors, but {number} was not passed in: \
+                 this program opened it"
+            ))),
+        });
+        was_passed_in.inspect_err(|_| TAKEN.store(false, Ordering::SeqCst))?;
     }
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names =
         names.split(':').map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()));
     let taken = numbers.map(|number| {
-        // SAFETY: the descriptor is open, and by the protocol it is this process's, for whoever asks
-        // first, which `TAKEN` says that we are.
+        close_on_exec(number)?;
+        // SAFETY: the descriptor is open and came by exec, so by the protocol it is this process's, for
+        // whoever asks first, which `TAKEN` says that we are.
         let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-        ListenFd { descriptor, name: names.next().flatten() }
+        Ok(ListenFd { descriptor, name: names.next().flatten() })
     });
-    Ok(taken.collect())
+    taken.collect()
 }
 
-/// Makes sure that a descriptor is open, and that programs which this one starts do not inherit it.
+fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
+/// Whether a descriptor came by exec. What std and this crate open is closed by exec.
+fn was_passed_in(number: RawFd) -> io::Result<bool> {
+    // SAFETY: takes two numbers; a descriptor that is not open is an error.
+    match unsafe { libc::fcntl(number, libc::F_GETFD) } {
+        -1 => Err(io::Error::last_os_error()),
+        flags => Ok(flags & libc::FD_CLOEXEC == 0),
+    }
+}
+
+/// Makes sure that programs which this one starts do not inherit a descriptor.
 fn close_on_exec(number: RawFd) -> io::Result<()> {
-    // SAFETY: takes three numbers; a descriptor that is not open is an error.
+    // SAFETY: takes three numbers.
     match unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

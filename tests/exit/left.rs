@@ -145,41 +145,36 @@ fn exit_cannot_be_set_after_the_seal(shape: Shape) {
     });
 }
 
-/// Socket activation: this test, started again with a socket as its descriptor 3.
+/// Socket activation: these tests, started again with sockets as their descriptors 3 and 4.
 mod activation {
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
     use super::*;
 
-    const TEST: &str = "left::activation::sockets_that_were_passed_in_are_left";
     const CHILD: &str = "EBBTIDE_TEST_CHILD";
 
-    /// Fails when a program that was started on demand seals the socket of its supervisor.
-    #[test]
-    fn sockets_that_were_passed_in_are_left() {
-        if std::env::var_os(CHILD).is_some() {
-            return in_the_child();
-        }
-        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    /// Whether this process is the child.
+    fn is_child() -> bool {
+        std::env::var_os(CHILD).is_some()
+    }
+
+    /// Runs `test` in a child that two sockets are passed to, where so many are announced.
+    fn run_with(test: &str, announced: usize, udp: &std::net::UdpSocket) {
         let unix = std::os::unix::net::UnixDatagram::unbound().unwrap();
-        udp.send_to(b"starts it", udp.local_addr().unwrap()).unwrap();
         // The shell says LISTEN_PID, which is known only after the fork.
         let command = "export LISTEN_PID=$$; exec \"$0\" \"$@\"";
         let mut child = Command::new("sh");
         child.args(["-c", command]).arg(std::env::current_exe().unwrap());
-        child.args([TEST, "--exact", "--nocapture"]).env(CHILD, "");
-        child.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", "statsd:");
+        child.args([&format!("left::activation::{test}"), "--exact", "--nocapture"]);
+        child.env(CHILD, "").env("LISTEN_FDS", announced.to_string());
+        child.env("LISTEN_FDNAMES", "statsd:");
         pass(&mut child, [udp.as_raw_fd(), unix.as_raw_fd()]);
         let output = child.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{said}");
-        udp.send_to(b"for the next", udp.local_addr().unwrap()).unwrap();
-        udp.set_nonblocking(true).unwrap();
-        let mut memory = [0; 32];
-        let len = udp.recv(&mut memory).expect("it is not sealed");
-        assert_eq!(&memory[..len], b"for the next");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
     }
 
     /// The child has them as its descriptors 3 and 4.
@@ -206,7 +201,20 @@ mod activation {
         unsafe { child.pre_exec(set) };
     }
 
-    fn in_the_child() {
+    /// Fails when a program that was started on demand seals the socket of its supervisor.
+    #[test]
+    fn sockets_that_were_passed_in_are_left() {
+        if !is_child() {
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            udp.send_to(b"starts it", udp.local_addr().unwrap()).unwrap();
+            run_with("sockets_that_were_passed_in_are_left", 2, &udp);
+            udp.send_to(b"for the next", udp.local_addr().unwrap()).unwrap();
+            udp.set_nonblocking(true).unwrap();
+            let mut memory = [0; 32];
+            let len = udp.recv(&mut memory).expect("it is not sealed");
+            assert_eq!(&memory[..len], b"for the next");
+            return;
+        }
         Runtime::new().unwrap().block_on(async {
             let mut passed = ebbtide::net::listen_fds().unwrap().into_iter();
             let (udp, unix) = (passed.next().unwrap(), passed.next().unwrap());
@@ -219,5 +227,40 @@ mod activation {
             assert_eq!(&udp.recv().await.unwrap().unwrap()[..], b"starts it");
             assert_eq!(drain().await.left, 2);
         });
+    }
+
+    /// Fails when a count that is too large hands out descriptors that the program opened: those of
+    /// the runtime would be closed under it.
+    #[test]
+    fn what_the_program_opened_was_not_passed_in() {
+        if !is_child() {
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            return run_with("what_the_program_opened_was_not_passed_in", 4, &udp);
+        }
+        let runtime = Runtime::new().unwrap();
+        let error = ebbtide::net::listen_fds().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().contains("4 descriptors, but 5 was not passed in"), "{error}");
+        runtime.block_on(ebbtide::task::yield_now());
+    }
+
+    /// Fails when the second call looks at descriptors that the program has opened since.
+    #[test]
+    fn a_second_call_touches_no_descriptor() {
+        if !is_child() {
+            let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            return run_with("a_second_call_touches_no_descriptor", 2, &udp);
+        }
+        assert_eq!(ebbtide::net::listen_fds().unwrap().len(), 2);
+        assert!(ebbtide::net::listen_fds().unwrap().is_empty(), "3 and 4 are closed by now");
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let own = Socket::from(OwnedFd::from(file));
+        assert_eq!(own.as_raw_fd(), 3);
+        // For programs that this one starts.
+        own.set_cloexec(false).unwrap();
+        let flags = || std::fs::read_to_string("/proc/self/fdinfo/3").unwrap();
+        let before = flags();
+        assert!(ebbtide::net::listen_fds().unwrap().is_empty());
+        assert_eq!(flags(), before);
     }
 }
