@@ -22,6 +22,7 @@ on_every_shape!(
     a_worker_that_holds_the_exit_open_is_waited_for_however_long_it_takes,
     a_worker_that_needs_long_is_reported,
     what_a_worker_that_is_cut_off_holds_is_reported,
+    what_was_read_past_the_pool_is_in_hand_too,
     a_hold_that_ends_on_another_thread_ends_the_wait,
     a_hold_that_never_ends_is_an_error_at_the_deadline,
 );
@@ -155,6 +156,26 @@ fn what_a_worker_that_is_cut_off_holds_is_reported(shape: Shape) {
     let report = runtime.shutdown(patient());
     assert_eq!((report.outcome, report.in_hand), (DrainOutcome::TasksAtWork, 3), "{report}");
     assert_eq!(report.stats.delivered, 3, "{report}");
+}
+
+/// A pool so small that the drain reads beside it. Fails when only buffers count.
+fn what_was_read_past_the_pool_is_in_hand_too(shape: Shape) {
+    let runtime = shape.builder().buffers(8).build().unwrap();
+    runtime.block_on(async {
+        let socket = socket_with(60);
+        spawn(async move {
+            let mut held = Vec::new();
+            while let Some(datagram) = socket.recv().await.unwrap() {
+                held.push(datagram);
+            }
+            held.drain(..20);
+            std::future::pending::<()>().await;
+            drop(held);
+        });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.stats.delivered, report.in_hand), (60, 40), "{}: {report}", shape.name);
+    assert_eq!(report.outcome, DrainOutcome::TasksAtWork, "{report}");
 }
 
 /// Fails when the loop is not woken, or looks at the count before it says that it sleeps.

@@ -207,8 +207,8 @@ impl Held {
                 return Ok(count);
             }
         }
-        let (layout, size) = (self.opener.layout, self.opener.pool.payload_capacity());
-        scratch.receive(source, layout, size, limit, |message| {
+        let (layout, pool) = (self.opener.layout, self.opener.pool.clone());
+        scratch.receive(source, layout, &pool, limit, |message| {
             let message = self.opener.judge(message);
             self.push(message, wakes);
         })

@@ -6,20 +6,29 @@ use std::rc::Rc;
 
 use super::pool::Memory;
 
-/// Memory that one or more messages lie in outside the pool, or a share in it.
+/// The memory of a message outside the pool, or a share in it: all parts of a message share it.
 ///
-/// A message that had to leave its buffer takes nothing from the pool while it waits in an inbox.
-/// Once the program holds it, it counts as a buffer: what a program holds is bounded by the pool,
-/// wherever it lies.
+/// While it waits in an inbox it takes nothing from the pool. Once the program holds it, it counts.
 pub(crate) struct Outside {
     shared: Rc<Shared>,
 }
 
 struct Shared {
-    bytes: Box<[u8]>,
-    /// The pool that it counts against. `None` for what was never in it: a direct read.
-    pool: Option<Rc<Memory>>,
+    /// Other messages may lie in it, too.
+    bytes: Rc<Box<[u8]>>,
+    pool: Rc<Memory>,
+    origin: Origin,
     holder: Cell<Holder>,
+}
+
+/// Where a message came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A buffer of the pool. The program holds at most as much as the pool has, wherever it lies: it
+    /// still counts as a buffer.
+    Buffer,
+    /// It was read past the pool, by a drain: it only counts as held.
+    DirectRead,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,32 +38,22 @@ enum Holder {
 }
 
 impl Outside {
-    /// A place for what was read past the pool.
-    pub(crate) fn direct(bytes: Box<[u8]>) -> Self {
-        Self::new(bytes, None)
-    }
-
-    /// A place for what was in a buffer of `pool`.
-    pub(super) fn of_pool(bytes: Box<[u8]>, pool: Rc<Memory>) -> Self {
-        Self::new(bytes, Some(pool))
-    }
-
-    fn new(bytes: Box<[u8]>, pool: Option<Rc<Memory>>) -> Self {
+    /// A place for a message of its own.
+    pub(super) fn new(bytes: Rc<Box<[u8]>>, pool: Rc<Memory>, origin: Origin) -> Self {
         let holder = Cell::new(Holder::Inbox);
-        Self { shared: Rc::new(Shared { bytes, pool, holder }) }
+        Self { shared: Rc::new(Shared { bytes, pool, origin, holder }) }
     }
 
-    /// Another share in the same memory.
+    /// Another share in the same message.
     pub(crate) fn share(&self) -> Self {
         Self { shared: Rc::clone(&self.shared) }
     }
 
     /// The program holds it, or a share in it, from now on.
     pub(crate) fn claim(&self) {
-        if self.shared.holder.replace(Holder::Program) == Holder::Inbox
-            && let Some(pool) = &self.shared.pool
-        {
-            pool.claim();
+        let Shared { pool, origin, holder, .. } = &*self.shared;
+        if holder.replace(Holder::Program) == Holder::Inbox {
+            pool.claim(*origin);
         }
     }
 }
@@ -69,8 +68,8 @@ impl Deref for Outside {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let (Holder::Program, Some(pool)) = (self.holder.get(), &self.pool) {
-            pool.release_claim();
+        if self.holder.get() == Holder::Program {
+            self.pool.release_claim(self.origin);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::block::Block;
+use super::outside::{Origin, Outside};
 use super::record::Share;
 use super::ring::BufferRing;
 use super::window::Window;
@@ -37,8 +38,10 @@ pub(super) struct Memory {
     payload: usize,
     /// How many buffers nobody holds.
     unheld: Cell<usize>,
-    /// How many messages the program holds outside the pool; each counts as if it were a buffer.
+    /// How many messages the program holds that have left their buffers; each counts as if it were one.
     claimed: Cell<usize>,
+    /// How many messages the program holds that were read past the pool.
+    held_beside: Cell<usize>,
     /// What keeps the block for the buffers that are held: `Some` exactly while any is.
     own: Cell<Option<Rc<Memory>>>,
 }
@@ -82,6 +85,7 @@ impl Pool {
             payload,
             unheld: Cell::new(count),
             claimed: Cell::new(0),
+            held_beside: Cell::new(0),
             own: Cell::default(),
         });
         let pool = Self { memory };
@@ -111,7 +115,13 @@ impl Pool {
     /// How many messages are held, in inboxes and by the program; those outside the pool count once
     /// the program has them.
     pub(crate) fn held(&self) -> usize {
-        self.count() - self.memory.unheld.get() + self.memory.claimed.get()
+        let Memory { unheld, claimed, held_beside, .. } = &*self.memory;
+        self.count() - unheld.get() + claimed.get() + held_beside.get()
+    }
+
+    /// A place for a message that was read past the pool, beside others in `bytes`.
+    pub(crate) fn beside(&self, bytes: &Rc<Box<[u8]>>) -> Outside {
+        Outside::new(Rc::clone(bytes), Rc::clone(&self.memory), Origin::DirectRead)
     }
 
     /// Gives the kernel as many free buffers as it is to have. To be called before it is entered.
@@ -236,14 +246,23 @@ impl Memory {
         share.expect("it keeps itself while a buffer is held")
     }
 
+    fn held_outside(&self, origin: Origin) -> &Cell<usize> {
+        match origin {
+            Origin::Buffer => &self.claimed,
+            Origin::DirectRead => &self.held_beside,
+        }
+    }
+
     /// The program holds a message outside the pool.
-    pub(super) fn claim(&self) {
-        self.claimed.set(self.claimed.get() + 1);
+    pub(super) fn claim(&self, origin: Origin) {
+        let count = self.held_outside(origin);
+        count.set(count.get() + 1);
     }
 
     /// The program has let go of one.
-    pub(super) fn release_claim(&self) {
-        self.claimed.set(self.claimed.get() - 1);
+    pub(super) fn release_claim(&self, origin: Origin) {
+        let count = self.held_outside(origin);
+        count.set(count.get() - 1);
     }
 }
 

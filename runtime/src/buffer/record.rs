@@ -8,10 +8,10 @@
 use std::cell::Cell;
 use std::fmt;
 use std::ptr::NonNull;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
 use super::contents::Contents;
-use super::outside::Outside;
+use super::outside::{Origin, Outside};
 use super::pool::Memory;
 use crate::process::Process;
 
@@ -170,7 +170,8 @@ impl Share {
         let contents = self.contents().append(self.bytes(), &mut bytes);
         // SAFETY: the pool stays as long as one of its buffers is held, as this one is.
         let memory = unsafe { memory.as_ref() };
-        Some(Self::outside(Outside::of_pool(bytes.into(), memory.share()), 0, contents))
+        let outside = Outside::new(Rc::new(bytes.into()), memory.share(), Origin::Buffer);
+        Some(Self::outside(outside, 0, contents))
     }
 
     /// What keeps the memory, if it is outside the pool.

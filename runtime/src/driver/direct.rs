@@ -11,9 +11,10 @@ use std::mem::{self, MaybeUninit};
 use std::ops::DerefMut;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::rc::Rc;
 
 use super::message::{Copied, Filled, ReceivedMessage};
-use crate::buffer::{Buffer, HEADER_LEN, Header, Layout, Outside, Pages, Pool};
+use crate::buffer::{Buffer, HEADER_LEN, Header, Layout, Pages, Pool};
 
 /// Messages that one call reads at most.
 pub const READ_BATCH: usize = 64;
@@ -155,7 +156,7 @@ impl Scratch {
         received.map(Some)
     }
 
-    /// The same, copied into memory of their length.
+    /// The same, copied into memory of their length, beside the pool.
     ///
     /// # Errors
     ///
@@ -164,11 +165,11 @@ impl Scratch {
         &mut self,
         source: &impl Source,
         layout: Layout,
-        payload: usize,
+        pool: &Pool,
         limit: usize,
         each: impl FnMut(ReceivedMessage),
     ) -> io::Result<usize> {
-        let len = layout.payload_offset() + payload;
+        let len = layout.payload_offset() + pool.payload_capacity();
         // An odd number of cache lines, so that small messages do not share cache sets.
         let stride = (len.div_ceil(64) | 1) * 64;
         let memory = self.at_least(stride * READ_BATCH)?.chunks_exact_mut(stride);
@@ -177,7 +178,7 @@ impl Scratch {
         let mut lens = [0; READ_BATCH];
         let received = source.receive_into(&mut memories, layout, &mut lens)?;
         let messages = memories.iter().map(|memory| &**memory).zip(lens).take(received);
-        copy_out(messages, layout, each);
+        copy_out(messages, layout, pool, each);
         Ok(received)
     }
 
@@ -195,11 +196,12 @@ impl Scratch {
 fn copy_out<'a>(
     messages: impl Iterator<Item = (&'a [u8], usize)>,
     layout: Layout,
+    pool: &Pool,
     mut each: impl FnMut(ReceivedMessage),
 ) {
     let mut hand_over = |bytes: Vec<u8>, copies: &mut Vec<Copied>| {
-        let memory = Outside::direct(bytes.into());
-        copies.drain(..).for_each(|copy| each(copy.in_memory(memory.share())));
+        let bytes = Rc::new(bytes.into());
+        copies.drain(..).for_each(|copy| each(copy.in_memory(pool.beside(&bytes))));
     };
     let (mut chunk, mut copies) = (Vec::new(), Vec::with_capacity(READ_BATCH));
     for (memory, len) in messages {
