@@ -61,8 +61,10 @@ struct Shared {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(crate) enum Phase {
     Running,
-    /// The final drain: no socket may be opened any more.
+    /// The final drain. What it hands out may need sockets, which are sealed last.
     ShuttingDown,
+    /// The last sockets of the final drain are sealed, and none may be opened any more.
+    Sealed,
     /// Tasks are being dropped, or are gone.
     Ended,
 }

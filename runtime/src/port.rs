@@ -14,7 +14,7 @@ use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
 use crate::handle::{Handle, Phase};
 use crate::in_flight::InFlight;
 use crate::retry::Retry;
-use crate::task::TaskId;
+use crate::task::{TaskId, Told};
 use crate::turn_end::AtTurnEnd;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
@@ -150,15 +150,21 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// When the runtime is shutting down: a socket opened now could not be drained any more.
+    /// When the final drain has sealed the last sockets: one opened now could not be drained any more.
     pub fn open_drainable(&self, socket: Rc<dyn Drainable>) -> io::Result<DrainKey> {
-        if self.handle.phase() > Phase::Running {
+        if self.handle.phase() > Phase::ShuttingDown {
             return Err(io::Error::new(
                 io::ErrorKind::NotConnected,
                 "the ebbtide runtime is shutting down: no socket can be opened any more",
             ));
         }
         Ok(self.handle.sockets().enter(socket))
+    }
+
+    /// The task that is being polled was told this by a socket that it receives from.
+    #[inline]
+    pub fn told(&self, told: Told) {
+        self.handle.tasks().told(told);
     }
 
     /// Whether a task of the runtime has not ended.

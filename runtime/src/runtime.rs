@@ -38,7 +38,8 @@ use crate::handle::{Handle, Phase};
 use crate::limits::{DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
 use crate::task::{
-    Inbox, JoinHandle, Permission, Root, Runnable, by_pointer_if_large, refill_budget, take_sent,
+    Cause, Inbox, JoinHandle, Permission, Root, Runnable, by_pointer_if_large, refill_budget,
+    take_sent,
 };
 use crate::time::{Timers, clock};
 
@@ -213,12 +214,11 @@ impl Runtime {
         if self.handle.timers().borrow().is_empty() {
             return;
         }
-        let first = self.handle.tasks().next_place();
-        self.then_wake(|wakes| {
-            self.handle.timers().borrow_mut().expire(clock::now(), wakes.wakers());
+        self.handle.tasks().wake_because_of(Cause::Timer, || {
+            self.then_wake(|wakes| {
+                self.handle.timers().borrow_mut().expire(clock::now(), wakes.wakers());
+            });
         });
-        let tasks = self.handle.tasks();
-        tasks.made_ready_by_timers(first..tasks.next_place());
     }
 
     fn notice_signals(&self) {

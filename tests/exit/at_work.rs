@@ -30,14 +30,14 @@ on_every_shape!(
 const COUNT: usize = 20;
 
 /// A queue between two tasks.
-struct Queue<T> {
+pub(crate) struct Queue<T> {
     items: RefCell<VecDeque<T>>,
     closed: Cell<bool>,
     waker: Cell<Option<Waker>>,
 }
 
 impl<T> Queue<T> {
-    fn new() -> Rc<Self> {
+    pub(crate) fn new() -> Rc<Self> {
         let items = RefCell::default();
         Rc::new(Self { items, closed: Cell::new(false), waker: Cell::default() })
     }
@@ -58,7 +58,7 @@ impl<T> Queue<T> {
         }
     }
 
-    async fn pop(&self) -> Option<T> {
+    pub(crate) async fn pop(&self) -> Option<T> {
         poll_fn(|cx| match self.items.borrow_mut().pop_front() {
             None if !self.closed.get() => {
                 self.waker.set(Some(cx.waker().clone()));
@@ -71,8 +71,8 @@ impl<T> Queue<T> {
 }
 
 /// Hands each datagram, as what `wrap` makes of it, on to `queue`.
-fn spawn_receiver<T: 'static>(
-    socket: UdpSocket,
+pub(crate) fn spawn_receiver<T: 'static>(
+    socket: Rc<UdpSocket>,
     queue: &Rc<Queue<T>>,
     wrap: impl Fn(Datagram) -> T + 'static,
 ) {
@@ -91,7 +91,7 @@ fn a_worker_that_needs_a_moment_is_waited_for(shape: Shape) {
     let handled = Rc::new(Cell::new(0));
     runtime.block_on(async {
         let (queue, handled) = (Queue::new(), Rc::clone(&handled));
-        spawn_receiver(socket_with(1), &queue, |datagram| datagram[0]);
+        spawn_receiver(Rc::new(socket_with(1)), &queue, |datagram| datagram[0]);
         spawn(async move {
             while queue.pop().await.is_some() {
                 sleep(Duration::from_micros(100)).await;
@@ -109,7 +109,7 @@ fn a_worker_that_holds_the_exit_open_is_waited_for_however_long_it_takes(shape: 
     let handled = Rc::new(Cell::new(0));
     runtime.block_on(async {
         let (queue, handled) = (Queue::new(), Rc::clone(&handled));
-        spawn_receiver(socket_with(COUNT), &queue, |datagram| datagram[0]);
+        spawn_receiver(Rc::new(socket_with(COUNT)), &queue, |datagram| datagram[0]);
         spawn(async move {
             let _hold = hold_exit();
             while queue.pop().await.is_some() {
@@ -128,7 +128,7 @@ fn a_worker_that_needs_long_is_reported(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
         let queue = Queue::new();
-        spawn_receiver(socket_with(COUNT), &queue, |datagram| datagram[0]);
+        spawn_receiver(Rc::new(socket_with(COUNT)), &queue, |datagram| datagram[0]);
         spawn(async move {
             while queue.pop().await.is_some() {
                 sleep(Duration::from_secs(3_600)).await;
@@ -146,7 +146,7 @@ fn what_a_worker_that_is_cut_off_holds_is_reported(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
         let queue = Queue::<Datagram>::new();
-        spawn_receiver(socket_with(3), &queue, |datagram| datagram);
+        spawn_receiver(Rc::new(socket_with(3)), &queue, |datagram| datagram);
         spawn(async move {
             let _first = queue.pop().await;
             std::future::pending::<()>().await;

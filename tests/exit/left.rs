@@ -15,6 +15,8 @@ use crate::{patient, send};
 on_every_shape!(
     a_socket_that_is_left_keeps_its_queue_and_its_senders,
     what_was_taken_from_a_socket_that_is_left_is_delivered,
+    nothing_is_taken_from_a_socket_that_is_left_before_somebody_asks,
+    what_was_taken_from_a_socket_that_is_left_and_nobody_wants_is_an_error,
     a_sealed_udp_socket_hears_again_when_its_runtime_has_ended,
     a_socket_that_is_left_can_be_dropped_with_a_queue,
     drops_from_before_the_adoption_are_not_counted,
@@ -52,6 +54,7 @@ fn what_was_taken_from_a_socket_that_is_left_is_delivered(shape: Shape) {
         let socket = UdpSocket::options().exit(Exit::Leave).bind("127.0.0.1:0").unwrap();
         assert_eq!(socket.exit(), Exit::Leave);
         assert!(!socket.gro(), "others do not expect trains");
+        assert!(socket.try_recv().is_err(), "it receives from now on");
         send(3, socket.local_addr().unwrap());
         while socket.stats().received < 3 {
             ebbtide::task::yield_now().await;
@@ -73,6 +76,41 @@ fn what_was_taken_from_a_socket_that_is_left_is_delivered(shape: Shape) {
         assert_eq!(left_in_queue(&duplicate(&*socket)), 2);
     });
     runtime.shutdown(Drain::default());
+}
+
+/// Fails when a receive takes for nobody what the next holder would want.
+fn nothing_is_taken_from_a_socket_that_is_left_before_somebody_asks(shape: Shape) {
+    let supervisor = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    send(3, supervisor.local_addr().unwrap());
+    let runtime = shape.runtime();
+    let kept = runtime.block_on(async {
+        let given = supervisor.try_clone().unwrap();
+        let socket = UdpSocket::options().exit(Exit::Leave).from_std(given).unwrap();
+        for _ in 0..5 {
+            ebbtide::task::yield_now().await;
+        }
+        socket
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, report.left), (DrainOutcome::Complete, 1), "{report}");
+    drop(kept);
+    assert_eq!(left_in_queue(&duplicate(&supervisor)), 3, "{report}");
+}
+
+/// Fails when it is called unclaimed: somebody else would have claimed it.
+fn what_was_taken_from_a_socket_that_is_left_and_nobody_wants_is_an_error(shape: Shape) {
+    let runtime = shape.runtime();
+    let kept = runtime.block_on(async {
+        let socket = crate::socket_with(3);
+        while socket.stats().received < 3 {
+            ebbtide::task::yield_now().await;
+        }
+        socket.set_exit(Exit::Leave).unwrap();
+        socket
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, report.undelivered), (DrainOutcome::ReceiversGone, 3), "{report}");
+    drop(kept);
 }
 
 /// Fails when the filter stays attached, which belongs to the socket and not to the descriptor.

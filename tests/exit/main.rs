@@ -14,8 +14,13 @@ mod periodic;
 mod stages;
 mod thread_end;
 mod verdicts;
+mod work;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use ebbtide::Drain;
@@ -38,4 +43,30 @@ fn send(count: usize, to: SocketAddr) {
     for number in 0..count {
         sender.send_to(&[number as u8], to).unwrap();
     }
+}
+
+/// Longer than what is uncertain is waited for.
+const LONG: Duration = Duration::from_millis(400);
+
+/// What a database client does: another thread answers after a while.
+async fn elsewhere(time: Duration) {
+    let answer = Arc::new(Mutex::new((false, None::<Waker>)));
+    let to_answer = Arc::clone(&answer);
+    thread::spawn(move || {
+        thread::sleep(time);
+        let mut answer = to_answer.lock().unwrap();
+        answer.0 = true;
+        if let Some(waker) = answer.1.take() {
+            waker.wake();
+        }
+    });
+    poll_fn(|cx| {
+        let mut answer = answer.lock().unwrap();
+        if answer.0 {
+            return Poll::Ready(());
+        }
+        answer.1 = Some(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
 }

@@ -17,6 +17,10 @@ on_every_shape!(
     a_unix_relay_loses_nothing_where_its_end_is_sealed_last,
     a_forwarder_gets_its_answers_while_its_queries_hold_the_exit_open,
     at_the_deadline_all_stages_are_sealed,
+    what_an_unsealed_socket_brings_does_not_hold_up_its_stage,
+    a_task_that_waits_for_a_later_stage_is_not_waited_for_in_an_earlier_one,
+    a_forwarder_may_open_sockets_for_its_last_queries,
+    a_program_that_opens_its_socket_again_and_again_ends,
 );
 
 const COUNT: usize = 100;
@@ -174,4 +178,116 @@ fn at_the_deadline_all_stages_are_sealed(shape: Shape) {
         assert_eq!(socket.stats().refused, 1, "{report}");
     }
     drop(hold);
+}
+
+/// A client that only sends got something that it does not want, so that its stage is uncertain. Fails
+/// when the wait begins anew with each datagram that comes to the other.
+fn what_an_unsealed_socket_brings_does_not_hold_up_its_stage(shape: Shape) {
+    let runtime = shape.runtime();
+    let address = runtime.block_on(async {
+        let last = UdpSocket::options().exit(Exit::SealLast).bind("127.0.0.1:0").unwrap();
+        let address = last.local_addr().unwrap();
+        spawn(async move { while last.recv().await.unwrap().is_some() {} });
+        let client = crate::socket_with(1);
+        spawn(async move {
+            loop {
+                let _ = client.send_to(b"metric", "127.0.0.1:9").await;
+                ebbtide::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        ebbtide::time::sleep(Duration::from_millis(1)).await;
+        address
+    });
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let sender = std::thread::spawn(move || {
+        while let Err(std::sync::mpsc::RecvTimeoutError::Timeout) =
+            stopped.recv_timeout(Duration::from_millis(10))
+        {
+            send(1, address);
+        }
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Unclaimed, 1), "{report}");
+    drop(stop);
+    sender.join().unwrap();
+}
+
+/// It was handed a datagram of the first socket, and then receives from the second. Fails when it is
+/// expected back at the first.
+fn a_task_that_waits_for_a_later_stage_is_not_waited_for_in_an_earlier_one(shape: Shape) {
+    let runtime = shape.runtime();
+    let count = Rc::new(Cell::new(0));
+    runtime.block_on(async {
+        let first = crate::socket_with(1);
+        let last = UdpSocket::options().exit(Exit::SealLast).bind("127.0.0.1:0").unwrap();
+        send(3, last.local_addr().unwrap());
+        let count = Rc::clone(&count);
+        spawn(async move {
+            first.recv().await.unwrap().unwrap();
+            while last.recv().await.unwrap().is_some() {
+                count.set(count.get() + 1);
+            }
+        });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, count.get()), (DrainOutcome::Complete, 3), "{report}");
+}
+
+/// One socket for each query, as resolvers do. Fails when sockets are refused as soon as the exit has
+/// begun.
+fn a_forwarder_may_open_sockets_for_its_last_queries(shape: Shape) {
+    const QUERIES: usize = 10;
+    let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = upstream.local_addr().unwrap();
+    let upstream = std::thread::spawn(move || {
+        for _ in 0..QUERIES {
+            let (len, peer) = upstream.recv_from(&mut [0; 8]).unwrap();
+            assert_eq!(len, 1);
+            upstream.send_to(b"answer", peer).unwrap();
+        }
+    });
+    let answered = Rc::new(Cell::new(0));
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        let socket = crate::socket_with(QUERIES);
+        let answered = Rc::clone(&answered);
+        spawn(async move {
+            while let Some(query) = socket.recv().await.unwrap() {
+                let (hold, answered) = (hold_exit(), Rc::clone(&answered));
+                // Copied, since a pool may be smaller than the queries that are under way.
+                let query = query.to_vec();
+                spawn(async move {
+                    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+                    client.send_to(&query, address).await.unwrap();
+                    assert_eq!(client.recv().await.unwrap().unwrap()[..], *b"answer");
+                    answered.set(answered.get() + 1);
+                    drop(hold);
+                });
+            }
+        });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, answered.get()), (DrainOutcome::Complete, QUERIES), "{report}");
+    upstream.join().unwrap();
+}
+
+/// Fails when a socket that is opened after the last stage is sealed as well, and the next, for ever.
+fn a_program_that_opens_its_socket_again_and_again_ends(shape: Shape) {
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        spawn(async {
+            loop {
+                let socket = match UdpSocket::bind("127.0.0.1:0") {
+                    Ok(socket) => socket,
+                    Err(error) => return assert!(error.to_string().contains("shutting down")),
+                };
+                assert!(socket.recv().await.unwrap().is_none());
+            }
+        });
+        ebbtide::task::yield_now().await;
+        ebbtide::task::yield_now().await;
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!(report.outcome, DrainOutcome::Complete, "{report}");
+    assert_eq!((report.sockets, report.sealed_later), (2, 1), "{report}");
 }

@@ -1,109 +1,192 @@
 //! [`Audience`]: who receives from a socket, as far as the drain wants to know. Pure.
 //!
 //! ```text
-//!            asked, and waits                 handed a datagram
-//!   Nobody ------------------> Waiting(task) <-----------------> Away(task)
-//!      ^                            |        asked, and waits        |
-//!      +---------- told the end ----+--------------------------------+
+//!              waits                handed a datagram
+//!   (nobody) --------> Waiting(member) <----------> Away(member)
+//!      ^                |        ^      waits again      |
+//!      |   its future   v        |                       |
+//!      |   is dropped  Elsewhere +                       |
+//!      +------------------------ told the end -----------+
 //! ```
 //!
-//! A receiver that waits is told the end by the drain itself. One that was handed a datagram is
-//! away with it: it may be handling it, and comes back for the end when it is done. A task that has
-//! ended does not come back.
+//! A member is a place where tasks receive: a task, or one of several futures in it that have wakers of
+//! their own (`FuturesUnordered`). One that waits is told the end by the drain itself. One that was
+//! handed a datagram is away with it: it may be handling it, and comes back for the end when it is done.
+//! One whose future was dropped while it waited may come back, too.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::task::Waker;
 
-use ebbtide_runtime::Receivers;
 use ebbtide_runtime::task::TaskId;
+use ebbtide_runtime::{Presence, Receivers};
+
+/// So many members are kept before those are looked for that have ended.
+const MANY: usize = 64;
+
+/// Whoever receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Member {
+    task: TaskId,
+    /// The waker that it is polled with. 0: it asked without one.
+    waker: usize,
+}
+
+impl Member {
+    /// What is being polled with `waker`.
+    #[inline]
+    pub(super) fn polled_with(waker: &Waker) -> Self {
+        Self { task: TaskId::current(), waker: address(waker) }
+    }
+
+    /// The task that is being polled, whichever part of it.
+    pub(super) fn task() -> Self {
+        Self { task: TaskId::current(), waker: 0 }
+    }
+}
+
+/// What tells wakers apart.
+#[inline]
+fn address(waker: &Waker) -> usize {
+    waker.data().addr()
+}
 
 #[derive(Debug)]
 pub(super) struct Audience {
-    /// Who asked last. Not among the others.
-    last: Cell<TaskId>,
-    /// What it does.
-    state: Cell<State>,
-    /// Others who are away with a datagram.
-    others: RefCell<Vec<TaskId>>,
-}
-
-/// What the task that asked last does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Nobody has asked, or whoever did was told the end.
-    Nobody,
-    Waiting,
-    Away,
+    /// Who came last. Not among the others.
+    last: Cell<Member>,
+    /// What it does. `None`: nobody has come, or whoever did was told the end.
+    presence: Cell<Option<Presence>>,
+    others: RefCell<HashMap<Member, Presence>>,
+    /// With so many others, those are looked for that have ended.
+    many: Cell<usize>,
+    /// True once a member has ended, and was forgotten.
+    has_forgotten: Cell<bool>,
 }
 
 impl Default for Audience {
     fn default() -> Self {
-        let (last, state) = (Cell::new(TaskId::NONE), Cell::new(State::Nobody));
-        Self { last, state, others: RefCell::default() }
+        Self {
+            last: Cell::new(Member { task: TaskId::NONE, waker: 0 }),
+            presence: Cell::new(None),
+            others: RefCell::default(),
+            many: Cell::new(MANY),
+            has_forgotten: Cell::new(false),
+        }
     }
 }
 
 impl Audience {
-    /// `task` has asked for a datagram, and waits for it.
+    /// `member` has come, and waits for a datagram.
     #[inline]
-    pub(super) fn asked(&self, task: TaskId) {
-        self.comes(task);
-        self.state.set(State::Waiting);
+    pub(super) fn waits(&self, member: Member, is_alive: impl Fn(TaskId) -> bool) {
+        self.comes(member, Presence::Waiting, is_alive);
     }
 
-    /// `task` was handed a datagram.
-    #[inline]
-    pub(super) fn handed(&self, task: TaskId) {
-        self.comes(task);
-        self.state.set(State::Away);
+    /// `member` has come, found nothing, and does not wait.
+    pub(super) fn looked(&self, member: Member, is_alive: impl Fn(TaskId) -> bool) {
+        self.comes(member, Presence::Elsewhere, is_alive);
     }
 
-    /// `task` was told the end. Whether it asks again is not known.
-    pub(super) fn told_end(&self, task: TaskId) {
-        self.others.borrow_mut().retain(|other| *other != task);
-        if self.last.get() == task {
-            self.state.set(State::Nobody);
+    /// `member` has come, and was handed a datagram.
+    #[inline]
+    pub(super) fn handed(&self, member: Member, is_alive: impl Fn(TaskId) -> bool) {
+        self.comes(member, Presence::Away, is_alive);
+    }
+
+    #[inline]
+    fn comes(&self, member: Member, presence: Presence, is_alive: impl Fn(TaskId) -> bool) {
+        if self.last.get() != member {
+            self.comes_after_another(member, is_alive);
         }
-    }
-
-    /// `task` is here.
-    #[inline]
-    fn comes(&self, task: TaskId) {
-        if self.last.get() != task {
-            self.comes_after_another(task);
-        }
+        self.presence.set(Some(presence));
     }
 
     #[inline(never)]
-    fn comes_after_another(&self, task: TaskId) {
+    fn comes_after_another(&self, member: Member, is_alive: impl Fn(TaskId) -> bool) {
         let mut others = self.others.borrow_mut();
-        others.retain(|other| *other != task);
-        let last = self.last.replace(task);
-        if self.state.get() == State::Away {
-            others.push(last);
+        others.remove(&member);
+        // A task that asked without a waker is the same as with one.
+        others.remove(&Member { waker: 0, ..member });
+        let last = self.last.replace(member);
+        let is_the_same = last.task == member.task && last.waker == 0;
+        if let Some(presence) = self.presence.get()
+            && !is_the_same
+        {
+            others.insert(last, presence);
         }
+        if others.len() >= self.many.get() {
+            let before = others.len();
+            others.retain(|member, _| is_alive(member.task));
+            self.has_forgotten.set(self.has_forgotten.get() || others.len() < before);
+            self.many.set(others.len().saturating_mul(2).max(MANY));
+        }
+    }
+
+    /// `member` was told the end. Whether it asks again is not known.
+    pub(super) fn told_end(&self, member: Member) {
+        let mut others = self.others.borrow_mut();
+        others.remove(&member);
+        others.remove(&Member { waker: 0, ..member });
+        if self.last.get() == member || self.last.get() == (Member { waker: 0, ..member }) {
+            self.presence.set(None);
+        }
+    }
+
+    /// The future of whoever waited with this waker was dropped.
+    pub(super) fn stops_waiting(&self, waker: &Waker) {
+        self.stop_waiting_at(address(waker));
+    }
+
+    fn stop_waiting_at(&self, address: usize) {
+        if self.last.get().waker == address {
+            if self.presence.get() == Some(Presence::Waiting) {
+                self.presence.set(Some(Presence::Elsewhere));
+            }
+            return;
+        }
+        for (member, presence) in self.others.borrow_mut().iter_mut() {
+            if member.waker == address && *presence == Presence::Waiting {
+                *presence = Presence::Elsewhere;
+            }
+        }
+    }
+
+    /// The socket is sealed: who is away was handed its datagram before.
+    pub(super) fn sealed(&self) {
+        let before = |presence| match presence {
+            Presence::Away => Presence::AwayBefore,
+            other => other,
+        };
+        self.presence.set(self.presence.get().map(before));
+        self.others.borrow_mut().values_mut().for_each(|presence| *presence = before(*presence));
+    }
+
+    /// Whether nobody has asked for a datagram, or whoever did was told the end.
+    pub(super) fn nobody_has_come(&self) -> bool {
+        self.presence.get().is_none() && self.others.borrow().is_empty()
     }
 
     /// Whether nobody receives, of those who still live.
     pub(super) fn is_nobody(&self, is_alive: impl Fn(TaskId) -> bool) -> bool {
-        let mut others = self.others.borrow_mut();
-        others.retain(|task| is_alive(*task));
-        let last_lives = self.state.get() != State::Nobody && is_alive(self.last.get());
-        others.is_empty() && !last_lives
+        !self.members().iter().any(|(member, _)| is_alive(member.task))
     }
 
-    /// What there is still to do, on a socket that is sealed; `waiting`: what its inbox holds.
-    pub(super) fn receivers(&self, waiting: usize, is_alive: impl Fn(TaskId) -> bool) -> Receivers {
-        let mut others = self.others.borrow_mut();
-        others.retain(|task| is_alive(*task));
-        let (last, state) = (self.last.get(), self.state.get());
-        match (state, others.first()) {
-            (State::Away, _) if is_alive(last) => Receivers::Expected(last),
-            (State::Waiting, _) if waiting > 0 && is_alive(last) => Receivers::Expected(last),
-            (_, Some(task)) if waiting > 0 => Receivers::Expected(*task),
-            (_, Some(_)) => Receivers::Away,
-            (_, None) if waiting == 0 => Receivers::Served,
-            (State::Nobody, None) => Receivers::Unclaimed,
-            (State::Waiting | State::Away, None) => Receivers::Gone,
+    fn members(&self) -> Vec<(Member, Presence)> {
+        let others = self.others.borrow();
+        let last = self.presence.get().map(|presence| (self.last.get(), presence));
+        others.iter().map(|(member, presence)| (*member, *presence)).chain(last).collect()
+    }
+
+    /// Who receives, for the drain.
+    pub(super) fn receivers(&self) -> Receivers {
+        Receivers {
+            members: self
+                .members()
+                .iter()
+                .map(|(member, presence)| (member.task, *presence))
+                .collect(),
+            has_forgotten: self.has_forgotten.get(),
         }
     }
 }
@@ -115,59 +198,110 @@ mod tests {
 
     use super::*;
 
-    /// Ids of `N` tasks.
-    fn tasks<const N: usize>() -> [TaskId; N] {
+    /// `N` members, each a task of its own.
+    fn members<const N: usize>() -> [Member; N] {
         let runtime = Runtime::new().expect("a runtime starts");
-        std::array::from_fn(|_| runtime.block_on(async { TaskId::current() }))
+        std::array::from_fn(|waker| {
+            let task = runtime.block_on(async { TaskId::current() });
+            Member { task, waker: waker + 1 }
+        })
     }
 
     const ALL: fn(TaskId) -> bool = |_| true;
-    const NONE: fn(TaskId) -> bool = |_| false;
 
-    #[test]
-    fn datagrams_that_nobody_has_asked_for_are_unclaimed() {
-        let audience = Audience::default();
-        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
-        assert_eq!(audience.receivers(1, ALL), Receivers::Unclaimed);
+    /// What each does, in the order of `members`.
+    fn presences<const N: usize>(
+        audience: &Audience,
+        members: [Member; N],
+    ) -> [Option<Presence>; N] {
+        let all: HashMap<Member, Presence> = audience.members().into_iter().collect();
+        members.map(|member| all.get(&member).copied())
     }
 
     #[test]
-    fn a_receiver_that_waits_is_expected_only_where_something_waits_for_it() {
-        let [task] = tasks();
+    fn a_member_waits_is_away_and_is_told_the_end() {
+        let [one] = members();
         let audience = Audience::default();
-        audience.asked(task);
-        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
-        assert_eq!(audience.receivers(1, ALL), Receivers::Expected(task));
-        assert_eq!(audience.receivers(1, NONE), Receivers::Gone);
+        assert!(audience.is_nobody(ALL));
+        audience.waits(one, ALL);
+        assert_eq!(presences(&audience, [one]), [Some(Presence::Waiting)]);
+        audience.handed(one, ALL);
+        assert_eq!(presences(&audience, [one]), [Some(Presence::Away)]);
+        assert!(!audience.is_nobody(ALL) && audience.is_nobody(|_| false));
+        audience.sealed();
+        assert_eq!(presences(&audience, [one]), [Some(Presence::AwayBefore)]);
+        audience.told_end(one);
+        assert!(audience.is_nobody(ALL));
     }
 
     #[test]
-    fn a_receiver_that_is_away_is_expected_back_unless_it_has_ended() {
-        let [task] = tasks();
+    fn nobody_hides_another() {
+        let [first, second] = members();
         let audience = Audience::default();
-        audience.handed(task);
-        assert_eq!(audience.receivers(0, ALL), Receivers::Expected(task));
-        assert_eq!(audience.receivers(0, NONE), Receivers::Served);
-        audience.asked(task);
-        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
-        audience.handed(task);
-        audience.told_end(task);
-        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
-        assert_eq!(audience.receivers(1, ALL), Receivers::Unclaimed);
-    }
-
-    #[test]
-    fn another_receiver_does_not_hide_one_that_is_away() {
-        let [first, second] = tasks();
-        let audience = Audience::default();
-        audience.handed(first);
-        audience.asked(second);
-        assert_eq!(audience.receivers(0, ALL), Receivers::Away);
-        assert_eq!(audience.receivers(1, ALL), Receivers::Expected(second));
+        audience.handed(first, ALL);
+        audience.waits(second, ALL);
+        let both = [first, second];
+        assert_eq!(presences(&audience, both), [Some(Presence::Away), Some(Presence::Waiting)]);
         audience.told_end(second);
-        assert_eq!(audience.receivers(0, ALL), Receivers::Away);
-        assert_eq!(audience.receivers(1, ALL), Receivers::Expected(first));
-        audience.asked(first);
-        assert_eq!(audience.receivers(0, ALL), Receivers::Served);
+        assert_eq!(presences(&audience, both), [Some(Presence::Away), None]);
+        audience.waits(first, ALL);
+        assert_eq!(presences(&audience, both), [Some(Presence::Waiting), None]);
+    }
+
+    /// Futures of one task that have wakers of their own.
+    #[test]
+    fn the_parts_of_a_task_are_told_apart() {
+        let [one, other] = members();
+        let (a, b) = (one, Member { task: one.task, ..other });
+        let audience = Audience::default();
+        audience.handed(a, ALL);
+        audience.waits(b, ALL);
+        assert_eq!(presences(&audience, [a, b]), [Some(Presence::Away), Some(Presence::Waiting)]);
+    }
+
+    #[test]
+    fn a_task_that_asked_without_a_waker_is_not_another() {
+        let [one] = members();
+        let asked = Member { waker: 0, ..one };
+        let audience = Audience::default();
+        audience.handed(asked, ALL);
+        audience.waits(one, ALL);
+        assert_eq!(audience.members(), [(one, Presence::Waiting)]);
+    }
+
+    #[test]
+    fn whoever_drops_its_future_may_come_back() {
+        let [first, second] = members();
+        let audience = Audience::default();
+        for member in [first, second] {
+            audience.waits(member, ALL);
+        }
+        audience.stop_waiting_at(first.waker);
+        let both = [first, second];
+        assert_eq!(
+            presences(&audience, both),
+            [Some(Presence::Elsewhere), Some(Presence::Waiting)]
+        );
+        audience.stop_waiting_at(second.waker);
+        assert_eq!(presences(&audience, [second]), [Some(Presence::Elsewhere)]);
+        audience.handed(first, ALL);
+        audience.stop_waiting_at(first.waker);
+        assert_eq!(presences(&audience, [first]), [Some(Presence::Away)], "it did not wait");
+    }
+
+    /// Fails when a socket that many tasks use once keeps them all.
+    #[test]
+    fn members_that_have_ended_are_forgotten() {
+        let [kept] = members();
+        let audience = Audience::default();
+        audience.waits(kept, ALL);
+        for waker in 0..1_000 {
+            audience.handed(Member { task: TaskId::NONE, waker: 100 + waker }, |task| {
+                task != TaskId::NONE
+            });
+            assert!(audience.members().len() <= MANY + 2);
+        }
+        assert_eq!(presences(&audience, [kept]), [Some(Presence::Waiting)]);
+        assert!(audience.receivers().has_forgotten);
     }
 }

@@ -87,7 +87,8 @@ enum Life {
 }
 
 impl Endpoint {
-    /// Takes in a bound or connected socket and starts to receive on it. `prepare` is called with
+    /// Takes in a bound or connected socket and starts to receive on it; if it is to be left, when
+    /// somebody asks. `prepare` is called with
     /// the endpoint before that.
     pub(crate) fn open(
         socket: Socket,
@@ -122,7 +123,10 @@ impl Endpoint {
         let multishot = endpoint.port.add_sink(endpoint.clone());
         endpoint.drainable.set(drainable).expect("set once");
         endpoint.multishot.set(multishot).expect("set once");
-        endpoint.start();
+        match endpoint.exit.get() {
+            Exit::Leave => endpoint.held.borrow_mut().machine.start_when_asked(),
+            _ => endpoint.start(),
+        }
         Ok(endpoint)
     }
 
@@ -130,6 +134,14 @@ impl Endpoint {
     pub(super) fn start(&self) {
         self.held.borrow_mut().machine.start();
         self.port.arm(self.multishot());
+    }
+
+    /// Begins to receive, if that has waited for somebody to ask.
+    pub(super) fn start_if_unasked(&self) {
+        let is_unasked = self.held.borrow().machine.is_unasked();
+        if is_unasked {
+            self.start();
+        }
     }
 
     /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
@@ -216,6 +228,16 @@ impl Endpoint {
             ));
         }
         self.exit.set(exit);
+        match exit {
+            _ if self.multishot.get().is_none() => {}
+            // What is taken before anybody asks is taken from those who hold it, too.
+            Exit::Leave if self.audience.nobody_has_come() => {
+                self.halt();
+                self.held.borrow_mut().machine.start_when_asked();
+            }
+            Exit::Leave => {}
+            _ => self.start_if_unasked(),
+        }
         Ok(())
     }
 
@@ -492,6 +514,7 @@ impl Drainable for Endpoint {
         if let Seal::Sealed { .. } | Seal::Left = self.seal.get() {
             return Ok(());
         }
+        self.audience.sealed();
         if self.exit.get() == Exit::Leave {
             self.seal.set(Seal::Left);
             return Ok(());
@@ -551,6 +574,10 @@ impl Drainable for Endpoint {
         self.held.borrow().machine.is_given_up()
     }
 
+    fn is_sealed(&self) -> bool {
+        Self::is_sealed(self)
+    }
+
     fn undelivered(&self) -> usize {
         if self.is_sealed() { self.held.borrow().datagrams() } else { 0 }
     }
@@ -565,11 +592,7 @@ impl Drainable for Endpoint {
 
     fn receivers(&self, wakes: &mut Wakes) -> Receivers {
         self.read_ahead(wakes);
-        if !self.is_sealed() {
-            return Receivers::Served;
-        }
-        let waiting = self.held.borrow().inbox.messages();
-        self.audience.receivers(waiting, |task| self.port.is_alive(task))
+        self.audience.receivers()
     }
 
     fn discard_rest(&self, wakes: &mut Wakes) -> usize {

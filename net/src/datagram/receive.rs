@@ -18,6 +18,8 @@
 //!   any ----leave---> Cancelling(Leave) --final--> Idle
 //!
 //!   Armed --interrupt--> Cancelling(Leave) --final--> Idle --resume--> Armed
+//!
+//!   Idle --start_when_asked--> Unasked --asked--> Armed
 //! ```
 //!
 //! Invariant: every final completion leads to a decision here. A socket that is not armed again is
@@ -41,6 +43,8 @@ pub(crate) struct ReceiveMachine {
 enum State {
     /// Not started, or handed back to the user.
     Idle,
+    /// To be started when somebody asks for a datagram: what is queued belongs to others as well.
+    Unasked,
     /// The driver has the receive.
     Armed,
     /// A cancel is on its way; datagrams come until the final completion.
@@ -138,8 +142,21 @@ impl ReceiveMachine {
 
     /// The socket is open, and its receive is armed for the first time.
     pub(crate) fn start(&mut self) {
-        assert_eq!(self.state, State::Idle, "a receive is started once");
+        let is_new = matches!(self.state, State::Idle | State::Unasked);
+        assert!(is_new, "a receive is started once");
         self.state = State::Armed;
+    }
+
+    /// The receive is to be armed only when somebody asks for a datagram. It is not in flight.
+    pub(crate) fn start_when_asked(&mut self) {
+        if self.state == State::Idle {
+            self.state = State::Unasked;
+        }
+    }
+
+    /// Whether it waits for that.
+    pub(crate) fn is_unasked(&self) -> bool {
+        self.state == State::Unasked
     }
 
     /// A completion came. `load` is that after its datagram went into the inbox.
@@ -158,7 +175,7 @@ impl ReceiveMachine {
                 };
                 Verdict::Keep
             }
-            (State::Idle | State::Paused | State::Faulted, _)
+            (State::Idle | State::Unasked | State::Paused | State::Faulted, _)
             | (State::Reading | State::Drained | State::GivenUp, _) => {
                 unreachable!("a completion in {:?}, which has nothing in flight", self.state)
             }
@@ -245,15 +262,16 @@ impl ReceiveMachine {
             }
             (State::Cancelling(_), _) => self.state = State::Cancelling(then),
             (State::Reading | State::Drained, _) => {}
-            (State::Idle | State::Paused | State::Faulted | State::GivenUp, Then::Read) => {
+            // Nothing is in flight.
+            (_, Then::Read) => {
                 self.errors = 0;
                 self.state = State::Reading;
             }
-            (State::Idle | State::Paused | State::Faulted | State::GivenUp, Then::End) => {
-                self.state = State::Drained;
-            }
+            (_, Then::End) => self.state = State::Drained,
             (State::GivenUp, _) => {}
-            (State::Idle | State::Paused | State::Faulted, _) => self.state = State::Idle,
+            (State::Idle | State::Unasked | State::Paused | State::Faulted, _) => {
+                self.state = State::Idle;
+            }
         }
         Verdict::Keep
     }

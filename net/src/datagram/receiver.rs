@@ -6,9 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::driver::{ReceivedMessage, Wakes};
 use ebbtide_runtime::limits::DRAIN_READ_BATCH;
-use ebbtide_runtime::task::{TaskId, poll_receive_budget};
+use ebbtide_runtime::task::{Told, poll_receive_budget};
 use ebbtide_runtime::{Drainable, Pass, ReadProgress};
 
+use super::audience::Member;
 use super::endpoint::Endpoint;
 use super::inbox::{Arrival, Portion};
 use super::waiters::WaiterKey;
@@ -27,8 +28,9 @@ impl Endpoint {
         wrap: impl FnOnce(ReceivedMessage) -> T,
     ) -> Poll<io::Result<Option<T>>> {
         self.port.check_process()?;
+        let member = Member::polled_with(cx.waker());
         if self.held.borrow().inbox.is_empty() && self.finds_nothing() {
-            self.audience.asked(TaskId::current());
+            self.told(member, Told::Nothing);
             return self.wait(waiter, cx);
         }
         // Only what is handed over is charged for: a `select` over many sockets polls them all.
@@ -37,14 +39,27 @@ impl Endpoint {
             self.leave_queue(key);
         }
         if let Some(datagram) = self.take_single() {
+            self.told(member, Told::Datagram);
             return Poll::Ready(Ok(Some(wrap(datagram))));
         }
-        self.take_or_end(portion, wrap)
+        self.take_or_end(portion, member, wrap)
+    }
+
+    /// What `member` was told.
+    #[inline]
+    fn told(&self, member: Member, told: Told) {
+        self.port.told(told);
+        match told {
+            Told::Nothing => self.audience.waits(member, |task| self.port.is_alive(task)),
+            Told::Datagram => self.audience.handed(member, |task| self.port.is_alive(task)),
+            Told::End => self.audience.told_end(member),
+        }
     }
 
     /// The inbox is empty: whether there is neither more to take, nor the end to tell.
     #[inline(never)]
     fn finds_nothing(&self) -> bool {
+        self.start_if_unasked();
         self.read_on();
         self.held.borrow().inbox.is_empty() && !self.is_drained()
     }
@@ -82,18 +97,14 @@ impl Endpoint {
     fn take_or_end<T>(
         &self,
         portion: Portion,
+        member: Member,
         wrap: impl FnOnce(ReceivedMessage) -> T,
     ) -> Poll<io::Result<Option<T>>> {
-        let taken = self.take(portion);
+        let taken = self.take_for(portion, member);
         if taken.is_none() {
-            self.told_end();
+            self.told(member, Told::End);
         }
         Poll::Ready(taken.transpose().map(|taken| taken.map(wrap)))
-    }
-
-    /// A receiver was handed the end. Whether it asks again is not known.
-    fn told_end(&self) {
-        self.audience.told_end(TaskId::current());
     }
 
     fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
@@ -107,7 +118,10 @@ impl Endpoint {
     /// The future of a receive was dropped.
     #[cold]
     pub(crate) fn abandon_receive(&self, waiter: WaiterKey) {
-        let (next, _own) = self.held.borrow_mut().inbox.dropped(waiter);
+        let (next, own) = self.held.borrow_mut().inbox.dropped(waiter);
+        if let Some(own) = &own {
+            self.audience.stops_waiting(own);
+        }
         if let Some(next) = next {
             next.wake();
         }
@@ -117,23 +131,26 @@ impl Endpoint {
     pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
         self.port.check_process()?;
         if self.held.borrow().inbox.messages() == 0 && self.is_open() {
+            self.start_if_unasked();
             self.port.collect_now();
             self.read_on();
         }
-        match self.take(portion) {
+        let member = Member::task();
+        match self.take_for(portion, member) {
             Some(taken) => taken.map(Some),
             None if self.is_drained() => {
-                self.told_end();
+                self.told(member, Told::End);
                 Ok(None)
             }
             None => {
-                self.audience.asked(TaskId::current());
+                self.port.told(Told::Nothing);
+                self.audience.looked(member, |task| self.port.is_alive(task));
                 Err(io::ErrorKind::WouldBlock.into())
             }
         }
     }
 
-    /// Takes the next arrival if it is in the inbox and no error.
+    /// Takes the next arrival if it is in the inbox and no error, for whoever was handed one just now.
     #[inline]
     pub(super) fn take_datagram(&self) -> Option<ReceivedMessage> {
         let next = self.held.borrow().inbox.is_next_datagram();
@@ -147,7 +164,6 @@ impl Endpoint {
     #[inline(always)]
     fn take_single(&self) -> Option<ReceivedMessage> {
         let taken = self.held.borrow_mut().take_single()?;
-        self.audience.handed(TaskId::current());
         if self.is_sealed() {
             self.taken_after_the_seal();
         }
@@ -162,6 +178,13 @@ impl Endpoint {
         }
     }
 
+    /// The same for `member`. An error is something to come back from, too.
+    fn take_for(&self, portion: Portion, member: Member) -> Option<io::Result<ReceivedMessage>> {
+        let taken = self.take(portion)?;
+        self.told(member, Told::Datagram);
+        Some(taken)
+    }
+
     /// Takes the next arrival from the inbox, and tells the machine.
     fn take(&self, portion: Portion) -> Option<io::Result<ReceivedMessage>> {
         let (arrival, next) = self.held.borrow_mut().take(portion)?;
@@ -173,7 +196,6 @@ impl Endpoint {
         }
         Some(match arrival {
             Arrival::Datagrams(taken) => {
-                self.audience.handed(TaskId::current());
                 if self.is_sealed() {
                     self.taken_after_the_seal();
                 }
@@ -181,7 +203,6 @@ impl Endpoint {
             }
             Arrival::Error(error) => {
                 self.stats.borrow_mut().errors += 1;
-                self.audience.asked(TaskId::current());
                 Err(error)
             }
         })

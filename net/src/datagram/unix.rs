@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::net;
 use std::path::Path;
 
+use ebbtide_runtime::Exit;
 use ebbtide_runtime::driver::Layout;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -104,9 +105,13 @@ impl UnixDatagram {
     /// example; `ENOTSOCK` if it is no socket. That there is no runtime on this thread, or that it is
     /// shutting down. The descriptor is closed then.
     pub fn from_std(socket: net::UnixDatagram) -> io::Result<Self> {
-        let socket = socket.into();
+        Self::adopt(socket.into(), Exit::Seal)
+    }
+
+    /// The same, with what a drain does to it.
+    pub(crate) fn adopt(socket: Socket, exit: Exit) -> io::Result<Self> {
         check_adopted(&socket, Family::Unix)?;
-        open(socket)
+        open_with(crate::socket::Socket::new(socket)?, exit)
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
@@ -247,8 +252,14 @@ fn open(socket: Socket) -> io::Result<UnixDatagram> {
 
 /// Opens a socket of whichever kernel.
 pub(crate) fn open_on(socket: crate::socket::Socket) -> io::Result<UnixDatagram> {
+    open_with(socket, Exit::Seal)
+}
+
+fn open_with(socket: crate::socket::Socket, exit: Exit) -> io::Result<UnixDatagram> {
     let layout = Layout::new(UNIX_NAME_LEN, 0);
-    Ok(UnixDatagram::new(Endpoint::open(socket, Family::Unix, layout, |_| Ok(()))?))
+    let endpoint =
+        Endpoint::open(socket, Family::Unix, layout, |endpoint| endpoint.set_exit(exit))?;
+    Ok(UnixDatagram::new(endpoint))
 }
 
 fn new_socket() -> io::Result<Socket> {

@@ -28,7 +28,8 @@ pub enum Exit {
     /// queue, and further datagrams join it.
     ///
     /// For a socket that somebody else holds, too, whose queue outlives this program: one from
-    /// socket activation, from a supervisor, or shared with a forked sibling.
+    /// socket activation, from a supervisor, or shared with a forked sibling. It is best said when the
+    /// socket is opened: nothing is taken from it then until somebody asks.
     Leave,
 }
 

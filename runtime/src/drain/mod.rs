@@ -24,7 +24,7 @@ mod quiescence;
 mod report;
 mod sockets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::ops::AddAssign;
@@ -38,14 +38,14 @@ use self::deliveries::{wait_for_all, wait_for_what_is_in_hand};
 pub use self::exit::{Exit, ExitHold, hold_exit};
 pub(crate) use self::membarrier::global as membarrier;
 pub(crate) use self::quiescence::Quiescence;
-use self::quiescence::{Look, Standing};
+use self::quiescence::{Look, Receiver, Standing};
 pub use self::report::{DrainError, DrainOutcome, DrainReport, Quiesced, SocketStats};
 pub(crate) use self::sockets::OpenSockets;
-pub use self::sockets::{DrainKey, Drainable, Pass, ReadProgress, Receivers};
+pub use self::sockets::{DrainKey, Drainable, Pass, Presence, ReadProgress, Receivers};
 use crate::driver::Wakes;
-use crate::handle::Handle;
+use crate::handle::{Handle, Phase};
 use crate::limits::{DRAIN_READ_BATCH, UNCERTAIN_WAIT_MS};
-use crate::task::{GiveWay, TaskId};
+use crate::task::{Cause, GiveWay, TaskId};
 use crate::time::{self, Sleep, clock};
 
 /// How a drain is carried out.
@@ -119,28 +119,57 @@ impl Handle {
         }
         let mut wakes = Wakes::default();
         let standing = self.standing(&mut wakes);
-        quiescence.notice(standing, clock::now(), self.sockets().delivered(), &mut wakes);
-        wakes.run();
+        let progress = self.sockets().delivered() + self.tasks().progress();
+        quiescence.notice(standing, clock::now(), progress, &mut wakes);
+        self.tasks().wake_because_of(Cause::Drain, || wakes.run());
     }
 
+    /// What is known of the runtime now.
     fn standing(&self, wakes: &mut Wakes) -> Standing {
         if self.under_way() > self.stuck() {
             return Standing::Busy;
         }
-        let waiting = self.quiescence().tasks();
+        let waiting = self.waits_for_drains();
         let look = self.look(&waiting, wakes);
-        let tasks = self.tasks();
-        let (sleeping, at_work) = (tasks.sleeping(&waiting), tasks.sleeping_at_work(&waiting));
-        let unclaimed = self.driver().active().unclaimed;
-        look.standing(sleeping, at_work, self.in_hand(), unclaimed)
+        let survey = self.tasks().survey(&waiting);
+        look.standing(&survey, self.in_hand(), self.driver().active().unclaimed)
     }
 
-    /// What the receivers of the sockets have still to do.
+    /// The tasks that wait for drains, themselves or through others.
+    fn waits_for_drains(&self) -> Vec<TaskId> {
+        let mut tasks = self.quiescence().tasks();
+        self.tasks().add_who_awaits(&mut tasks);
+        tasks
+    }
+
+    /// What the receivers of the sockets have still to do, where the tasks `waiting` wait for drains.
     fn look(&self, waiting: &[TaskId], wakes: &mut Wakes) -> Look {
+        let sockets = self.sockets().open();
+        let all: Vec<_> = sockets.iter().map(|socket| socket.receivers(wakes)).collect();
+        let waits: HashSet<(TaskId, usize)> = (all.iter().enumerate())
+            .flat_map(|(index, receivers)| receivers.members.iter().map(move |it| (index, it)))
+            .filter(|(_, (_, presence))| *presence == Presence::Waiting)
+            .map(|(index, (task, _))| (*task, index))
+            .collect();
+        let waits_anywhere: HashSet<TaskId> = waits.iter().map(|(task, _)| *task).collect();
         let mut look = Look::default();
-        for socket in self.sockets().open() {
-            let receivers = socket.receivers(wakes);
-            look.take(receivers, socket.undelivered(), waiting);
+        for (index, (socket, receivers)) in sockets.iter().zip(&all).enumerate() {
+            if !socket.is_sealed() {
+                continue;
+            }
+            let living = receivers.members.iter().filter_map(|(task, presence)| {
+                Some(Receiver {
+                    presence: *presence,
+                    waits_for_drain: waiting.contains(task),
+                    waits_elsewhere: waits_anywhere.contains(task)
+                        && !waits.contains(&(*task, index)),
+                    task: self.tasks().presence(*task)?,
+                })
+            });
+            let had_any = receivers.has_forgotten || !receivers.members.is_empty();
+            // What was taken from those who hold a socket, too, they would have wanted.
+            let had_any = had_any || socket.exit() == Exit::Leave;
+            look.take(socket.undelivered(), living, had_any);
         }
         look
     }
@@ -193,12 +222,14 @@ impl Handle {
 ///
 /// What a receiver does with its last datagram is waited for until it comes back for the end, and so
 /// are sends, calls of `spawn_blocking` and [holds](ExitHold). A task that works on what others
-/// have received is waited for a moment while it sleeps; if it needs longer, it holds the exit open.
-/// Intervals and timeouts are not waited for.
+/// have received, because one of them has woken or spawned it, is waited for until 250 ms have passed
+/// without progress, and so is one tick of whatever is periodic; if work needs longer, it holds the exit
+/// open. Timeouts are not waited for.
 ///
-/// A task that is itself the only receiver of a socket must not wait for this: the drain notices, and
-/// ends with [`DrainOutcome::WaitsForItself`]. Call the socket's own `drain` and then receive until
-/// `None`, or drain in a task of its own.
+/// A task that is itself the only receiver of a socket must not wait for this, neither directly nor
+/// through a join handle: the drain notices, and ends with [`DrainOutcome::WaitsForItself`]. Call the
+/// socket's own `drain` and then receive until `None`, or drain in a task of its own. A hold of a task
+/// that waits for the drain is waited for until the deadline.
 ///
 /// # Cancellation
 ///
@@ -327,10 +358,8 @@ impl Delivery {
     fn start(handle: Handle, policy: Drain, scope: Scope) -> Self {
         let started = clock::now();
         let task = TaskId::current();
-        handle.tasks().watch();
         handle.quiescence().enter(task);
         let sockets = handle.sockets().open();
-        let left = sockets.iter().filter(|socket| socket.exit() == Exit::Leave).count();
         let mut delivery = Self {
             started,
             scope,
@@ -338,7 +367,7 @@ impl Delivery {
             quiesce: policy.quiesce,
             sockets: sockets.len(),
             sealed_later: 0,
-            left,
+            left: 0,
             later: by_stage(sockets),
             closed_given_up: handle.sockets().closed_given_up(),
             sealed: Sealed::default(),
@@ -355,13 +384,30 @@ impl Delivery {
 
     /// Seals the next stage, if there is one.
     fn seal_next(&mut self) -> Stage {
-        let Some((_, sockets)) = self.later.pop() else { return Stage::NoMore };
+        let Some(sockets) = self.next_stage() else { return Stage::NoMore };
+        self.left += sockets.iter().filter(|socket| socket.exit() == Exit::Leave).count();
         let quiesce = self.quiesce.then(|| self.deadline.deadline());
         self.sealed += seal_sockets(&self.handle, &sockets, quiesce);
         let quiescence = self.handle.quiescence();
         quiescence.begin_stage();
         self.quiescences = quiescence.count();
         Stage::Sealed
+    }
+
+    fn next_stage(&mut self) -> Option<Vec<Rc<dyn Drainable>>> {
+        if let Some((_, sockets)) = self.later.pop() {
+            return Some(sockets);
+        }
+        if self.scope == Scope::Sockets || self.handle.phase() >= Phase::Sealed {
+            return None;
+        }
+        // Those that were opened since it began. Afterwards none is.
+        self.handle.advance(Phase::Sealed);
+        let mut opened = self.handle.sockets().open();
+        opened.retain(|socket| !socket.is_sealed());
+        self.sockets += opened.len();
+        self.sealed_later += opened.len();
+        Some(opened).filter(|opened| !opened.is_empty())
     }
 
     /// Step 5, driven by the loop: tasks run between the polls.
@@ -412,10 +458,9 @@ impl Delivery {
 
     fn report(&mut self, reason: Reason) -> DrainReport {
         let mut wakes = Wakes::default();
-        let waiting = self.handle.quiescence().tasks();
-        let standing = self.handle.standing(&mut wakes);
-        let is_busy = matches!(standing, Standing::Busy | Standing::Expecting);
+        let waiting = self.handle.waits_for_drains();
         let look = self.handle.look(&waiting, &mut wakes);
+        let is_busy = self.handle.under_way() > self.handle.stuck() || look.expects;
         let unread = self.unread();
         if self.scope == Scope::Runtime || reason == Reason::Stopped {
             let sockets = self.handle.sockets().open();
@@ -427,7 +472,7 @@ impl Delivery {
         let mut stats = sockets.stats();
         // They are told apart: what was left at the end, and what was thrown away before.
         stats.discarded -= self.discarded as u64;
-        let tasks_at_work = self.handle.tasks().sleeping_at_work(&waiting);
+        let tasks_at_work = self.handle.tasks().survey(&waiting).at_work;
         let outcome = match reason {
             _ if unread > 0 || self.handle.stuck() > 0 => DrainOutcome::DeadlinePassed,
             Reason::DeadlinePassed | Reason::Stopped if is_busy || undelivered > 0 => {
@@ -471,7 +516,6 @@ impl fmt::Debug for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         self.handle.quiescence().leave(self.task);
-        self.handle.tasks().watch_ends();
     }
 }
 
@@ -479,7 +523,7 @@ impl Drop for Delivery {
 fn by_stage(sockets: Vec<Rc<dyn Drainable>>) -> Vec<(u8, Vec<Rc<dyn Drainable>>)> {
     let mut stages = BTreeMap::from([(0, Vec::new())]);
     for socket in sockets {
-        stages.entry(socket.exit().stage()).or_insert_with(Vec::new).push(socket);
+        stages.entry(socket.exit().stage()).or_default().push(socket);
     }
     stages.into_iter().rev().collect()
 }

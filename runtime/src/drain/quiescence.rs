@@ -4,8 +4,7 @@
 //! drains wait.
 //!
 //! Whether a program has nothing left to do cannot always be known. What is certain is waited for
-//! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last datagram
-//! was delivered.
+//! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last progress.
 //!
 //! [`Handle::notice`]: crate::Handle::notice_quiescence
 //! [`UNCERTAIN_WAIT_MS`]: crate::limits::UNCERTAIN_WAIT_MS
@@ -14,9 +13,9 @@ use std::cell::{Cell, RefCell};
 use std::task::Waker;
 use std::time::Instant;
 
-use super::sockets::Receivers;
+use super::sockets::Presence;
 use crate::driver::Wakes;
-use crate::task::TaskId;
+use crate::task::{Presence as TaskPresence, Survey, TaskId};
 
 /// What is known of the runtime when no task is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,53 +30,84 @@ pub(crate) enum Standing {
     Quiescent,
 }
 
-/// What a look at the sockets and tasks shows.
+/// What a look at the sockets shows.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    /// Whether a receiver is expected that does not itself wait for a drain.
-    expects: bool,
+    /// Whether a receiver is expected.
+    pub(crate) expects: bool,
+    /// Whether a receiver may come back, or may not.
+    may_come: bool,
     /// Whether the receiver of a socket, with datagrams in its inbox, waits for a drain itself.
     pub(crate) waits_for_itself: bool,
-    /// Whether one of several receivers is away.
-    is_away: bool,
+    /// Whether datagrams wait whose receivers have ended, or do not come back.
+    pub(crate) is_gone: bool,
     /// Whether datagrams wait that nobody has ever asked for.
     pub(crate) is_unclaimed: bool,
-    /// Whether datagrams wait whose receivers have ended.
-    pub(crate) is_gone: bool,
+}
+
+/// What is known of one socket and its receivers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Receiver {
+    pub(crate) presence: Presence,
+    /// Whether it waits for a drain, itself or through others.
+    pub(crate) waits_for_drain: bool,
+    /// Whether it waits for datagrams of another socket.
+    pub(crate) waits_elsewhere: bool,
+    pub(crate) task: TaskPresence,
 }
 
 impl Look {
-    /// Takes in what a socket answers, which holds `undelivered` datagrams. The tasks `waiting` wait
-    /// for a drain.
-    pub(crate) fn take(&mut self, receivers: Receivers, undelivered: usize, waiting: &[TaskId]) {
-        match receivers {
-            Receivers::Served => {}
-            // A task that waits for the drain has handled what it was handed, or will afterwards.
-            Receivers::Expected(task) if waiting.contains(&task) => {
-                self.waits_for_itself |= undelivered > 0;
-            }
-            Receivers::Expected(_) => self.expects = true,
-            Receivers::Away => self.is_away = true,
-            Receivers::Gone => self.is_gone = true,
-            Receivers::Unclaimed => self.is_unclaimed = true,
+    /// Takes in a sealed socket, which holds `undelivered` datagrams, and those of its receivers that have
+    /// not ended. `had_any`: whether there were ever any.
+    pub(crate) fn take(
+        &mut self,
+        undelivered: usize,
+        receivers: impl Iterator<Item = Receiver>,
+        had_any: bool,
+    ) {
+        let mut is_nobody = true;
+        for receiver in receivers {
+            is_nobody = false;
+            self.take_receiver(undelivered > 0, receiver);
+        }
+        if is_nobody && undelivered > 0 {
+            self.is_gone |= had_any;
+            self.is_unclaimed |= !had_any;
         }
     }
 
-    /// What follows, where `sleeping` tasks wait for sleeps, `at_work` of them at work, the program
-    /// holds `in_hand` messages, and nobody has polled for the results of `unclaimed` operations.
-    pub(crate) fn standing(
-        &self,
-        sleeping: usize,
-        at_work: usize,
-        in_hand: usize,
-        unclaimed: usize,
-    ) -> Standing {
+    fn take_receiver(&mut self, is_left: bool, receiver: Receiver) {
+        let Receiver { presence, waits_for_drain, waits_elsewhere, task } = receiver;
+        match presence {
+            Presence::Waiting | Presence::Elsewhere if !is_left => {}
+            // What it was handed before it has handled, or will afterwards; unless it is polled beside its
+            // drain, as in a join, where it sleeps or was handed one since.
+            Presence::Away | Presence::AwayBefore if waits_for_drain && !is_left => {
+                self.may_come |= presence == Presence::Away || task.is_asleep;
+            }
+            _ if waits_for_drain => {
+                self.waits_for_itself = true;
+                // It may be polled beside its drain, as in a join.
+                self.may_come |= presence != Presence::Elsewhere || task.is_asleep;
+            }
+            Presence::Waiting => self.expects = true,
+            Presence::Elsewhere => (self.may_come, self.is_gone) = (true, true),
+            _ if waits_elsewhere || task.has_stopped_receiving => self.may_come = true,
+            Presence::AwayBefore if !is_left && task.does_other_things => self.may_come = true,
+            Presence::Away | Presence::AwayBefore => self.expects = true,
+        }
+    }
+
+    /// What follows, where the tasks do what `survey` says, the program holds `in_hand` messages, and
+    /// nobody has polled for the results of `unclaimed` operations.
+    pub(crate) fn standing(&self, survey: &Survey, in_hand: usize, unclaimed: usize) -> Standing {
         // Whoever sleeps may be on its way to receive, or to send where it has found space.
         let is_left = self.waits_for_itself || self.is_gone || self.is_unclaimed || unclaimed > 0;
-        let may_come = sleeping > 0 && is_left;
+        let at_work = survey.at_work + survey.maybe_at_work + survey.behind;
+        let may_come = self.may_come || survey.asleep > 0 && is_left;
         if self.expects {
             Standing::Expecting
-        } else if may_come || self.is_away || at_work > 0 || in_hand > 0 {
+        } else if may_come || at_work + in_hand > 0 {
             Standing::Uncertain
         } else {
             Standing::Quiescent
@@ -104,8 +134,8 @@ pub(crate) struct Quiescence {
 #[derive(Clone, Copy)]
 struct Uncertain {
     since: Instant,
-    /// How many datagrams had been delivered.
-    delivered: u64,
+    /// How many datagrams had been delivered, and how often tasks had gone on.
+    progress: u64,
     /// False while something else is waited for.
     is_current: bool,
 }
@@ -183,12 +213,13 @@ impl Quiescence {
         self.is_stopped.get()
     }
 
-    /// No task is ready at `now`, and so many datagrams have been `delivered`.
+    /// No task is ready at `now`; `progress` has grown if datagrams were delivered since the last time,
+    /// or tasks with work have gone on.
     pub(crate) fn notice(
         &self,
         standing: Standing,
         now: Instant,
-        delivered: u64,
+        progress: u64,
         wakes: &mut Wakes,
     ) {
         let last = self.uncertain.get();
@@ -203,13 +234,13 @@ impl Quiescence {
                 self.wake(wakes);
             }
             Standing::Uncertain => {
-                // It begins anew with each datagram that is delivered.
-                let same = last.filter(|last| last.delivered == delivered);
+                // It begins anew with each progress.
+                let same = last.filter(|last| last.progress == progress);
                 if same.is_some_and(|last| last.is_current) {
                     return;
                 }
                 let since = same.map_or(now, |last| last.since);
-                self.uncertain.set(Some(Uncertain { since, delivered, is_current: true }));
+                self.uncertain.set(Some(Uncertain { since, progress, is_current: true }));
                 self.wake(wakes);
             }
         }
@@ -226,57 +257,114 @@ mod tests {
 
     use super::*;
 
-    const TASK: TaskId = TaskId::NONE;
+    const BUSY: TaskPresence =
+        TaskPresence { is_asleep: true, does_other_things: true, has_stopped_receiving: false };
+    const GONE: TaskPresence = TaskPresence { has_stopped_receiving: true, ..BUSY };
 
-    fn look(receivers: Receivers, undelivered: usize, waiting: &[TaskId]) -> Look {
+    fn receiver(presence: Presence) -> Receiver {
+        let task = TaskPresence::default();
+        Receiver { presence, waits_for_drain: false, waits_elsewhere: false, task }
+    }
+
+    fn drains(presence: Presence) -> Receiver {
+        Receiver { waits_for_drain: true, ..receiver(presence) }
+    }
+
+    fn look(undelivered: usize, receiver: Receiver) -> Look {
         let mut look = Look::default();
-        look.take(receivers, undelivered, waiting);
+        look.take(undelivered, [receiver].into_iter(), true);
         look
     }
 
+    /// What follows where nothing else is left to do.
+    fn standing(undelivered: usize, receiver: Receiver) -> Standing {
+        look(undelivered, receiver).standing(&Survey::default(), 0, 0)
+    }
+
     #[test]
-    fn what_is_certain_is_waited_for_or_not_whoever_sleeps() {
-        for sleeping in [0, 3] {
-            let standing = |receivers| look(receivers, 1, &[]).standing(sleeping, 0, 0, 0);
-            assert_eq!(standing(Receivers::Served), Standing::Quiescent);
-            assert_eq!(standing(Receivers::Expected(TASK)), Standing::Expecting);
-            assert_eq!(standing(Receivers::Away), Standing::Uncertain);
+    fn a_receiver_that_waits_is_expected_only_where_something_waits_for_it() {
+        assert_eq!(standing(0, receiver(Presence::Waiting)), Standing::Quiescent);
+        assert_eq!(standing(1, receiver(Presence::Waiting)), Standing::Expecting);
+    }
+
+    /// Fails when a receiver is forgotten that was handed a datagram, or is waited for for ever.
+    #[test]
+    fn a_receiver_that_is_away_is_expected_unless_it_does_other_things() {
+        for undelivered in [0, 1] {
+            for presence in [Presence::Away, Presence::AwayBefore] {
+                let away = receiver(presence);
+                assert_eq!(standing(undelivered, away), Standing::Expecting);
+                let gone = Receiver { task: GONE, ..away };
+                assert_eq!(standing(undelivered, gone), Standing::Uncertain);
+                let elsewhere = Receiver { waits_elsewhere: true, ..away };
+                assert_eq!(standing(undelivered, elsewhere), Standing::Uncertain);
+            }
         }
+        let busy = |presence| Receiver { task: BUSY, ..receiver(presence) };
+        assert_eq!(standing(0, busy(Presence::AwayBefore)), Standing::Uncertain);
+        assert_eq!(standing(1, busy(Presence::AwayBefore)), Standing::Expecting);
+        assert_eq!(standing(0, busy(Presence::Away)), Standing::Expecting);
+    }
+
+    #[test]
+    fn a_receiver_that_has_stopped_waiting_may_come_back() {
+        assert_eq!(standing(0, receiver(Presence::Elsewhere)), Standing::Quiescent);
+        assert_eq!(standing(1, receiver(Presence::Elsewhere)), Standing::Uncertain);
+        assert!(look(1, receiver(Presence::Elsewhere)).is_gone);
     }
 
     /// Fails when an exit waits for nobody, or when it does not wait for who may come.
     #[test]
     fn a_receiver_may_still_come_only_where_somebody_sleeps() {
-        for receivers in [Receivers::Unclaimed, Receivers::Gone] {
-            assert_eq!(look(receivers, 1, &[]).standing(0, 0, 0, 0), Standing::Quiescent);
-            assert_eq!(look(receivers, 1, &[]).standing(1, 0, 0, 0), Standing::Uncertain);
+        for had_any in [false, true] {
+            let mut look = Look::default();
+            look.take(1, std::iter::empty(), had_any);
+            assert_eq!((look.is_gone, look.is_unclaimed), (had_any, !had_any));
+            assert_eq!(look.standing(&Survey::default(), 0, 0), Standing::Quiescent);
+            let survey = Survey { asleep: 1, ..Survey::default() };
+            assert_eq!(look.standing(&survey, 0, 0), Standing::Uncertain);
         }
     }
 
+    /// Whether a task that drains is polled for more than its drain is not known, unless it has
+    /// dropped its receive and does not sleep.
     #[test]
-    fn a_task_that_waits_for_the_drain_is_not_waited_for() {
-        let own = look(Receivers::Expected(TASK), 1, &[TASK]);
-        assert!(own.waits_for_itself);
-        assert_eq!(own.standing(0, 0, 0, 0), Standing::Quiescent);
-        assert!(!look(Receivers::Expected(TASK), 0, &[TASK]).waits_for_itself);
+    fn a_task_that_waits_for_the_drain_is_not_waited_for_to_the_deadline() {
+        for presence in [Presence::Waiting, Presence::Away, Presence::AwayBefore] {
+            assert!(look(1, drains(presence)).waits_for_itself);
+            assert_eq!(standing(1, drains(presence)), Standing::Uncertain);
+        }
+        assert_eq!(standing(0, drains(Presence::Waiting)), Standing::Quiescent);
+        assert_eq!(standing(0, drains(Presence::AwayBefore)), Standing::Quiescent);
+        assert_eq!(standing(0, drains(Presence::Away)), Standing::Uncertain);
+        assert!(look(1, drains(Presence::Elsewhere)).waits_for_itself);
+        assert_eq!(standing(1, drains(Presence::Elsewhere)), Standing::Quiescent);
+        let asleep = Receiver { task: BUSY, ..drains(Presence::Elsewhere) };
+        assert_eq!(standing(1, asleep), Standing::Uncertain);
     }
 
     #[test]
     fn work_and_what_is_in_hand_are_uncertain() {
         let look = Look::default();
-        assert_eq!(look.standing(1, 0, 0, 0), Standing::Quiescent);
-        assert_eq!(look.standing(1, 1, 0, 0), Standing::Uncertain);
-        assert_eq!(look.standing(0, 0, 1, 0), Standing::Uncertain);
+        let none = Survey::default();
+        let asleep = Survey { asleep: 1, ..none };
+        assert_eq!(look.standing(&asleep, 0, 0), Standing::Quiescent);
+        assert_eq!(look.standing(&none, 1, 0), Standing::Uncertain);
+        let at_work = Survey { at_work: 1, ..none };
+        let maybe_at_work = Survey { maybe_at_work: 1, ..none };
+        for survey in [at_work, maybe_at_work, Survey { behind: 1, ..none }] {
+            assert_eq!(look.standing(&survey, 0, 0), Standing::Uncertain, "{survey:?}");
+        }
     }
 
-    /// Fails when periodic work begins the wait anew each time, or a delivery does not.
+    /// Fails when periodic work begins the wait anew each time, or progress does not.
     #[test]
-    fn what_is_uncertain_is_waited_for_since_the_last_delivery() {
+    fn what_is_uncertain_is_waited_for_since_the_last_progress() {
         let quiescence = Quiescence::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let notice = |standing, seconds, delivered| {
-            quiescence.notice(standing, at(seconds), delivered, &mut Wakes::default());
+        let notice = |standing, seconds, progress| {
+            quiescence.notice(standing, at(seconds), progress, &mut Wakes::default());
             quiescence.uncertain_since()
         };
         assert_eq!(notice(Standing::Uncertain, 1, 5), Some(at(1)));

@@ -66,7 +66,7 @@ impl Sum for SocketStats {
     }
 }
 
-/// How a drain ended: the first of these that holds, from the bottom up except for `Complete`.
+/// How a drain ended. If several of these hold, it is the last of them, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainOutcome {
@@ -82,7 +82,8 @@ pub enum DrainOutcome {
     /// [`DrainReport::tasks_at_work`], [`DrainReport::in_hand`]. To be waited for, such a task holds
     /// the exit open: [`ExitHold`](crate::ExitHold).
     TasksAtWork,
-    /// Datagrams are undelivered on sockets whose receivers have ended.
+    /// Datagrams are undelivered on sockets whose receivers have ended, or have not come back for them; or
+    /// nobody has asked for what was taken from a socket that is left to others.
     ReceiversGone,
     /// Datagrams are undelivered on a socket whose receiver is the task that waits for the drain: it
     /// waits for itself. Let another task drain, as
@@ -161,8 +162,9 @@ pub struct DrainReport {
     /// Calls of `spawn_blocking`, [holds](crate::ExitHold) and operations that had not ended at the
     /// deadline.
     pub unfinished: usize,
-    /// Tasks that did something for what was delivered since the drain began, and sleep: they were not
-    /// waited for any longer. Where the runtime ends, they were cut off.
+    /// Tasks in the middle of what they got from receivers, as far as can be known: they sleep, or they
+    /// were spawned for it and wait. They were not waited for any longer. Where the runtime ends, they were
+    /// cut off.
     pub tasks_at_work: usize,
     /// Messages that the program was handed and still holds; where the runtime ends, those that tasks
     /// held which were dropped. Datagrams of one train count once, copies of payloads do not.

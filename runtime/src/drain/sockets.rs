@@ -40,6 +40,9 @@ pub trait Drainable: 'static {
     /// Whether it was not read to the end of its queue and will not be, unless it is drained again.
     fn is_given_up(&self) -> bool;
 
+    /// Whether the drain has come to it, also where the kernel refused the seal.
+    fn is_sealed(&self) -> bool;
+
     /// Step 5. How many datagrams wait in its inbox, if it is sealed.
     fn undelivered(&self) -> usize;
 
@@ -49,7 +52,7 @@ pub trait Drainable: 'static {
     /// How many datagrams it has handed to receivers.
     fn delivered(&self) -> u64;
 
-    /// Step 5. What its receivers have still to do, after a look at what the kernel still has.
+    /// Step 5. Who receives from it, after a look at what the kernel still has.
     fn receivers(&self, wakes: &mut Wakes) -> Receivers;
 
     /// Step 5. Reads what is left, if it is sealed, a batch at a time, and throws it away. Returns
@@ -64,21 +67,27 @@ pub trait Drainable: 'static {
     fn stats(&self) -> SocketStats;
 }
 
-/// What the receivers of a sealed socket have still to do.
+/// Who receives from a socket.
+#[derive(Clone, Debug, Default)]
+pub struct Receivers {
+    /// Every task that has received from it and was not told the end; one with several futures that
+    /// receive may be there several times. Some may have ended.
+    pub members: Vec<(TaskId, Presence)>,
+    /// Whether there were others, which have ended.
+    pub has_forgotten: bool,
+}
+
+/// Where a receiver is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Receivers {
-    /// Nothing: all is delivered. Also where the socket is not sealed.
-    Served,
-    /// To take what is in the inbox, or to handle what they were handed, and to come back for the
-    /// end. The task is one of them.
-    Expected(TaskId),
-    /// One of several was handed a datagram a while ago, and did not come back. It may have passed
-    /// the socket on to the others.
+pub enum Presence {
+    /// It waits for a datagram.
+    Waiting,
+    /// It was handed a datagram, and is expected back.
     Away,
-    /// To take what is in the inbox; but every task that has received from the socket has ended.
-    Gone,
-    /// To take what is in the inbox, though nobody has ever received from the socket.
-    Unclaimed,
+    /// The same, from before the seal.
+    AwayBefore,
+    /// It has asked once, and does not wait now.
+    Elsewhere,
 }
 
 /// Which reading it is.
@@ -165,10 +174,12 @@ impl OpenSockets {
         self.open().iter().map(|socket| socket.undelivered()).sum()
     }
 
-    /// How many datagrams were handed to receivers.
+    /// How many datagrams sealed sockets have handed to receivers. What others bring while they wait
+    /// for their stage is no sign of it.
     pub(crate) fn delivered(&self) -> u64 {
-        let open: u64 = self.open.borrow().iter().map(|(_, socket)| socket.delivered()).sum();
-        open + self.closed.borrow().delivered
+        let open = self.open.borrow();
+        let sealed = open.iter().filter(|(_, socket)| socket.is_sealed());
+        sealed.map(|(_, socket)| socket.delivered()).sum()
     }
 
     /// How many buffers of the pool the inboxes hold.

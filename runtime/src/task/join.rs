@@ -97,7 +97,10 @@ impl<T> Future for JoinHandle<T> {
             true => Cow::Borrowed(cx.waker()),
             false => Cow::Owned(Contained::waker(cx.waker())),
         };
-        let output = ready!(Pin::new(task).poll(&mut Context::from_waker(&waker)));
+        let Poll::Ready(output) = Pin::new(task).poll(&mut Context::from_waker(&waker)) else {
+            this.tasks.awaits(this.key);
+            return Poll::Pending;
+        };
         self.task = None;
         Poll::Ready(match output {
             Some(output) => output.map(Output::take),

@@ -29,6 +29,7 @@ macro_rules! by_pointer_if_large {
 }
 pub(crate) use by_pointer_if_large;
 
+mod activity;
 mod budget;
 mod current;
 mod inbox;
@@ -39,11 +40,13 @@ mod root;
 mod tasks;
 mod yield_now;
 
+pub(crate) use self::activity::Cause;
+pub use self::activity::Told;
 pub use self::budget::{GiveWay, note_sent, poll_receive_budget, poll_send_budget};
 pub(crate) use self::budget::{OuterBudget, refill_budget, set_budget_aside, take_sent};
 pub use self::current::TaskId;
 pub(crate) use self::inbox::{Inbox, Permission};
 pub use self::join::{JoinError, JoinHandle};
 pub(crate) use self::root::Root;
-pub(crate) use self::tasks::{Entered, Runnable, Tasks};
+pub(crate) use self::tasks::{Entered, Presence, Runnable, Survey, Tasks};
 pub use self::yield_now::{YieldNow, yield_now};

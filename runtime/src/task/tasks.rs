@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::mem::{self, ManuallyDrop};
-use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use async_task::Builder;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
+use super::activity::{Activity, Cause, Told};
 use super::budget::refill_budget;
 use super::current::{Polling, TaskId};
 use super::inbox::Inbox;
@@ -37,41 +37,49 @@ pub(crate) struct Home(Arc<Inbox<Runnable>>);
 
 /// Every task of a runtime.
 pub(crate) struct Tasks {
-    ready: RefCell<VecDeque<Runnable>>,
+    ready: RefCell<VecDeque<Ready>>,
     living: RefCell<Slab<Entry>>,
     /// The future of `block_on`, while it runs.
     root: Cell<Option<(TaskId, Activity)>>,
     /// Its waker.
     root_waker: RefCell<Option<Waker>>,
+    /// How often it was told something by a socket. Outlives it.
+    root_told: RefCell<Rc<Cell<u64>>>,
     inbox: Arc<Inbox<Runnable>>,
     operations_per_poll: u32,
     /// True once the tasks are being dropped: what is spawned from then on never runs.
     closed: Cell<bool>,
-    /// How many tasks have left the ready queue.
-    left: Cell<u64>,
-    watch: Watch,
+    /// Why a task becomes ready that is woken now.
+    cause: Cell<Cause>,
+    /// Why the task became ready that is to be polled.
+    polled_by: Cell<Cause>,
+    /// What the task that is being polled was told last, of the sockets that it receives from.
+    told: Cell<Option<Told>>,
+    /// Whether that is the future of `block_on`.
+    is_polling_root: Cell<bool>,
+    /// How many datagrams receivers were handed.
+    handed_out: Cell<u32>,
+    /// How often a task with work was polled because of something outside.
+    progress: Cell<u64>,
 }
 
-/// Which tasks have work to do at the exit, and not only something to do from time to time. What is
-/// polled only because a timer of its own has expired may do so for ever; so a task is *at work* if
-/// it was polled for any other reason since a drain began.
-#[derive(Default)]
-struct Watch {
-    /// How many drains watch.
-    drains: Cell<usize>,
-    /// Which places of the ready queue, counted from its first task ever, timers have filled.
-    by_timer: RefCell<VecDeque<Range<u64>>>,
-    /// Whether the task that is being polled was made ready by a timer.
-    polled_by_timer: Cell<bool>,
+/// A task that is to be polled.
+struct Ready {
+    runnable: Runnable,
+    cause: Cause,
 }
 
-/// What a drain wants to know of a task.
-#[derive(Clone, Copy, Default)]
-struct Activity {
-    /// How many sleeps it waits for.
-    sleeps: u32,
-    /// True exactly when it was polled, since a drain began, for another reason than a timer.
-    is_at_work: bool,
+/// What tasks do that live, except those that wait for a drain.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Survey {
+    /// Tasks that wait for sleeps.
+    pub(crate) asleep: usize,
+    /// Tasks that have work in hand, and are in the middle of it.
+    pub(crate) at_work: usize,
+    /// Tasks that may be.
+    pub(crate) maybe_at_work: usize,
+    /// Tasks that wait for a time, and have not been polled since the last datagram was handed out.
+    pub(crate) behind: usize,
 }
 
 /// What is known of a task whose future lives.
@@ -83,6 +91,23 @@ struct Entry {
     aborted: bool,
     id: TaskId,
     activity: Activity,
+    /// `Some` if the future of `block_on` spawned it.
+    setup: Option<Setup>,
+}
+
+/// What the future of `block_on` spawns may be what a program is made of, also if it had been handed a
+/// datagram before. It is work only if that future has asked for another one since.
+struct Setup {
+    root_told: Rc<Cell<u64>>,
+    /// How often that future had been told something.
+    before: u64,
+}
+
+impl Entry {
+    fn is_at_work(&self) -> bool {
+        let is_setup = |setup: &Setup| setup.root_told.get() == setup.before;
+        self.activity.is_at_work(self.setup.as_ref().is_some_and(is_setup))
+    }
 }
 
 impl Tasks {
@@ -92,11 +117,16 @@ impl Tasks {
             living: RefCell::default(),
             root: Cell::new(None),
             root_waker: RefCell::default(),
+            root_told: RefCell::default(),
             inbox,
             operations_per_poll,
             closed: Cell::new(false),
-            left: Cell::new(0),
-            watch: Watch::default(),
+            cause: Cell::default(),
+            polled_by: Cell::default(),
+            told: Cell::default(),
+            is_polling_root: Cell::default(),
+            handed_out: Cell::default(),
+            progress: Cell::default(),
         }
     }
 
@@ -133,8 +163,13 @@ impl Tasks {
             let mut living = self.living.borrow_mut();
             let place = living.vacant_entry();
             let key = place.key();
-            let (id, activity) = (TaskId::new(key), Activity::default());
-            place.insert(Entry { waker: None, aborted: false, id, activity });
+            let (id, activity) =
+                (TaskId::new(key), Activity::spawned(self.cause.get(), self.handed_out.get()));
+            let setup = self.is_root(TaskId::current()).then(|| {
+                let root_told = Rc::clone(&self.root_told.borrow());
+                Setup { before: root_told.get(), root_told }
+            });
+            place.insert(Entry { waker: None, aborted: false, id, activity, setup });
             key
         };
         let living = Living { tasks: Rc::clone(self), key };
@@ -145,47 +180,37 @@ impl Tasks {
             // Nobody would ever poll it: its handle reports that it was cancelled.
             drop(runnable);
         } else {
-            self.push(runnable);
+            self.push(runnable, Cause::Outside);
         }
         JoinHandle::new(task.fallible(), Rc::clone(self), key)
     }
 
     /// Puts a task at the end of the ready queue.
-    pub(crate) fn push(&self, runnable: Runnable) {
-        self.ready.borrow_mut().push_back(runnable);
+    fn push(&self, runnable: Runnable, cause: Cause) {
+        self.ready.borrow_mut().push_back(Ready { runnable, cause });
     }
 
     /// Moves what other threads woke into the ready queue.
     pub(crate) fn take_inbox(&self) {
         while let Some(runnable) = self.inbox.pop() {
-            self.push(runnable);
+            self.push(runnable, Cause::Outside);
         }
     }
 
     /// Polls the task that has been ready longest, if any is.
     pub(crate) fn run_one(&self) {
-        let runnable = self.ready.borrow_mut().pop_front();
-        if let Some(runnable) = runnable {
-            let place = self.left.get();
-            self.left.set(place + 1);
-            if self.watch.drains.get() > 0 {
-                self.watch.poll(place);
-            }
+        let ready = self.ready.borrow_mut().pop_front();
+        if let Some(Ready { runnable, cause }) = ready {
+            self.polled_by.set(cause);
             runnable.run();
         }
     }
 
-    /// The place in the ready queue that the next task to become ready gets, counted from the first
-    /// ever.
-    pub(crate) fn next_place(&self) -> u64 {
-        self.left.get() + self.ready_count() as u64
-    }
-
-    /// The tasks in these places of the ready queue have become ready because timers have expired.
-    pub(crate) fn made_ready_by_timers(&self, places: Range<u64>) {
-        if self.watch.drains.get() > 0 && !places.is_empty() {
-            self.watch.by_timer.borrow_mut().push_back(places);
-        }
+    /// Calls `wake`, which wakes tasks because of `cause`.
+    pub(crate) fn wake_because_of(&self, cause: Cause, wake: impl FnOnce()) {
+        self.cause.set(cause);
+        wake();
+        self.cause.set(Cause::Outside);
     }
 
     /// Has the future of a living task dropped at its next turn.
@@ -203,10 +228,19 @@ impl Tasks {
     fn before_poll(&self, key: usize) -> (bool, TaskId) {
         let mut living = self.living.borrow_mut();
         let entry = &mut living[key];
-        if self.watch.drains.get() > 0 {
-            entry.activity.is_at_work |= !self.watch.polled_by_timer.get();
+        let polled_by = self.polled_by.get();
+        let cause = entry.activity.polled(polled_by, self.handed_out.get());
+        if (polled_by, cause) == (Cause::Outside, Cause::WorkingTask) {
+            self.progress.set(self.progress.get() + 1);
         }
+        self.cause.set(cause);
+        self.told.set(None);
         (entry.aborted, entry.id)
+    }
+
+    /// A task was polled. What it has woken itself for is not another's work.
+    fn after_poll(&self) {
+        self.cause.set(Cause::Outside);
     }
 
     /// A task was polled in vain, and waits for `waker`, which is its own. Returns whether it was
@@ -216,6 +250,9 @@ impl Tasks {
         if entry.waker.is_none() {
             // Of `async-task`: no user code runs here.
             entry.waker = Some(waker.clone());
+        }
+        if let Some(told) = self.told.get() {
+            entry.activity.told(told);
         }
         entry.aborted
     }
@@ -237,9 +274,9 @@ impl Tasks {
             }
             self.take_inbox();
             loop {
-                let runnable = self.ready.borrow_mut().pop_front();
-                let Some(runnable) = runnable else { break };
-                drop(runnable);
+                let ready = self.ready.borrow_mut().pop_front();
+                let Some(ready) = ready else { break };
+                drop(ready);
                 dropped += 1;
             }
             // What is still living is on its way to the inbox, in the hands of another thread.
@@ -254,8 +291,14 @@ impl Tasks {
     pub(crate) fn enter_root(self: &Rc<Self>, waker: &Waker) -> RunningRoot {
         let id = TaskId::root();
         let outer_waker = self.root_waker.replace(Some(waker.clone()));
-        let outer = self.root.replace(Some((id, Activity::default())));
+        let activity = Activity::spawned(Cause::Outside, self.handed_out.get());
+        let outer = self.root.replace(Some((id, activity)));
+        self.root_told.take();
         RunningRoot { tasks: Rc::clone(self), id, outer, outer_waker }
+    }
+
+    fn is_root(&self, task: TaskId) -> bool {
+        self.root.get().is_some_and(|(root, _)| root == task)
     }
 
     /// Whether a waker is that of the task that is being polled, and no third party's.
@@ -267,9 +310,9 @@ impl Tasks {
         own.is_some_and(|own| own.will_wake(waker))
     }
 
-    /// Whether a task has not ended. What is no task of a runtime never ends, for all that is known.
+    /// Whether a task has not ended.
     pub(crate) fn is_alive(&self, task: TaskId) -> bool {
-        task == TaskId::NONE || self.with_activity(task, |_| ()).is_some()
+        self.presence(task).is_some()
     }
 
     fn with_activity<T>(&self, task: TaskId, f: impl FnOnce(&mut Activity) -> T) -> Option<T> {
@@ -284,68 +327,113 @@ impl Tasks {
         Some(answer)
     }
 
+    /// The task that is being polled was told something by a socket that it receives from.
+    #[inline]
+    pub(crate) fn told(&self, told: Told) {
+        self.told.set(Some(told));
+        if self.is_polling_root.get() {
+            let root_told = self.root_told.borrow();
+            root_told.set(root_told.get() + 1);
+        }
+        if told == Told::Datagram {
+            self.handed_out.set(self.handed_out.get().wrapping_add(1));
+            self.cause.set(Cause::WorkingTask);
+        }
+    }
+
     /// A sleep of the task that is being polled begins to wait.
     pub(crate) fn sleep_begins(&self) -> TaskId {
         let task = TaskId::current();
-        self.with_activity(task, |activity| activity.sleeps += 1);
+        self.with_activity(task, Activity::sleep_begins);
         task
     }
 
     /// A sleep that `task` began is over, or was dropped.
     pub(crate) fn sleep_ends(&self, task: TaskId) {
-        self.with_activity(task, |activity| activity.sleeps -= 1);
+        self.with_activity(task, Activity::sleep_ends);
     }
 
-    /// How many tasks wait for sleeps, `except` some.
-    pub(crate) fn sleeping(&self, except: &[TaskId]) -> usize {
-        self.count(except, |activity| activity.sleeps > 0)
+    /// An interval of the task that is being polled begins to wait for its tick.
+    pub(crate) fn tick_begins(&self) -> TaskId {
+        let task = TaskId::current();
+        self.with_activity(task, Activity::tick_begins);
+        task
     }
 
-    /// How many tasks are at work and wait for sleeps, `except` some.
-    pub(crate) fn sleeping_at_work(&self, except: &[TaskId]) -> usize {
-        self.count(except, |activity| activity.sleeps > 0 && activity.is_at_work)
+    /// A tick that `task` waited for has come, or its interval was dropped.
+    pub(crate) fn tick_ends(&self, task: TaskId) {
+        self.with_activity(task, Activity::tick_ends);
     }
 
-    fn count(&self, except: &[TaskId], counts: impl Fn(Activity) -> bool) -> usize {
-        let living = self.living.borrow();
-        let tasks = living.iter().map(|(_, entry)| (entry.id, entry.activity));
-        tasks
-            .chain(self.root.get())
-            .filter(|(id, activity)| !except.contains(id) && counts(*activity))
-            .count()
+    /// The task that is being polled waits for the result of the living task `key`.
+    pub(super) fn awaits(&self, key: usize) {
+        let task = TaskId::current();
+        let poll = self.with_activity(task, |activity| activity.polls());
+        if let (Some(poll), Some(entry)) = (poll, self.living.borrow_mut().get_mut(key)) {
+            entry.activity.awaited_by(task, poll);
+        }
     }
 
-    /// A drain begins to watch which tasks are at work.
-    pub(crate) fn watch(&self) {
-        let drains = self.watch.drains.get();
-        if drains == 0 {
-            for (_, entry) in self.living.borrow_mut().iter_mut() {
-                entry.activity.is_at_work = false;
+    /// Adds to `tasks` those that await one of them, or one of those, and so on.
+    pub(crate) fn add_who_awaits(&self, tasks: &mut Vec<TaskId>) {
+        let mut seen = 0;
+        while let Some(task) = tasks.get(seen).copied() {
+            seen += 1;
+            let awaited = self.with_activity(task, |activity| activity.awaited()).flatten();
+            let Some((awaits, poll)) = awaited else { continue };
+            let is_current = self.with_activity(awaits, |activity| activity.polls() == poll);
+            if is_current == Some(true) && !tasks.contains(&awaits) {
+                tasks.push(awaits);
             }
         }
-        self.watch.drains.set(drains + 1);
     }
 
-    /// A drain that watched has ended.
-    pub(crate) fn watch_ends(&self) {
-        let drains = self.watch.drains.get() - 1;
-        self.watch.drains.set(drains);
-        if drains == 0 {
-            self.watch.by_timer.borrow_mut().clear();
+    /// How often tasks with work went on, because something outside let them.
+    pub(crate) fn progress(&self) -> u64 {
+        self.progress.get()
+    }
+
+    /// What the tasks do, `except` some.
+    pub(crate) fn survey(&self, except: &[TaskId]) -> Survey {
+        let living = self.living.borrow();
+        let tasks = living.iter().map(|(_, entry)| (entry.id, entry.activity, entry.is_at_work()));
+        let root = self.root.get().map(|(id, activity)| (id, activity, activity.is_at_work(false)));
+        let mut survey = Survey::default();
+        for (id, activity, is_at_work) in tasks.chain(root) {
+            if except.contains(&id) {
+                continue;
+            }
+            survey.asleep += usize::from(activity.is_asleep());
+            survey.at_work += usize::from(is_at_work);
+            survey.behind += usize::from(activity.is_behind(self.handed_out.get()));
+            survey.maybe_at_work += usize::from(activity.may_be_at_work());
         }
+        survey
+    }
+
+    /// What `task` does, unless it has ended.
+    pub(crate) fn presence(&self, task: TaskId) -> Option<Presence> {
+        if task == TaskId::NONE {
+            // What is no task of a runtime never ends, for all that is known.
+            return Some(Presence::default());
+        }
+        self.with_activity(task, |activity| Presence {
+            is_asleep: activity.is_asleep(),
+            does_other_things: activity.does_other_things(),
+            has_stopped_receiving: activity.has_stopped_receiving(),
+        })
     }
 }
 
-impl Watch {
-    /// The task in this place of the ready queue is polled next.
-    fn poll(&self, place: u64) {
-        let mut by_timer = self.by_timer.borrow_mut();
-        while by_timer.front().is_some_and(|places| places.end <= place) {
-            by_timer.pop_front();
-        }
-        let is_by_timer = by_timer.front().is_some_and(|places| places.contains(&place));
-        self.polled_by_timer.set(is_by_timer);
-    }
+/// What a task does that has received from a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Presence {
+    /// It waits for a sleep.
+    pub(crate) is_asleep: bool,
+    /// It has done other things since it was handed a datagram before the drain.
+    pub(crate) does_other_things: bool,
+    /// The same, for whom it was handed one during the drain, or where more waits for it.
+    pub(crate) has_stopped_receiving: bool,
 }
 
 /// While it exists, the future of `block_on` runs.
@@ -359,8 +447,14 @@ pub(crate) struct RunningRoot {
 
 impl RunningRoot {
     /// Makes it what this thread is polling, until the guard is dropped.
-    pub(crate) fn poll(&self) -> Polling {
-        self.id.poll()
+    pub(crate) fn poll(&self) -> RootPoll<'_> {
+        let (id, mut activity) = self.tasks.root.get().expect("it is entered");
+        // Who has woken it is not known.
+        self.tasks.cause.set(activity.polled(Cause::Outside, self.tasks.handed_out.get()));
+        self.tasks.told.set(None);
+        self.tasks.is_polling_root.set(true);
+        self.tasks.root.set(Some((id, activity)));
+        RootPoll { tasks: &self.tasks, _polling: self.id.poll() }
     }
 }
 
@@ -368,6 +462,22 @@ impl Drop for RunningRoot {
     fn drop(&mut self) {
         self.tasks.root.set(self.outer.take());
         self.tasks.root_waker.replace(self.outer_waker.take());
+    }
+}
+
+/// Undoes a [`RunningRoot::poll`].
+pub(crate) struct RootPoll<'a> {
+    tasks: &'a Tasks,
+    _polling: Polling,
+}
+
+impl Drop for RootPoll<'_> {
+    fn drop(&mut self) {
+        self.tasks.after_poll();
+        self.tasks.is_polling_root.set(false);
+        if let Some(told) = self.tasks.told.get() {
+            self.tasks.with_activity(TaskId::current(), |activity| activity.told(told));
+        }
     }
 }
 
@@ -379,7 +489,7 @@ fn schedule(runnable: Runnable) {
             && let Some(runnable) =
                 runnable.take_if(|task| Arc::ptr_eq(&tasks.inbox, &task.metadata().0))
         {
-            tasks.push(runnable);
+            tasks.push(runnable, tasks.cause.get());
         }
     });
     if let Some(runnable) = runnable {
@@ -433,6 +543,7 @@ impl<F: Future> Future for Guarded<F> {
             true => Ok(Poll::Pending),
             false => catch(|| future.poll(cx)),
         };
+        this.living.tasks.after_poll();
         let output = match polled {
             Ok(Poll::Ready(output)) => Ok(Output::new(output)),
             Ok(Poll::Pending) => match this.living.tasks.waits(this.living.key, cx.waker()) {

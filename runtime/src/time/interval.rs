@@ -69,7 +69,7 @@ pub fn interval(period: Duration) -> Interval {
 pub fn interval_at(start: Instant, period: Duration) -> Interval {
     assert!(!period.is_zero(), "the period of an interval must not be zero");
     Interval {
-        next: Sleep::bound(start),
+        next: Sleep::tick(start),
         period,
         missed_tick_behavior: MissedTickBehavior::default(),
     }

@@ -76,7 +76,7 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// # std::io::Result::Ok(())
 /// ```
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, purpose: Purpose::Work, armed: None, way: GiveWay::default() }
+    Sleep::new(deadline, Purpose::Work)
 }
 
 /// A future that completes at a deadline. Made by [`sleep`] and [`sleep_until`].
@@ -128,14 +128,25 @@ pub struct Sleep {
 enum Purpose {
     /// A task goes on when it expires: the exit may wait for that.
     Work,
-    /// It only bounds something else, or ticks for ever: the exit does not wait for it.
+    /// It ticks for ever: the exit waits for one tick at most.
+    Tick,
+    /// It only bounds something else: the exit does not wait for it.
     Bound,
 }
 
 impl Sleep {
-    /// A timer that only bounds something else, or ticks for ever.
+    fn new(deadline: Instant, purpose: Purpose) -> Self {
+        Self { deadline, purpose, armed: None, way: GiveWay::default() }
+    }
+
+    /// A timer that ticks for ever.
+    pub(crate) fn tick(deadline: Instant) -> Self {
+        Self::new(deadline, Purpose::Tick)
+    }
+
+    /// A timer that only bounds something else.
     pub(crate) fn bound(deadline: Instant) -> Self {
-        Self { deadline, purpose: Purpose::Bound, armed: None, way: GiveWay::default() }
+        Self::new(deadline, Purpose::Bound)
     }
 
     /// The instant at which it completes.
@@ -254,7 +265,8 @@ struct Armed {
     /// Keeps the timers alive, also when the runtime has been shut down.
     handle: Handle,
     key: Key,
-    /// Whose sleep it counts as. `None`: nobody's, because it only bounds something.
+    purpose: Purpose,
+    /// Whose sleep or tick it counts as. `None`: nobody's, because it only bounds something.
     sleeper: Option<TaskId>,
 }
 
@@ -262,8 +274,12 @@ impl Armed {
     fn new(handle: Handle, deadline: Instant, purpose: Purpose, cx: &Context<'_>) -> Self {
         let waker = cx.waker().clone();
         let key = handle.timers().borrow_mut().register(deadline, waker);
-        let sleeper = (purpose == Purpose::Work).then(|| handle.tasks().sleep_begins());
-        Self { handle, key, sleeper }
+        let sleeper = match purpose {
+            Purpose::Work => Some(handle.tasks().sleep_begins()),
+            Purpose::Tick => Some(handle.tasks().tick_begins()),
+            Purpose::Bound => None,
+        };
+        Self { handle, key, purpose, sleeper }
     }
 
     /// Ready when the timer has expired; otherwise it will wake the task that polls.
@@ -287,8 +303,10 @@ impl Drop for Armed {
     fn drop(&mut self) {
         let waker = self.handle.timers().borrow_mut().cancel(self.key);
         drop(waker);
-        if let Some(task) = self.sleeper {
-            self.handle.tasks().sleep_ends(task);
+        match (self.purpose, self.sleeper) {
+            (Purpose::Work, Some(task)) => self.handle.tasks().sleep_ends(task),
+            (Purpose::Tick, Some(task)) => self.handle.tasks().tick_ends(task),
+            (Purpose::Bound, _) | (_, None) => {}
         }
     }
 }
