@@ -13,6 +13,7 @@ use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ebbtide_runtime::Exit;
+use socket2::SockRef;
 
 use crate::{UdpOptions, UdpSocket, UnixDatagram};
 
@@ -44,8 +45,8 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// # Errors
 ///
 /// `EBADF` if a descriptor that `LISTEN_FDS` announces is not open; `InvalidData` if it is no number, or
-/// if it announces a descriptor that was not passed in: one that is closed by exec (`FD_CLOEXEC`) was
-/// opened by this program. No descriptor is taken then.
+/// if it announces more than was passed in and the next descriptor is one that this program opened: no
+/// socket, and closed by exec (`FD_CLOEXEC`). No descriptor is taken then.
 pub fn listen_fds() -> io::Result<Vec<ListenFd>> {
     let is_for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid == process::id().to_string());
     let Some(count) = env::var_os("LISTEN_FDS").filter(|_| is_for_us) else {
@@ -75,8 +76,8 @@ pub fn listen_fds() -> io::Result<Vec<ListenFd>> {
         names.split(':').map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()));
     let taken = numbers.map(|number| {
         close_on_exec(number)?;
-        // SAFETY: the descriptor is open and came by exec, so by the protocol it is this process's, for
-        // whoever asks first, which `TAKEN` says that we are.
+        // SAFETY: the descriptor is open, and by the protocol it is this process's, for whoever asks
+        // first, which `TAKEN` says that we are.
         let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
         Ok(ListenFd { descriptor, name: names.next().flatten() })
     });
@@ -87,13 +88,17 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// Whether a descriptor came by exec. What std and this crate open is closed by exec.
+/// Whether a descriptor may have been passed in: it came by exec, which what std and this crate open does
+/// not; or it is a socket, which somebody in this process may have taken over for us.
 fn was_passed_in(number: RawFd) -> io::Result<bool> {
     // SAFETY: takes two numbers; a descriptor that is not open is an error.
-    match unsafe { libc::fcntl(number, libc::F_GETFD) } {
-        -1 => Err(io::Error::last_os_error()),
-        flags => Ok(flags & libc::FD_CLOEXEC == 0),
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags == -1 {
+        return Err(io::Error::last_os_error());
     }
+    // SAFETY: it is open, and stays so for the call: nobody else is to touch what is passed in.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    Ok(flags & libc::FD_CLOEXEC == 0 || SockRef::from(&descriptor).r#type().is_ok())
 }
 
 /// Makes sure that programs which this one starts do not inherit a descriptor.
@@ -142,9 +147,7 @@ impl ListenFd {
     ///
     /// That it is none; those of [`UnixDatagram::from_std`].
     pub fn into_unix_datagram(self) -> io::Result<UnixDatagram> {
-        let socket = UnixDatagram::from_std(self.descriptor.into())?;
-        socket.set_exit(Exit::Leave)?;
-        Ok(socket)
+        UnixDatagram::adopt(self.descriptor.into(), Exit::Leave)
     }
 }
 
