@@ -20,7 +20,7 @@ use crate::coverage::Event;
 use crate::entry::Entry;
 use crate::kernel::Queues;
 use crate::socket::{Arrival, CONTROL_LEN, Kind, Seal, Socket, name_of};
-use crate::world::{Sent, Shared};
+use crate::world::{Sent, Shared, Stage};
 
 /// The ring of a world.
 pub(crate) struct Ring {
@@ -131,7 +131,9 @@ impl Handle {
     pub(crate) fn open(world: &Shared, kind: Kind, capacity: usize, file: File) -> Self {
         let mut inside = world.borrow_mut();
         let index = inside.sockets.len();
-        inside.sockets.push(Socket::new(kind, file.as_raw_fd(), capacity));
+        let mut socket = Socket::new(kind, file.as_raw_fd(), capacity);
+        socket.was_open_at_end = inside.stage != Stage::Running;
+        inside.sockets.push(socket);
         inside.tell(format_args!("socket {index}: opened, {kind:?}, room for {capacity}"));
         drop(inside);
         Self { world: Rc::clone(world), index, file }

@@ -93,7 +93,7 @@ pub(crate) struct Socket {
     pub(crate) room_came: bool,
     /// The number that another file has now, since this was closed.
     pub(crate) placeholder: Option<RawFd>,
-    /// Whether it was open when the end of the runtime began.
+    /// Whether it was open when the end of the runtime began, or was opened since.
     pub(crate) was_open_at_end: bool,
     pub(crate) ledger: Ledger,
 }

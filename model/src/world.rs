@@ -71,7 +71,7 @@ pub(crate) struct World {
     pub(crate) eventfd: Option<File>,
     /// Whether it ever was written to: it is readable from then on.
     pub(crate) was_written: bool,
-    stage: Stage,
+    pub(crate) stage: Stage,
     /// The first thing that went wrong.
     violation: Option<String>,
     tells: bool,
