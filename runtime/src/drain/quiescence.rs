@@ -91,7 +91,12 @@ impl Look {
                 self.may_come |= presence != Presence::Elsewhere || task.is_asleep;
             }
             Presence::Waiting => self.expects = true,
-            Presence::Elsewhere => (self.may_come, self.is_gone) = (true, true),
+            Presence::Elsewhere => {
+                self.is_gone = true;
+                // Its sleep ends by itself.
+                self.expects |= task.is_asleep && !task.has_stopped_receiving;
+                self.may_come = true;
+            }
             _ if waits_elsewhere || task.has_stopped_receiving => self.may_come = true,
             Presence::AwayBefore if !is_left && task.does_other_things => self.may_come = true,
             Presence::Away | Presence::AwayBefore => self.expects = true,
@@ -311,6 +316,9 @@ mod tests {
         assert_eq!(standing(0, receiver(Presence::Elsewhere)), Standing::Quiescent);
         assert_eq!(standing(1, receiver(Presence::Elsewhere)), Standing::Uncertain);
         assert!(look(1, receiver(Presence::Elsewhere)).is_gone);
+        let elsewhere = |task| Receiver { task, ..receiver(Presence::Elsewhere) };
+        assert_eq!(standing(1, elsewhere(BUSY)), Standing::Expecting);
+        assert_eq!(standing(1, elsewhere(GONE)), Standing::Uncertain);
     }
 
     /// Fails when an exit waits for nobody, or when it does not wait for who may come.

@@ -120,7 +120,7 @@ impl Activity {
     #[inline]
     pub(super) fn told(&mut self, told: Told) {
         match told {
-            Told::Nothing => self.work = Work::Nothing,
+            Told::Nothing => self.begin(Work::Nothing),
             Told::Datagram => self.begin(Work::Datagram),
             // Who asks again and again is told so each time.
             Told::End if self.work == Work::Ended => {}
