@@ -74,6 +74,9 @@ pub(crate) const SMALLER_RETRY_MS: u64 = 200;
 /// (leaks it) and says so in the report: rather a leak than memory that the kernel still writes.
 pub(crate) const REAP_LIMIT_MS: u64 = 5_000;
 
+/// A drain looks every so many turns whether anything is left to do, while tasks are always ready.
+pub(crate) const BUSY_TURNS_PER_LOOK: u64 = 64;
+
 /// How long a drain waits, after the last datagram was delivered, for what may or may not happen: a
 /// task that sleeps and may be on its way to a receive, or at work on what it was handed. Long
 /// enough for work that takes a moment, short beside the ten seconds after which supervisors kill.

@@ -29,13 +29,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::builder::Builder;
-use crate::drain::{Drain, DrainReport, drain_of};
+use crate::drain::{Drain, DrainReport, Ready, drain_of};
 use crate::driver::descriptor::eventfd;
 use crate::driver::{
     Driver, DriverChoice, Entered, Pace, Reaped, Resumed, RunningDriver, StartError, Wait, Wakes,
 };
 use crate::handle::{Handle, Phase};
-use crate::limits::{DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
+use crate::limits::{BUSY_TURNS_PER_LOOK, DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
 use crate::task::{
     Cause, Inbox, JoinHandle, Permission, Root, Runnable, by_pointer_if_large, refill_budget,
@@ -297,9 +297,12 @@ impl Runtime {
                 || self.handle.turn_ends().forbids_sleep()
         };
         if busy() || self.handle.driver().has_completions() {
+            if self.turns.get().is_multiple_of(BUSY_TURNS_PER_LOOK) {
+                self.handle.notice_quiescence(Ready::Always);
+            }
             return Wait::No;
         }
-        self.handle.notice_quiescence();
+        self.handle.notice_quiescence(Ready::None);
         if busy() {
             return Wait::No;
         }

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ebbtide::net::UdpSocket;
 use ebbtide::task::yield_now;
 use ebbtide::time::{interval, sleep, timeout};
 use ebbtide::{DrainOutcome, spawn};
@@ -17,6 +18,7 @@ on_every_shape!(
     what_came_to_a_receiver_that_has_ended_is_reported_beside_a_periodic_task,
     timeouts_are_not_waited_for,
     nothing_is_waited_for_where_nothing_happens,
+    tasks_that_are_always_ready_do_not_hold_up_the_exit,
 );
 
 /// Tasks that tick for ever, and wait for their first ticks.
@@ -113,4 +115,26 @@ fn nothing_is_waited_for_where_nothing_happens(shape: Shape) {
     });
     let report = runtime.shutdown(patient());
     assert_eq!((report.outcome, report.tasks_at_work), (DrainOutcome::Complete, 0), "{report}");
+}
+
+/// Fails when the exit looks whether anything is left to do only when no task is ready.
+fn tasks_that_are_always_ready_do_not_hold_up_the_exit(shape: Shape) {
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        spawn(async {
+            loop {
+                yield_now().await;
+            }
+        });
+        spawn(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            loop {
+                let _ = socket.send_to(b"load", "127.0.0.1:9").await;
+            }
+        });
+        let socket = socket_with(3);
+        spawn(async move { while socket.recv().await.unwrap().is_some() {} });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, report.stats.delivered), (DrainOutcome::Complete, 3), "{report}");
 }

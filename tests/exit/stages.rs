@@ -21,6 +21,7 @@ on_every_shape!(
     a_task_that_waits_for_a_later_stage_is_not_waited_for_in_an_earlier_one,
     a_forwarder_may_open_sockets_for_its_last_queries,
     a_program_that_opens_its_socket_again_and_again_ends,
+    a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before,
 );
 
 const COUNT: usize = 100;
@@ -290,4 +291,36 @@ fn a_program_that_opens_its_socket_again_and_again_ends(shape: Shape) {
     let report = runtime.shutdown(patient());
     assert_eq!(report.outcome, DrainOutcome::Complete, "{report}");
     assert_eq!((report.sockets, report.sealed_later), (2, 1), "{report}");
+}
+
+/// The program holds as many datagrams as the pool has buffers, so that the last socket gets none, and
+/// a send to it waits for room. Fails when the stage before waits for the send, which is refused at last.
+fn a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before(shape: Shape) {
+    const BUFFERS: usize = 8;
+    let runtime = shape.builder().buffers(BUFFERS).build().unwrap();
+    let received = Rc::new(Cell::new(0));
+    let (sent, kept) = runtime.block_on(async {
+        let socket = crate::socket_with(BUFFERS);
+        let mut held = Vec::new();
+        while held.len() < BUFFERS {
+            held.push(socket.recv().await.unwrap().unwrap());
+        }
+        let (sender, last) = UnixDatagram::pair().unwrap();
+        last.set_exit(Exit::SealLast).unwrap();
+        let mut sent = 0;
+        while sender.try_send(b"fills the queue").is_ok() {
+            sent += 1;
+        }
+        spawn(async move { sender.send(b"waits for room").await.unwrap_err() });
+        let received = Rc::clone(&received);
+        spawn(async move {
+            while last.recv().await.unwrap().is_some() {
+                received.set(received.get() + 1);
+            }
+        });
+        (sent, (socket, held))
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!(received.get(), sent, "{}: {report}", shape.name);
+    drop(kept);
 }

@@ -38,6 +38,7 @@ use self::deliveries::{wait_for_all, wait_for_what_is_in_hand};
 pub use self::exit::{Exit, ExitHold, hold_exit};
 pub(crate) use self::membarrier::global as membarrier;
 pub(crate) use self::quiescence::Quiescence;
+pub(crate) use self::quiescence::Ready;
 use self::quiescence::{Look, Receiver, Standing};
 pub use self::report::{DrainError, DrainOutcome, DrainReport, Quiesced, SocketStats};
 pub(crate) use self::sockets::OpenSockets;
@@ -109,8 +110,9 @@ impl Handle {
         }
     }
 
-    /// Called when no task is ready: wakes those who wait for it if there is nothing left to do.
-    pub(crate) fn notice_quiescence(&self) {
+    /// Called when no task is ready, and from time to time where some always are: wakes those who wait for
+    /// it if there is nothing left to do.
+    pub(crate) fn notice_quiescence(&self, ready: Ready) {
         let quiescence = self.quiescence();
         let is_awaited = quiescence.is_awaited();
         quiescence.set_held_open(is_awaited && self.blocking().count() > 0);
@@ -118,7 +120,10 @@ impl Handle {
             return;
         }
         let mut wakes = Wakes::default();
-        let standing = self.standing(&mut wakes);
+        let standing = match (self.standing(&mut wakes), ready) {
+            (Standing::Quiescent, Ready::Always) => Standing::Uncertain,
+            (standing, _) => standing,
+        };
         let progress = self.sockets().delivered() + self.tasks().progress();
         quiescence.notice(standing, clock::now(), progress, &mut wakes);
         self.tasks().wake_because_of(Cause::Drain, || wakes.run());
@@ -127,7 +132,10 @@ impl Handle {
     /// What is known of the runtime now.
     fn standing(&self, wakes: &mut Wakes) -> Standing {
         if self.under_way() > self.stuck() {
-            return Standing::Busy;
+            // A send may wait for room on a socket that waits for buffers. Its stage may be a later one:
+            // once it is sealed, it is read without buffers.
+            let waits_for_buffers = self.blocking().count() == 0 && self.driver().has_starved();
+            return if waits_for_buffers { Standing::Uncertain } else { Standing::Busy };
         }
         let waiting = self.waits_for_drains();
         let look = self.look(&waiting, wakes);
@@ -435,7 +443,11 @@ impl Delivery {
             return Poll::Ready(Reason::Stopped);
         }
         if quiescence.count() > self.quiescences {
-            return Poll::Ready(Reason::Delivered);
+            if quiescence.is_reached() {
+                return Poll::Ready(Reason::Delivered);
+            }
+            // Another drain has sealed others since: this one ends with them.
+            self.quiescences = quiescence.count();
         }
         if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
             return Poll::Ready(Reason::DeadlinePassed);

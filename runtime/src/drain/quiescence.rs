@@ -1,7 +1,7 @@
 //! [`Quiescence`]: who waits for the runtime to have nothing left to do, and whether it has.
 //!
-//! Pure: what decides is fed values. The loop looks when no task is ready ([`Handle::notice`]); the
-//! drains wait.
+//! Pure: what decides is fed values. The loop looks when no task is ready ([`Handle::notice`]), and from
+//! time to time where some always are; the drains wait.
 //!
 //! Whether a program has nothing left to do cannot always be known. What is certain is waited for
 //! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last progress.
@@ -28,6 +28,14 @@ pub(crate) enum Standing {
     Uncertain,
     /// Nothing is left to do.
     Quiescent,
+}
+
+/// Whether tasks are ready at a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    None,
+    /// Some are, as they have been for many turns: what they do is not known.
+    Always,
 }
 
 /// What a look at the sockets shows.
@@ -104,7 +112,7 @@ impl Look {
     }
 
     /// What follows, where the tasks do what `survey` says, the program holds `in_hand` messages, and
-    /// nobody has polled for the results of `unclaimed` operations.
+    /// nobody has polled for the results of `unclaimed` operations, if no task is ready.
     pub(crate) fn standing(&self, survey: &Survey, in_hand: usize, unclaimed: usize) -> Standing {
         // Whoever sleeps may be on its way to receive, or to send where it has found space.
         let is_left = self.waits_for_itself || self.is_gone || self.is_unclaimed || unclaimed > 0;
@@ -128,6 +136,10 @@ pub(crate) struct Quiescence {
     tasks: RefCell<Vec<TaskId>>,
     /// How often the runtime was found quiescent while somebody waited for it.
     count: Cell<u64>,
+    /// How many stages were sealed, of all drains, and how many of them before the runtime was found
+    /// quiescent last.
+    stages: Cell<u64>,
+    found_at: Cell<u64>,
     /// `Some` while it is uncertain whether anything is left to do: since when.
     uncertain: Cell<Option<Uncertain>>,
     /// True exactly when holds or blocking calls held the exit open at the last look.
@@ -193,8 +205,14 @@ impl Quiescence {
         uncertain.map(|uncertain| uncertain.since)
     }
 
-    /// Other sockets are to be delivered: what was uncertain begins anew.
+    /// Whether the runtime was found quiescent, and no drain has sealed others since.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.found_at.get() == self.stages.get()
+    }
+
+    /// Other sockets are to be delivered: what was uncertain begins anew, for every drain.
     pub(crate) fn begin_stage(&self) {
+        self.stages.set(self.stages.get() + 1);
         self.uncertain.set(None);
     }
 
@@ -218,7 +236,7 @@ impl Quiescence {
         self.is_stopped.get()
     }
 
-    /// No task is ready at `now`; `progress` has grown if datagrams were delivered since the last time,
+    /// A look at `now`; `progress` has grown if datagrams were delivered since the last time,
     /// or tasks with work have gone on.
     pub(crate) fn notice(
         &self,
@@ -236,6 +254,7 @@ impl Quiescence {
             Standing::Expecting => self.uncertain.set(None),
             Standing::Quiescent => {
                 self.count.set(self.count.get() + 1);
+                self.found_at.set(self.stages.get());
                 self.wake(wakes);
             }
             Standing::Uncertain => {

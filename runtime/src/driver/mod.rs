@@ -318,6 +318,11 @@ impl Driver {
         self.verdicts = verdicts;
     }
 
+    /// Whether a receive waits for buffers to come back.
+    pub(crate) fn has_starved(&self) -> bool {
+        self.multishots.has_starved()
+    }
+
     /// Re-arms starved receives if buffers have come back: a few at once in a busy turn; any at all
     /// before the thread sleeps, or when they have waited for some turns. At most one receive per
     /// free buffer, so that a single buffer that comes back does not make a hundred sockets fail

@@ -107,6 +107,12 @@ impl Activity {
         }
     }
 
+    /// Whether it works on what others have received.
+    #[inline]
+    pub(super) fn works_for_others(&self) -> bool {
+        matches!(self.work, Work::Spawned | Work::Given)
+    }
+
     fn woken_by_task(&mut self, cause: Cause) {
         self.task_wakes = self.task_wakes.saturating_add(1);
         match self.work {

@@ -59,7 +59,8 @@ pub(crate) struct Tasks {
     is_polling_root: Cell<bool>,
     /// How many datagrams receivers were handed.
     handed_out: Cell<u32>,
-    /// How often a task with work was polled because of something outside.
+    /// How often a task that works on what others have received was polled because of something outside,
+    /// or of itself.
     progress: Cell<u64>,
 }
 
@@ -230,7 +231,7 @@ impl Tasks {
         let entry = &mut living[key];
         let polled_by = self.polled_by.get();
         let cause = entry.activity.polled(polled_by, self.handed_out.get());
-        if (polled_by, cause) == (Cause::Outside, Cause::WorkingTask) {
+        if polled_by == Cause::Outside && entry.activity.works_for_others() {
             self.progress.set(self.progress.get() + 1);
         }
         self.cause.set(cause);
