@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Signals, terminate};
+use super::terminate;
 use crate::drain::{Drain, DrainReport, drain_with};
 use crate::handle::Handle;
 use crate::task::JoinHandle;
@@ -40,8 +40,10 @@ pub fn drain_on_terminate() -> io::Result<JoinHandle<DrainReport>> {
 ///
 /// Those of [`drain_on_terminate`].
 pub fn drain_on_terminate_with(policy: Drain) -> io::Result<JoinHandle<DrainReport>> {
-    let handle = Handle::try_current()?;
-    let first = terminate().listening(&handle)?;
+    // Before the handler is installed, which stays.
+    Handle::try_current()?;
+    let mut first = terminate();
+    let handle = first.listening_handle()?;
     Ok(handle.clone().spawn(async move {
         first.await.expect("it listens already");
         // In a task of its own: the program may go on when the drain is over.
@@ -52,15 +54,4 @@ pub fn drain_on_terminate_with(policy: Drain) -> io::Result<JoinHandle<DrainRepo
         });
         drain_with(policy).await
     }))
-}
-
-impl Signals {
-    /// Itself, once it listens, or why it cannot.
-    fn listening(mut self, handle: &Handle) -> io::Result<Self> {
-        if let Some(error) = self.error.take() {
-            return Err(error);
-        }
-        handle.signals().register(handle.tasks().inbox().eventfd())?;
-        Ok(self)
-    }
 }
