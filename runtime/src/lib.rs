@@ -38,7 +38,8 @@ pub use blocking::spawn_blocking;
 pub use builder::Builder;
 pub use drain::{
     Drain, DrainError, DrainKey, DrainOutcome, DrainReport, Drainable, Draining, Exit, ExitHold,
-    Pass, Presence, Quiesced, ReadProgress, Receivers, SocketStats, drain, drain_with, hold_exit,
+    Member, Pass, Presence, Quiesced, ReadProgress, Receivers, SocketStats, drain, drain_with,
+    hold_exit,
 };
 pub use driver::{DriverChoice as Driver, RunningDriver, StartCause, StartError, TaskRun};
 pub use handle::Handle;

@@ -161,10 +161,11 @@ impl Port {
         Ok(self.handle.sockets().enter(socket))
     }
 
-    /// The task that is being polled was told this by a socket that it receives from.
+    /// The task that is being polled was told this by a socket that it receives from. Returns how many
+    /// datagrams the sockets of the runtime have handed out, this one included.
     #[inline]
-    pub fn told(&self, told: Told) {
-        self.handle.tasks().told(told);
+    pub fn told(&self, told: Told) -> u32 {
+        self.handle.tasks().told(told)
     }
 
     /// Whether a task of the runtime has not ended.

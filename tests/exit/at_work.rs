@@ -42,7 +42,7 @@ impl<T> Queue<T> {
         Rc::new(Self { items, closed: Cell::new(false), waker: Cell::default() })
     }
 
-    fn push(&self, item: T) {
+    pub(crate) fn push(&self, item: T) {
         self.items.borrow_mut().push_back(item);
         self.wake();
     }

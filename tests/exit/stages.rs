@@ -22,6 +22,8 @@ on_every_shape!(
     a_forwarder_may_open_sockets_for_its_last_queries,
     a_program_that_opens_its_socket_again_and_again_ends,
     a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before,
+    a_forwarder_that_waits_for_each_answer_gets_the_last_one,
+    a_socket_that_is_gone_before_its_stage_is_not_sealed,
 );
 
 const COUNT: usize = 100;
@@ -327,4 +329,61 @@ fn a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before(shap
     let report = runtime.shutdown(patient());
     assert_eq!(received.get(), sent, "{}: {report}", shape.name);
     drop(kept);
+}
+
+/// One query after the other, without a hold. Each answer takes longer than what is uncertain is waited
+/// for. Fails when whoever waits at another socket is not expected back.
+fn a_forwarder_that_waits_for_each_answer_gets_the_last_one(shape: Shape) {
+    const QUERIES: usize = 2;
+    let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = upstream.local_addr().unwrap();
+    let upstream = std::thread::spawn(move || {
+        for _ in 0..QUERIES {
+            let (_, peer) = upstream.recv_from(&mut [0; 8]).unwrap();
+            std::thread::sleep(crate::LONG);
+            upstream.send_to(b"answer", peer).unwrap();
+        }
+    });
+    let answered = Rc::new(Cell::new(0));
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        let socket = crate::socket_with(QUERIES);
+        let client = UdpSocket::options().exit(Exit::SealLast).bind("127.0.0.1:0").unwrap();
+        let answered = Rc::clone(&answered);
+        spawn(async move {
+            while let Some(query) = socket.recv().await.unwrap() {
+                client.send_to(&query, address).await.unwrap();
+                if client.recv().await.unwrap().is_some() {
+                    answered.set(answered.get() + 1);
+                }
+            }
+        });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, answered.get()), (DrainOutcome::Complete, QUERIES), "{report}");
+    upstream.join().unwrap();
+}
+
+/// Dropped, or given back. Fails when a stage seals what it had noted when the drain began: a descriptor
+/// that is another's by then, or a socket of the program's own.
+fn a_socket_that_is_gone_before_its_stage_is_not_sealed(shape: Shape) {
+    let runtime = shape.runtime();
+    let given_back = Rc::new(Cell::new(None));
+    runtime.block_on(async {
+        let first = crate::socket_with(1);
+        let last = || UdpSocket::options().exit(Exit::SealLast).bind("127.0.0.1:0").unwrap();
+        let (dropped, kept) = (last(), last());
+        let given_back = Rc::clone(&given_back);
+        spawn(async move {
+            while first.recv().await.unwrap().is_some() {}
+            drop(dropped);
+            given_back.set(Some(kept.into_std().unwrap().0));
+        });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, report.unsealed), (DrainOutcome::Complete, 0), "{report}");
+    let socket = given_back.take().expect("it was given back");
+    send(1, socket.local_addr().unwrap());
+    socket.set_nonblocking(false).unwrap();
+    assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 1, "it is not deaf");
 }

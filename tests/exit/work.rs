@@ -11,7 +11,7 @@ use ebbtide::net::UdpSocket;
 use ebbtide::task::yield_now;
 use ebbtide::time::{interval, sleep, timeout};
 use ebbtide::{DrainOutcome, DrainReport, Runtime, drain_with, spawn};
-use futures_util::future::{join, select};
+use futures_util::future::{Either, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use crate::at_work::{Queue, spawn_receiver};
@@ -34,6 +34,15 @@ on_every_shape!(
     a_receiver_that_does_not_wait_just_now_is_waited_for_a_moment,
     a_server_that_is_joined_with_its_drain_is_served,
     a_task_that_awaits_a_task_that_drains_is_told_so,
+    a_receiver_that_waits_many_times_for_each_datagram_is_waited_for,
+    what_a_receiver_hands_on_at_the_end_is_waited_for,
+    who_joins_receivers_is_waited_for,
+    a_flush_at_a_tick_is_waited_for_to_its_end,
+    an_actor_that_looks_for_datagrams_as_well_is_waited_for,
+    a_worker_that_came_late_to_its_queue_is_waited_for,
+    what_follows_the_end_step_by_step_is_waited_for,
+    a_client_that_waits_for_its_next_tick_is_not_waited_for,
+    a_heartbeat_that_was_spawned_for_a_datagram_is_no_work,
 );
 
 const COUNT: usize = 20;
@@ -396,4 +405,237 @@ fn a_drain_beside_a_receive_that_is_never_polled_again_ends() {
         let (first, ()) = join(held, yield_now()).await;
         assert!(first.unwrap().is_some());
     });
+}
+
+/// As one that retransmits until it is answered. Fails when its own timeouts tell that it does not come
+/// back, and the report says `Complete` over what it has left.
+fn a_receiver_that_waits_many_times_for_each_datagram_is_waited_for(shape: Shape) {
+    all_is_handled(shape, 3, async |handled| {
+        let socket = socket_with(3);
+        spawn(async move {
+            while socket.recv().await.unwrap().is_some() {
+                for _ in 0..8 {
+                    let _ = timeout(Duration::from_millis(5), pending::<()>()).await;
+                }
+                elsewhere(LONG).await;
+                add(&handled);
+            }
+        });
+    });
+}
+
+/// A last batch that is only full enough at the end. Fails when whoever was told the end has nothing to
+/// hand on.
+fn what_a_receiver_hands_on_at_the_end_is_waited_for(shape: Shape) {
+    for spawns in [true, false] {
+        all_is_handled(shape, COUNT, async |handled| {
+            let queue = Queue::new();
+            let batches = Rc::clone(&queue);
+            let to_writer = Rc::clone(&handled);
+            spawn(async move {
+                while let Some(batch) = batches.pop().await {
+                    elsewhere(Duration::from_millis(20)).await;
+                    Vec::<u8>::into_iter(batch).for_each(|_| add(&to_writer));
+                }
+            });
+            let socket = Rc::new(socket_with(COUNT));
+            let receiver = Rc::clone(&socket);
+            spawn(async move {
+                let mut batch = Vec::new();
+                while let Some(datagram) = receiver.recv().await.unwrap() {
+                    batch.push(datagram[0]);
+                }
+                match spawns {
+                    true => drop(spawn(async move {
+                        elsewhere(Duration::from_millis(20)).await;
+                        batch.into_iter().for_each(|_| add(&handled));
+                    })),
+                    false => queue.push(batch),
+                }
+                pending::<()>().await;
+            });
+            until_delivered(&socket, COUNT as u64).await;
+            sleep(Duration::from_millis(5)).await;
+        });
+    }
+}
+
+/// Fails when the end of a task hands nothing on to whoever awaits it.
+fn who_joins_receivers_is_waited_for(shape: Shape) {
+    all_is_handled(shape, COUNT, async |handled| {
+        let socket = Rc::new(socket_with(COUNT));
+        let receiver = Rc::clone(&socket);
+        let count = spawn(async move {
+            let mut count = 0;
+            while receiver.recv().await.unwrap().is_some() {
+                count += 1;
+            }
+            count
+        });
+        spawn(async move {
+            let count = count.await.unwrap();
+            elsewhere(Duration::from_millis(20)).await;
+            (0..count).for_each(|_| add(&handled));
+        });
+        until_delivered(&socket, COUNT as u64).await;
+        sleep(Duration::from_millis(5)).await;
+    });
+}
+
+/// Fails when a task that ticks is forgotten as soon as its tick has come.
+fn a_flush_at_a_tick_is_waited_for_to_its_end(shape: Shape) {
+    for spawns in [true, false] {
+        all_is_handled(shape, COUNT, async |handled| {
+            let written = Rc::new(RefCell::new(Vec::<u8>::new()));
+            let to_write = Rc::clone(&written);
+            spawn(async move {
+                let mut ticks = interval(Duration::from_millis(30));
+                loop {
+                    ticks.tick().await;
+                    let (batch, handled) = (to_write.take(), Rc::clone(&handled));
+                    if batch.is_empty() {
+                        continue;
+                    }
+                    let write = async move {
+                        elsewhere(Duration::from_millis(20)).await;
+                        batch.into_iter().for_each(|_| add(&handled));
+                    };
+                    match spawns {
+                        true => drop(spawn(write)),
+                        false => write.await,
+                    }
+                }
+            });
+            sleep(Duration::from_millis(5)).await;
+            let socket = socket_with(COUNT);
+            spawn(async move {
+                while let Some(datagram) = socket.recv().await.unwrap() {
+                    written.borrow_mut().push(datagram[0]);
+                }
+            });
+        });
+    }
+}
+
+/// It selects between a socket and a queue. Fails when looking in vain for a datagram is being done with
+/// what the queue has brought.
+fn an_actor_that_looks_for_datagrams_as_well_is_waited_for(shape: Shape) {
+    all_is_handled(shape, 1, async |handled| {
+        let queue = Queue::new();
+        let jobs = Rc::clone(&queue);
+        let done = Rc::clone(&handled);
+        spawn(async move {
+            let upstream = UdpSocket::bind("127.0.0.1:0").unwrap();
+            loop {
+                let received = {
+                    let received = pin!(upstream.recv());
+                    match select(received, pin!(jobs.pop())).await {
+                        Either::Left((received, _)) => received.unwrap().is_some(),
+                        Either::Right((job, _)) => job.is_some(),
+                    }
+                };
+                if !received {
+                    return;
+                }
+                elsewhere(Duration::from_millis(20)).await;
+                add(&done);
+            }
+        });
+        yield_now().await;
+        yield_now().await;
+        let socket = Rc::new(socket_with(1));
+        spawn_receiver(Rc::clone(&socket), &queue, |datagram| datagram[0]);
+        until_delivered(&socket, 1).await;
+        yield_now().await;
+    });
+}
+
+/// It connects first. Fails when only those are given work who waited for it.
+fn a_worker_that_came_late_to_its_queue_is_waited_for(shape: Shape) {
+    for sleeps in [true, false] {
+        all_is_handled(shape, 5, async |handled| {
+            let queue = Queue::new();
+            let jobs = Rc::clone(&queue);
+            spawn(async move {
+                elsewhere(Duration::from_millis(10)).await;
+                while jobs.pop().await.is_some() {
+                    match sleeps {
+                        true => sleep(Duration::from_millis(5)).await,
+                        false => elsewhere(Duration::from_millis(5)).await,
+                    }
+                    add(&handled);
+                }
+            });
+            yield_now().await;
+            yield_now().await;
+            let socket = Rc::new(socket_with(5));
+            spawn_receiver(Rc::clone(&socket), &queue, |datagram| datagram[0]);
+            until_delivered(&socket, 5).await;
+            sleep(Duration::from_millis(20)).await;
+        });
+    }
+}
+
+/// Each step is short, and all together take longer than what is uncertain is waited for. Fails when
+/// nothing after the end is progress.
+fn what_follows_the_end_step_by_step_is_waited_for(shape: Shape) {
+    for sleeps in [true, false] {
+        all_is_handled(shape, 8, async |handled| {
+            let socket = socket_with(8);
+            spawn(async move {
+                let mut all = 0;
+                while socket.recv().await.unwrap().is_some() {
+                    all += 1;
+                }
+                for _ in 0..all {
+                    match sleeps {
+                        true => sleep(LONG / 8).await,
+                        false => elsewhere(LONG / 8).await,
+                    }
+                    add(&handled);
+                }
+            });
+        });
+    }
+}
+
+/// It has asked for the time, and will again in an hour. Fails when it is expected back.
+fn a_client_that_waits_for_its_next_tick_is_not_waited_for(shape: Shape) {
+    all_is_handled(shape, 1, async |handled| {
+        let socket = socket_with(1);
+        let asked = Rc::clone(&handled);
+        spawn(async move {
+            let mut ticks = interval(Duration::from_secs(3_600));
+            loop {
+                ticks.tick().await;
+                drop(socket.recv().await.unwrap());
+                add(&asked);
+            }
+        });
+        while handled.get() == 0 {
+            yield_now().await;
+        }
+    });
+}
+
+/// Main registers, spawns its heartbeat for the acknowledgement, and serves. Fails when what ticks for
+/// ever is cut off work.
+fn a_heartbeat_that_was_spawned_for_a_datagram_is_no_work(shape: Shape) {
+    let report = all_is_handled(shape, 3, async |handled| {
+        let socket = socket_with(3);
+        while handled.get() < 3 {
+            let datagram = socket.recv().await.unwrap().unwrap();
+            add(&handled);
+            if datagram[0] == 0 {
+                spawn(async {
+                    let mut ticks = interval(Duration::from_millis(20));
+                    loop {
+                        ticks.tick().await;
+                    }
+                });
+            }
+        }
+        sleep(Duration::from_millis(1)).await;
+    });
+    assert_eq!((report.tasks_at_work, report.tasks_dropped), (0, 1), "{report}");
 }

@@ -57,7 +57,9 @@ pub(super) struct Audience {
     last: Cell<Member>,
     /// What it does. `None`: nobody has come, or whoever did was told the end.
     presence: Cell<Option<Presence>>,
-    others: RefCell<HashMap<Member, Presence>>,
+    /// The last datagram that it was handed, as the runtime counts them.
+    last_handed: Cell<u32>,
+    others: RefCell<HashMap<Member, (Presence, u32)>>,
     /// With so many others, those are looked for that have ended.
     many: Cell<usize>,
     /// True once a member has ended, and was forgotten.
@@ -69,6 +71,7 @@ impl Default for Audience {
         Self {
             last: Cell::new(Member { task: TaskId::NONE, waker: 0 }),
             presence: Cell::new(None),
+            last_handed: Cell::new(0),
             others: RefCell::default(),
             many: Cell::new(MANY),
             has_forgotten: Cell::new(false),
@@ -88,10 +91,11 @@ impl Audience {
         self.comes(member, Presence::Elsewhere, is_alive);
     }
 
-    /// `member` has come, and was handed a datagram.
+    /// `member` has come, and was handed a datagram, the `last` as the runtime counts them.
     #[inline]
-    pub(super) fn handed(&self, member: Member, is_alive: impl Fn(TaskId) -> bool) {
+    pub(super) fn handed(&self, member: Member, last: u32, is_alive: impl Fn(TaskId) -> bool) {
         self.comes(member, Presence::Away, is_alive);
+        self.last_handed.set(last);
     }
 
     #[inline]
@@ -113,7 +117,7 @@ impl Audience {
         if let Some(presence) = self.presence.get()
             && !is_the_same
         {
-            others.insert(last, presence);
+            others.insert(last, (presence, self.last_handed.get()));
         }
         if others.len() >= self.many.get() {
             let before = others.len();
@@ -126,9 +130,13 @@ impl Audience {
     /// `member` was told the end. Whether it asks again is not known.
     pub(super) fn told_end(&self, member: Member) {
         let mut others = self.others.borrow_mut();
-        others.remove(&member);
-        others.remove(&Member { waker: 0, ..member });
-        if self.last.get() == member || self.last.get() == (Member { waker: 0, ..member }) {
+        let is_told = |other: Member| match member.waker {
+            // All of the task.
+            0 => other.task == member.task,
+            _ => other == member || other == Member { waker: 0, ..member },
+        };
+        others.retain(|other, _| !is_told(*other));
+        if is_told(self.last.get()) {
             self.presence.set(None);
         }
     }
@@ -145,7 +153,7 @@ impl Audience {
             }
             return;
         }
-        for (member, presence) in self.others.borrow_mut().iter_mut() {
+        for (member, (presence, _)) in self.others.borrow_mut().iter_mut() {
             if member.waker == address && *presence == Presence::Waiting {
                 *presence = Presence::Elsewhere;
             }
@@ -159,7 +167,10 @@ impl Audience {
             other => other,
         };
         self.presence.set(self.presence.get().map(before));
-        self.others.borrow_mut().values_mut().for_each(|presence| *presence = before(*presence));
+        self.others
+            .borrow_mut()
+            .values_mut()
+            .for_each(|(presence, _)| *presence = before(*presence));
     }
 
     /// Whether nobody has asked for a datagram, or whoever did was told the end.
@@ -172,20 +183,24 @@ impl Audience {
         !self.members().iter().any(|(member, _)| is_alive(member.task))
     }
 
-    fn members(&self) -> Vec<(Member, Presence)> {
+    fn members(&self) -> Vec<(Member, (Presence, u32))> {
         let others = self.others.borrow();
-        let last = self.presence.get().map(|presence| (self.last.get(), presence));
-        others.iter().map(|(member, presence)| (*member, *presence)).chain(last).collect()
+        let last = self.presence.get().map(|presence| (presence, self.last_handed.get()));
+        let last = last.map(|state| (self.last.get(), state));
+        others.iter().map(|(member, state)| (*member, *state)).chain(last).collect()
     }
 
     /// Who receives, for the drain.
     pub(super) fn receivers(&self) -> Receivers {
+        let member = |(member, (presence, last_handed)): &(Member, (Presence, u32))| {
+            ebbtide_runtime::Member {
+                task: member.task,
+                presence: *presence,
+                last_handed: *last_handed,
+            }
+        };
         Receivers {
-            members: self
-                .members()
-                .iter()
-                .map(|(member, presence)| (member.task, *presence))
-                .collect(),
+            members: self.members().iter().map(member).collect(),
             has_forgotten: self.has_forgotten.get(),
         }
     }
@@ -214,8 +229,8 @@ mod tests {
         audience: &Audience,
         members: [Member; N],
     ) -> [Option<Presence>; N] {
-        let all: HashMap<Member, Presence> = audience.members().into_iter().collect();
-        members.map(|member| all.get(&member).copied())
+        let all: HashMap<Member, _> = audience.members().into_iter().collect();
+        members.map(|member| all.get(&member).map(|(presence, _)| *presence))
     }
 
     #[test]
@@ -225,7 +240,7 @@ mod tests {
         assert!(audience.is_nobody(ALL));
         audience.waits(one, ALL);
         assert_eq!(presences(&audience, [one]), [Some(Presence::Waiting)]);
-        audience.handed(one, ALL);
+        audience.handed(one, 1, ALL);
         assert_eq!(presences(&audience, [one]), [Some(Presence::Away)]);
         assert!(!audience.is_nobody(ALL) && audience.is_nobody(|_| false));
         audience.sealed();
@@ -238,7 +253,7 @@ mod tests {
     fn nobody_hides_another() {
         let [first, second] = members();
         let audience = Audience::default();
-        audience.handed(first, ALL);
+        audience.handed(first, 1, ALL);
         audience.waits(second, ALL);
         let both = [first, second];
         assert_eq!(presences(&audience, both), [Some(Presence::Away), Some(Presence::Waiting)]);
@@ -254,7 +269,7 @@ mod tests {
         let [one, other] = members();
         let (a, b) = (one, Member { task: one.task, ..other });
         let audience = Audience::default();
-        audience.handed(a, ALL);
+        audience.handed(a, 1, ALL);
         audience.waits(b, ALL);
         assert_eq!(presences(&audience, [a, b]), [Some(Presence::Away), Some(Presence::Waiting)]);
     }
@@ -264,9 +279,9 @@ mod tests {
         let [one] = members();
         let asked = Member { waker: 0, ..one };
         let audience = Audience::default();
-        audience.handed(asked, ALL);
+        audience.handed(asked, 1, ALL);
         audience.waits(one, ALL);
-        assert_eq!(audience.members(), [(one, Presence::Waiting)]);
+        assert_eq!(audience.members(), [(one, (Presence::Waiting, 1))]);
     }
 
     #[test]
@@ -284,7 +299,7 @@ mod tests {
         );
         audience.stop_waiting_at(second.waker);
         assert_eq!(presences(&audience, [second]), [Some(Presence::Elsewhere)]);
-        audience.handed(first, ALL);
+        audience.handed(first, 1, ALL);
         audience.stop_waiting_at(first.waker);
         assert_eq!(presences(&audience, [first]), [Some(Presence::Away)], "it did not wait");
     }
@@ -296,7 +311,7 @@ mod tests {
         let audience = Audience::default();
         audience.waits(kept, ALL);
         for waker in 0..1_000 {
-            audience.handed(Member { task: TaskId::NONE, waker: 100 + waker }, |task| {
+            audience.handed(Member { task: TaskId::NONE, waker: 100 + waker }, 1, |task| {
                 task != TaskId::NONE
             });
             assert!(audience.members().len() <= MANY + 2);

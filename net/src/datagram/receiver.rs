@@ -48,10 +48,12 @@ impl Endpoint {
     /// What `member` was told.
     #[inline]
     fn told(&self, member: Member, told: Told) {
-        self.port.told(told);
+        let handed_out = self.port.told(told);
         match told {
             Told::Nothing => self.audience.waits(member, |task| self.port.is_alive(task)),
-            Told::Datagram => self.audience.handed(member, |task| self.port.is_alive(task)),
+            Told::Datagram => {
+                self.audience.handed(member, handed_out, |task| self.port.is_alive(task));
+            }
             Told::End => self.audience.told_end(member),
         }
     }

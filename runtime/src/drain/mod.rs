@@ -42,7 +42,7 @@ pub(crate) use self::quiescence::Ready;
 use self::quiescence::{Look, Receiver, Standing};
 pub use self::report::{DrainError, DrainOutcome, DrainReport, Quiesced, SocketStats};
 pub(crate) use self::sockets::OpenSockets;
-pub use self::sockets::{DrainKey, Drainable, Pass, Presence, ReadProgress, Receivers};
+pub use self::sockets::{DrainKey, Drainable, Member, Pass, Presence, ReadProgress, Receivers};
 use crate::driver::Wakes;
 use crate::handle::{Handle, Phase};
 use crate::limits::{DRAIN_READ_BATCH, UNCERTAIN_WAIT_MS};
@@ -116,7 +116,8 @@ impl Handle {
         let quiescence = self.quiescence();
         let is_awaited = quiescence.is_awaited();
         quiescence.set_held_open(is_awaited && self.blocking().count() > 0);
-        if !is_awaited {
+        // Who waited may have dropped its drain.
+        if !is_awaited || quiescence.time().is_none() {
             return;
         }
         let mut wakes = Wakes::default();
@@ -139,8 +140,13 @@ impl Handle {
         }
         let waiting = self.waits_for_drains();
         let look = self.look(&waiting, wakes);
-        let survey = self.tasks().survey(&waiting);
+        let survey = self.tasks().survey(&waiting, self.drain_time().0);
         look.standing(&survey, self.in_hand(), self.driver().active().unclaimed)
+    }
+
+    /// When the drains that are under way began, and when they end.
+    fn drain_time(&self) -> (Instant, Instant) {
+        self.quiescence().time().expect("a drain is under way")
     }
 
     /// The tasks that wait for drains, themselves or through others.
@@ -154,10 +160,11 @@ impl Handle {
     fn look(&self, waiting: &[TaskId], wakes: &mut Wakes) -> Look {
         let sockets = self.sockets().open();
         let all: Vec<_> = sockets.iter().map(|socket| socket.receivers(wakes)).collect();
+        let (start, end) = self.drain_time();
         let waits: HashSet<(TaskId, usize)> = (all.iter().enumerate())
             .flat_map(|(index, receivers)| receivers.members.iter().map(move |it| (index, it)))
-            .filter(|(_, (_, presence))| *presence == Presence::Waiting)
-            .map(|(index, (task, _))| (*task, index))
+            .filter(|(_, member)| member.presence == Presence::Waiting)
+            .map(|(index, member)| (member.task, index))
             .collect();
         let waits_anywhere: HashSet<TaskId> = waits.iter().map(|(task, _)| *task).collect();
         let mut look = Look::default();
@@ -165,13 +172,15 @@ impl Handle {
             if !socket.is_sealed() {
                 continue;
             }
-            let living = receivers.members.iter().filter_map(|(task, presence)| {
+            let living = receivers.members.iter().filter_map(|member| {
+                let presence = self.tasks().presence(member.task, start, end)?;
+                let waits_elsewhere =
+                    waits_anywhere.contains(&member.task) && !waits.contains(&(member.task, index));
                 Some(Receiver {
-                    presence: *presence,
-                    waits_for_drain: waiting.contains(task),
-                    waits_elsewhere: waits_anywhere.contains(task)
-                        && !waits.contains(&(*task, index)),
-                    task: self.tasks().presence(*task)?,
+                    presence: member.presence,
+                    waits_for_drain: waiting.contains(&member.task),
+                    has_moved_on: waits_elsewhere && presence.last_handed != member.last_handed,
+                    task: presence,
                 })
             });
             let had_any = receivers.has_forgotten || !receivers.members.is_empty();
@@ -366,7 +375,9 @@ impl Delivery {
     fn start(handle: Handle, policy: Drain, scope: Scope) -> Self {
         let started = clock::now();
         let task = TaskId::current();
-        handle.quiescence().enter(task);
+        let deadline = time::saturating_add(started, policy.deadline);
+        handle.quiescence().enter(task, started, deadline);
+        handle.tasks().drain_begins();
         let sockets = handle.sockets().open();
         let mut delivery = Self {
             started,
@@ -379,7 +390,7 @@ impl Delivery {
             later: by_stage(sockets),
             closed_given_up: handle.sockets().closed_given_up(),
             sealed: Sealed::default(),
-            deadline: Sleep::bound(time::saturating_add(started, policy.deadline)),
+            deadline: Sleep::bound(deadline),
             uncertain: None,
             quiescences: 0,
             discarded: 0,
@@ -403,7 +414,11 @@ impl Delivery {
     }
 
     fn next_stage(&mut self) -> Option<Vec<Rc<dyn Drainable>>> {
-        if let Some((_, sockets)) = self.later.pop() {
+        if let Some((_, mut sockets)) = self.later.pop() {
+            // Some may be closed by now, or given back.
+            let open = self.handle.sockets().open();
+            let open: HashSet<*const ()> = open.iter().map(|it| Rc::as_ptr(it).cast()).collect();
+            sockets.retain(|socket| open.contains(&Rc::as_ptr(socket).cast()));
             return Some(sockets);
         }
         if self.scope == Scope::Sockets || self.handle.phase() >= Phase::Sealed {
@@ -484,7 +499,8 @@ impl Delivery {
         let mut stats = sockets.stats();
         // They are told apart: what was left at the end, and what was thrown away before.
         stats.discarded -= self.discarded as u64;
-        let tasks_at_work = self.handle.tasks().survey(&waiting).at_work;
+        let tasks_at_work =
+            self.handle.tasks().survey(&waiting, self.handle.drain_time().0).at_work;
         let outcome = match reason {
             _ if unread > 0 || self.handle.stuck() > 0 => DrainOutcome::DeadlinePassed,
             Reason::DeadlinePassed | Reason::Stopped if is_busy || undelivered > 0 => {
@@ -495,6 +511,8 @@ impl Delivery {
             _ if tasks_at_work > 0 => DrainOutcome::TasksAtWork,
             _ if stats.discarded + stats.abandoned > 0 => DrainOutcome::Discarded,
             _ if look.is_unclaimed => DrainOutcome::Unclaimed,
+            // Whoever was expected has not come.
+            _ if undelivered > 0 => DrainOutcome::ReceiversGone,
             _ => DrainOutcome::Complete,
         };
         DrainReport {
@@ -528,6 +546,7 @@ impl fmt::Debug for Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         self.handle.quiescence().leave(self.task);
+        self.handle.tasks().drain_ends();
     }
 }
 

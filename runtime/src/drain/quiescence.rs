@@ -59,8 +59,8 @@ pub(crate) struct Receiver {
     pub(crate) presence: Presence,
     /// Whether it waits for a drain, itself or through others.
     pub(crate) waits_for_drain: bool,
-    /// Whether it waits for datagrams of another socket.
-    pub(crate) waits_elsewhere: bool,
+    /// Whether it has been handed datagrams of another socket since, and waits for more of them.
+    pub(crate) has_moved_on: bool,
     pub(crate) task: TaskPresence,
 }
 
@@ -85,7 +85,7 @@ impl Look {
     }
 
     fn take_receiver(&mut self, is_left: bool, receiver: Receiver) {
-        let Receiver { presence, waits_for_drain, waits_elsewhere, task } = receiver;
+        let Receiver { presence, waits_for_drain, has_moved_on, task } = receiver;
         match presence {
             Presence::Waiting | Presence::Elsewhere if !is_left => {}
             // What it was handed before it has handled, or will afterwards; unless it is polled beside its
@@ -105,7 +105,10 @@ impl Look {
                 self.expects |= task.is_asleep && !task.has_stopped_receiving;
                 self.may_come = true;
             }
-            _ if waits_elsewhere || task.has_stopped_receiving => self.may_come = true,
+            _ if has_moved_on || task.has_stopped_receiving => {
+                self.may_come = true;
+                self.is_gone |= is_left;
+            }
             Presence::AwayBefore if !is_left && task.does_other_things => self.may_come = true,
             Presence::Away | Presence::AwayBefore => self.expects = true,
         }
@@ -134,6 +137,8 @@ pub(crate) struct Quiescence {
     waiters: RefCell<Vec<Waker>>,
     /// The tasks that wait for drains.
     tasks: RefCell<Vec<TaskId>>,
+    /// When the first of the drains that are under way began, and when the last of them ends.
+    time: Cell<Option<(Instant, Instant)>>,
     /// How often the runtime was found quiescent while somebody waited for it.
     count: Cell<u64>,
     /// How many stages were sealed, of all drains, and how many of them before the runtime was found
@@ -150,7 +155,10 @@ pub(crate) struct Quiescence {
 
 #[derive(Clone, Copy)]
 struct Uncertain {
+    /// What went before in which something else was waited for is not counted.
     since: Instant,
+    /// The last look.
+    seen: Instant,
     /// How many datagrams had been delivered, and how often tasks had gone on.
     progress: u64,
     /// False while something else is waited for.
@@ -158,9 +166,16 @@ struct Uncertain {
 }
 
 impl Quiescence {
-    /// A task begins to wait for a drain.
-    pub(crate) fn enter(&self, task: TaskId) {
+    /// A task begins to wait for a drain, which began at `start` and ends at `end` at the latest.
+    pub(crate) fn enter(&self, task: TaskId, start: Instant, end: Instant) {
         self.tasks.borrow_mut().push(task);
+        let (first, last) = self.time.get().unwrap_or((start, end));
+        self.time.set(Some((first.min(start), last.max(end))));
+    }
+
+    /// When the first of the drains that are under way began, and when the last of them ends.
+    pub(crate) fn time(&self) -> Option<(Instant, Instant)> {
+        self.time.get()
     }
 
     /// A task does not wait for a drain any more.
@@ -171,6 +186,7 @@ impl Quiescence {
         }
         if tasks.is_empty() {
             self.uncertain.set(None);
+            self.time.set(None);
         }
     }
 
@@ -249,7 +265,12 @@ impl Quiescence {
         match standing {
             // Periodic work, which may go on for ever, must not begin the wait anew each time.
             Standing::Busy => {
-                self.uncertain.set(last.map(|last| Uncertain { is_current: false, ..last }));
+                let passed = last.map(|last| match last.is_current {
+                    true => last,
+                    false => Uncertain { since: last.since + (now - last.seen), ..last },
+                });
+                let busy = passed.map(|last| Uncertain { is_current: false, seen: now, ..last });
+                self.uncertain.set(busy);
             }
             Standing::Expecting => self.uncertain.set(None),
             Standing::Quiescent => {
@@ -263,8 +284,13 @@ impl Quiescence {
                 if same.is_some_and(|last| last.is_current) {
                     return;
                 }
-                let since = same.map_or(now, |last| last.since);
-                self.uncertain.set(Some(Uncertain { since, progress, is_current: true }));
+                let since = same.map_or(now, |last| last.since + (now - last.seen));
+                self.uncertain.set(Some(Uncertain {
+                    since,
+                    seen: now,
+                    progress,
+                    is_current: true,
+                }));
                 self.wake(wakes);
             }
         }
@@ -281,13 +307,17 @@ mod tests {
 
     use super::*;
 
-    const BUSY: TaskPresence =
-        TaskPresence { is_asleep: true, does_other_things: true, has_stopped_receiving: false };
+    const BUSY: TaskPresence = TaskPresence {
+        is_asleep: true,
+        does_other_things: true,
+        has_stopped_receiving: false,
+        last_handed: 0,
+    };
     const GONE: TaskPresence = TaskPresence { has_stopped_receiving: true, ..BUSY };
 
     fn receiver(presence: Presence) -> Receiver {
         let task = TaskPresence::default();
-        Receiver { presence, waits_for_drain: false, waits_elsewhere: false, task }
+        Receiver { presence, waits_for_drain: false, has_moved_on: false, task }
     }
 
     fn drains(presence: Presence) -> Receiver {
@@ -320,7 +350,8 @@ mod tests {
                 assert_eq!(standing(undelivered, away), Standing::Expecting);
                 let gone = Receiver { task: GONE, ..away };
                 assert_eq!(standing(undelivered, gone), Standing::Uncertain);
-                let elsewhere = Receiver { waits_elsewhere: true, ..away };
+                assert_eq!(look(undelivered, gone).is_gone, undelivered > 0);
+                let elsewhere = Receiver { has_moved_on: true, ..away };
                 assert_eq!(standing(undelivered, elsewhere), Standing::Uncertain);
             }
         }
@@ -396,13 +427,15 @@ mod tests {
         };
         assert_eq!(notice(Standing::Uncertain, 1, 5), Some(at(1)));
         assert_eq!(notice(Standing::Uncertain, 2, 5), Some(at(1)));
+        // Two seconds passed, and two more in which something else was waited for.
         assert_eq!(notice(Standing::Busy, 3, 5), None);
-        assert_eq!(notice(Standing::Uncertain, 4, 5), Some(at(1)));
-        assert_eq!(notice(Standing::Uncertain, 5, 6), Some(at(5)));
-        assert_eq!(notice(Standing::Expecting, 6, 6), None);
-        assert_eq!(notice(Standing::Uncertain, 7, 6), Some(at(7)));
+        assert_eq!(notice(Standing::Busy, 4, 5), None);
+        assert_eq!(notice(Standing::Uncertain, 5, 5), Some(at(3)));
+        assert_eq!(notice(Standing::Uncertain, 6, 6), Some(at(6)));
+        assert_eq!(notice(Standing::Expecting, 7, 6), None);
+        assert_eq!(notice(Standing::Uncertain, 8, 6), Some(at(8)));
         assert_eq!(quiescence.count(), 0);
-        notice(Standing::Quiescent, 8, 6);
+        notice(Standing::Quiescent, 9, 6);
         assert_eq!(quiescence.count(), 1);
     }
 }

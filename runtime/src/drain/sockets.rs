@@ -70,11 +70,21 @@ pub trait Drainable: 'static {
 /// Who receives from a socket.
 #[derive(Clone, Debug, Default)]
 pub struct Receivers {
-    /// Every task that has received from it and was not told the end; one with several futures that
-    /// receive may be there several times. Some may have ended.
-    pub members: Vec<(TaskId, Presence)>,
+    /// All that have received from it and were not told the end. Some may have ended.
+    pub members: Vec<Member>,
     /// Whether there were others, which have ended.
     pub has_forgotten: bool,
+}
+
+/// A task that receives from a socket. One with several futures that do may be there several times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Which task.
+    pub task: TaskId,
+    /// Where it is.
+    pub presence: Presence,
+    /// The last datagram that it was handed, as [`Port::told`](crate::Port::told) counts them.
+    pub last_handed: u32,
 }
 
 /// Where a receiver is.

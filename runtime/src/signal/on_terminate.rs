@@ -1,11 +1,12 @@
 //! [`drain_on_terminate`]: the task that most servers need.
 
 use std::io;
+use std::rc::Rc;
 
 use super::terminate;
 use crate::drain::{Drain, DrainReport, drain_with};
 use crate::handle::Handle;
-use crate::task::JoinHandle;
+use crate::task::{Cause, JoinHandle};
 
 /// Drains the runtime at SIGTERM or SIGINT, in a task of its own; a second signal ends that at once.
 ///
@@ -46,11 +47,14 @@ pub fn drain_on_terminate_with(policy: Drain) -> io::Result<JoinHandle<DrainRepo
     let handle = first.listening_handle()?;
     Ok(handle.clone().spawn(async move {
         first.await.expect("it listens already");
-        // In a task of its own: the program may go on when the drain is over.
-        handle.clone().spawn(async move {
-            if terminate().await.is_ok() {
-                handle.stop_draining();
-            }
+        // In a task of its own: the program may go on when the drain is over. It is no work of a program.
+        let tasks = Rc::clone(handle.tasks());
+        tasks.wake_because_of(Cause::Outside, || {
+            handle.clone().spawn(async move {
+                if terminate().await.is_ok() {
+                    handle.stop_draining();
+                }
+            });
         });
         drain_with(policy).await
     }))

@@ -8,17 +8,26 @@
 //!   Nothing ----------------> Datagram  Nothing -------------------------> Given
 //!      ^                          |                spawned by one --> Spawned
 //!      +--- waits for the next ---+                told the end --> Ended
+//!                                   polled after others were handed some --> Behind
 //! ```
 //!
 //! A task with work in hand hands it on to those whom it wakes, and to those whom it spawns, as far as
 //! can be known. It is *at work* while it sleeps: its sleep is a part of that work, or it is idle, which
 //! cannot be told apart.
 
+use std::time::{Duration, Instant};
+
 use super::current::TaskId;
 
 /// So many wakes by timers and by other tasks make it unlikely that a receiver is still at what it was
 /// handed before the first of them.
-const MANY_WAKES: u8 = 4;
+const MANY_WAKES: u8 = 32;
+
+/// The same, where nothing more waits for it.
+const SOME_WAKES: u8 = 4;
+
+/// What was begun longer before a drain is taken to be over, or to go on for ever.
+const RECENT: Duration = Duration::from_secs(2);
 
 /// Why a task became ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +40,8 @@ pub(crate) enum Cause {
     Timer,
     /// Another task, which has no work in hand.
     IdleTask,
+    /// Another task, which may have.
+    BehindTask,
     /// Another task, which has.
     WorkingTask,
 }
@@ -55,9 +66,14 @@ enum Work {
     Spawned,
     /// A task with work has woken it.
     Given,
+    /// Nobody has woken it, but datagrams were handed out since it was polled before: it may have found
+    /// what others have put down for it.
+    Behind,
     Datagram,
     /// It was told the end, and may still be finishing.
     Ended,
+    /// The same, and has asked again.
+    EndedAgain,
 }
 
 /// What is known of a task.
@@ -74,63 +90,126 @@ pub(super) struct Activity {
     polls: u32,
     /// How many datagrams had been handed out when it was polled last, or spawned.
     handed_out_before: u32,
+    /// The last datagram that it was handed, counted as all that were handed out.
+    last_handed: u32,
+    /// When its work began: when it was spawned, or has gone away with a datagram.
+    since: Option<Instant>,
+    /// When the sleep ends that it has begun last.
+    sleeps_until: Option<Instant>,
     /// The task that polled for its result, and at which of its polls.
     awaited: Option<(TaskId, u32)>,
 }
 
 impl Activity {
     /// A task is spawned while a task polls that would wake others by `cause`, after so many datagrams
-    /// were handed out.
-    pub(super) fn spawned(cause: Cause, handed_out: u32) -> Self {
-        let work = if cause == Cause::WorkingTask { Work::Spawned } else { Work::Nothing };
-        Self { work, handed_out_before: handed_out, ..Self::default() }
+    /// were handed out; `now` is asked for only where it has work.
+    pub(super) fn spawned(cause: Cause, handed_out: u32, now: impl FnOnce() -> Instant) -> Self {
+        let handed_out_before = handed_out;
+        let (work, since) = match cause {
+            Cause::WorkingTask => (Work::Spawned, Some(now())),
+            Cause::BehindTask => (Work::Behind, None),
+            _ => (Work::Nothing, None),
+        };
+        Self { work, since, handed_out_before, ..Self::default() }
     }
 
     /// It is to be polled, because of `cause`, after so many datagrams were handed out. Returns by what it
     /// wakes others meanwhile.
     #[inline]
-    pub(super) fn polled(&mut self, cause: Cause, handed_out: u32) -> Cause {
-        if self.polls == 0 && self.work == Work::Nothing && handed_out != self.handed_out_before {
-            // Its queue may have been filled before it could wait for it.
-            self.work = Work::Given;
+    pub(super) fn polled(&mut self, cause: Cause, handed_out: u32, is_draining: bool) -> Cause {
+        if handed_out != self.handed_out_before {
+            self.polled_after_others(cause, is_draining);
+        } else if self.work == Work::Behind && self.timer_wakes >= MANY_WAKES {
+            self.work = Work::Nothing;
         }
         self.polls = self.polls.wrapping_add(1);
         self.handed_out_before = handed_out;
         match cause {
             Cause::Outside | Cause::Drain => {}
             Cause::Timer => self.timer_wakes = self.timer_wakes.saturating_add(1),
-            Cause::IdleTask | Cause::WorkingTask => self.woken_by_task(cause),
+            Cause::IdleTask | Cause::BehindTask | Cause::WorkingTask => self.woken_by_task(cause),
         }
         match self.work {
-            Work::Nothing | Work::Ended => Cause::IdleTask,
-            Work::Spawned | Work::Given | Work::Datagram => Cause::WorkingTask,
+            Work::Nothing => Cause::IdleTask,
+            Work::Behind => Cause::BehindTask,
+            _ => Cause::WorkingTask,
         }
     }
 
-    /// Whether it works on what others have received.
+    /// Others were handed datagrams since it was polled before. They may have filled its queue before it
+    /// could wait for it, or put something down for its next tick.
+    fn polled_after_others(&mut self, cause: Cause, is_draining: bool) {
+        let looks_by_itself = matches!(cause, Cause::Outside | Cause::Timer);
+        if self.work == Work::Nothing && looks_by_itself && self.task_wakes == 0 {
+            let is_first = self.polls == 0;
+            self.begin(if is_first && is_draining { Work::Given } else { Work::Behind });
+        }
+    }
+
+    /// Whether it works on what others have received, or on what is left after the end.
     #[inline]
-    pub(super) fn works_for_others(&self) -> bool {
-        matches!(self.work, Work::Spawned | Work::Given)
+    pub(super) fn works_on(&self) -> bool {
+        matches!(self.work, Work::Spawned | Work::Given | Work::Ended)
+    }
+
+    /// Whether it is finishing after the end, and its own timers let it go on.
+    #[inline]
+    pub(super) fn is_finishing(&self) -> bool {
+        self.work == Work::Ended && self.timer_wakes < MANY_WAKES
+    }
+
+    /// It waits for a result of a task that had work, and has ended.
+    pub(super) fn joins_work(&mut self) {
+        if matches!(self.work, Work::Nothing | Work::Behind) {
+            self.begin(Work::Given);
+        }
+    }
+
+    /// Whether it has anything in hand, as far as is known.
+    pub(super) fn has_work(&self) -> bool {
+        self.work != Work::Nothing
     }
 
     fn woken_by_task(&mut self, cause: Cause) {
         self.task_wakes = self.task_wakes.saturating_add(1);
         match self.work {
-            Work::Nothing | Work::Ended if cause == Cause::WorkingTask => self.begin(Work::Given),
+            Work::Nothing | Work::Behind if cause == Cause::WorkingTask => self.begin(Work::Given),
+            Work::Ended | Work::EndedAgain if cause == Cause::WorkingTask => {
+                self.begin(Work::Given);
+            }
+            Work::Nothing if cause == Cause::BehindTask => self.begin(Work::Behind),
             Work::Spawned => self.work = Work::Given,
-            Work::Nothing | Work::Given | Work::Datagram | Work::Ended => {}
+            _ => {}
         }
+    }
+
+    /// In a poll that has ended it was handed this datagram last.
+    #[inline]
+    pub(super) fn handed(&mut self, last: u32) {
+        self.last_handed = last;
     }
 
     /// What it was told last in a poll that has ended.
     #[inline]
-    pub(super) fn told(&mut self, told: Told) {
-        match told {
-            Told::Nothing => self.begin(Work::Nothing),
-            Told::Datagram => self.begin(Work::Datagram),
-            // Who asks again and again is told so each time.
-            Told::End if self.work == Work::Ended => {}
-            Told::End => self.begin(Work::Ended),
+    pub(super) fn told(&mut self, told: Told, now: impl FnOnce() -> Instant) {
+        match (told, self.work) {
+            // What others have given it is not done because it looks for datagrams as well.
+            (Told::Nothing, Work::Given | Work::Spawned) => {}
+            (Told::Nothing, _) => self.begin(Work::Nothing),
+            (Told::Datagram, _) => {
+                self.begin(Work::Datagram);
+                self.since = Some(now());
+            }
+            (Told::End, Work::Ended | Work::EndedAgain) => self.work = Work::EndedAgain,
+            (Told::End, _) => self.begin(Work::Ended),
+        }
+    }
+
+    /// A poll has ended in vain.
+    #[inline]
+    pub(super) fn waits(&mut self) {
+        if self.work == Work::Behind && self.ticks > 0 && self.sleeps == 0 {
+            self.work = Work::Nothing;
         }
     }
 
@@ -138,8 +217,9 @@ impl Activity {
         (self.work, self.timer_wakes, self.task_wakes) = (work, 0, 0);
     }
 
-    pub(super) fn sleep_begins(&mut self) {
+    pub(super) fn sleep_begins(&mut self, until: Instant) {
         self.sleeps += 1;
+        self.sleeps_until = Some(until);
     }
 
     pub(super) fn sleep_ends(&mut self) {
@@ -178,33 +258,46 @@ impl Activity {
         self.sleeps > 0
     }
 
-    /// Whether it has work in hand, and is in the middle of it. `is_setup`: what it was spawned for is no
-    /// such work.
-    pub(super) fn is_at_work(&self, is_setup: bool) -> bool {
+    /// Whether it has work in hand, and is in the middle of it, at a drain that began at `start`.
+    /// `is_setup`: what it was spawned for is no such work.
+    pub(super) fn is_at_work(&self, is_setup: bool, start: Instant) -> bool {
         match self.work {
-            Work::Nothing => false,
+            Work::Nothing | Work::Behind | Work::EndedAgain => false,
+            // What waits for a tick, or goes on after its own timers, is periodic, or has to sleep.
+            Work::Spawned if self.ticks > 0 => false,
+            Work::Spawned if self.timer_wakes > 1 || !self.is_recent(start) => self.is_asleep(),
             Work::Spawned => !is_setup,
-            Work::Given | Work::Datagram => self.is_asleep(),
-            // One sleep may be a part of the end; more of them are periodic.
-            Work::Ended => self.is_asleep() && self.timer_wakes == 0,
+            Work::Given | Work::Datagram | Work::Ended => self.is_asleep(),
         }
     }
 
     /// Whether it may have work in hand. One that was given some waits for more of it, or for something
     /// outside that the work needs. One that was told the end goes on.
     pub(super) fn may_be_at_work(&self) -> bool {
-        matches!(self.work, Work::Given | Work::Ended)
+        matches!(self.work, Work::Given | Work::Behind | Work::Ended | Work::EndedAgain)
     }
 
-    /// Whether a timer has woken it since it got its work, or tasks have many times: what it was handed
-    /// before a drain it has handled long ago.
-    pub(super) fn does_other_things(&self) -> bool {
-        self.timer_wakes > 0 || self.wakes() >= MANY_WAKES
+    fn is_recent(&self, start: Instant) -> bool {
+        self.since.is_none_or(|since| since + RECENT >= start)
     }
 
-    /// The same, for what it was handed during the drain, or where more waits for it.
+    /// Whether it has hardly anything to do with a datagram any more that it was handed before a drain that
+    /// began at `start` and ends at `end`, and that was the last: a timer has woken it since, or tasks have
+    /// many times; or it waits for a tick, or for a sleep that outlasts the drain; or it was long ago.
+    pub(super) fn does_other_things(&self, start: Instant, end: Instant) -> bool {
+        let outlasts = self.is_asleep() && self.sleeps_until.is_some_and(|until| until > end);
+        let has_gone_on = self.timer_wakes > 0 || self.wakes() >= SOME_WAKES;
+        has_gone_on || self.ticks > 0 || outlasts || !self.is_recent(start)
+    }
+
+    /// Whether so many things have woken it that it does not come back, for all that is known.
     pub(super) fn has_stopped_receiving(&self) -> bool {
         self.wakes() >= MANY_WAKES
+    }
+
+    /// The last datagram that it was handed, counted as all that were handed out.
+    pub(super) fn last_handed(&self) -> u32 {
+        self.last_handed
     }
 
     fn wakes(&self) -> u8 {
@@ -216,105 +309,184 @@ impl Activity {
 mod tests {
     use super::*;
 
+    fn spawned(cause: Cause) -> Activity {
+        Activity::spawned(cause, 0, Instant::now)
+    }
+
+    impl Activity {
+        fn is_polled(&mut self, cause: Cause) -> Cause {
+            self.polled(cause, 0, false)
+        }
+
+        fn is_told(&mut self, told: Told) {
+            self.told(told, Instant::now);
+        }
+
+        fn sleeps(&mut self) {
+            self.sleep_begins(Instant::now());
+        }
+
+        fn works(&self) -> bool {
+            self.is_at_work(false, Instant::now())
+        }
+    }
+
     fn handed() -> Activity {
         let mut activity = Activity::default();
-        activity.polled(Cause::Outside, 0);
-        activity.told(Told::Datagram);
+        activity.is_polled(Cause::Outside);
+        activity.is_told(Told::Datagram);
         activity
     }
 
     #[test]
     fn work_is_handed_on_by_wakes_and_by_spawning() {
-        let mut receiver = handed();
-        let cause = receiver.polled(Cause::Outside, 0);
-        assert_eq!(cause, Cause::WorkingTask);
-        let mut worker = Activity::default();
-        worker.polled(cause, 0);
-        assert!(!worker.is_at_work(false) && worker.may_be_at_work(), "it waits for no sleep");
-        worker.sleep_begins();
-        assert!(worker.is_at_work(false));
-        assert_eq!(worker.polled(Cause::Timer, 0), Cause::WorkingTask);
-        assert!(worker.is_at_work(false), "the next in its queue");
-        assert!(Activity::spawned(cause, 0).is_at_work(false));
-        assert!(!Activity::spawned(cause, 0).is_at_work(true));
-        assert!(!Activity::spawned(Cause::IdleTask, 0).is_at_work(false));
+        for told in [Told::Datagram, Told::End] {
+            let mut receiver = Activity::default();
+            receiver.is_told(told);
+            let cause = receiver.is_polled(Cause::Outside);
+            assert_eq!(cause, Cause::WorkingTask, "{told:?}");
+            let mut worker = Activity::default();
+            worker.is_polled(cause);
+            assert!(!worker.works() && worker.may_be_at_work(), "it waits for no sleep");
+            worker.sleeps();
+            assert!(worker.works());
+            assert_eq!(worker.is_polled(Cause::Timer), Cause::WorkingTask);
+            assert!(worker.works(), "the next in its queue");
+            assert!(spawned(cause).works());
+            assert!(!spawned(cause).is_at_work(true, Instant::now()));
+        }
+        assert!(!spawned(Cause::IdleTask).works());
     }
 
     #[test]
     fn what_only_ticks_is_not_at_work() {
         let mut periodic = Activity::default();
         for cause in [Cause::Outside, Cause::Timer, Cause::IdleTask, Cause::Timer] {
-            assert_eq!(periodic.polled(cause, 0), Cause::IdleTask);
+            assert_eq!(periodic.is_polled(cause), Cause::IdleTask);
         }
-        periodic.sleep_begins();
-        assert!(!periodic.is_at_work(false));
+        periodic.sleeps();
+        assert!(!periodic.works());
+    }
+
+    /// As a heartbeat that is spawned for a registration.
+    #[test]
+    fn what_was_spawned_and_ticks_is_not_at_work() {
+        let mut heartbeat = spawned(Cause::WorkingTask);
+        heartbeat.tick_begins();
+        assert!(!heartbeat.works());
+        let mut session = spawned(Cause::WorkingTask);
+        session.since = session.since.map(|since| since - 2 * RECENT);
+        assert!(!session.works(), "it waits for its peer");
     }
 
     /// As a writer that flushes at each tick what others have put down.
     #[test]
     fn what_ticks_is_behind_until_its_next_tick() {
         let mut periodic = Activity::default();
-        periodic.polled(Cause::Outside, 3);
+        periodic.polled(Cause::Outside, 3, false);
         assert!(!periodic.is_behind(4), "it does not wait for a time");
         periodic.tick_begins();
         assert!(periodic.is_behind(4) && !periodic.is_behind(3));
-        periodic.polled(Cause::Timer, 4);
-        assert!(!periodic.is_behind(4));
+        periodic.tick_ends();
+        assert_eq!(periodic.polled(Cause::Timer, 4, false), Cause::BehindTask);
+        periodic.waits();
+        assert!(periodic.may_be_at_work(), "it writes");
+        periodic.polled(Cause::Outside, 4, false);
+        periodic.tick_begins();
+        periodic.waits();
+        assert!(!periodic.may_be_at_work());
     }
 
     #[test]
     fn a_receiver_that_waits_has_nothing_in_hand() {
         let mut receiver = handed();
-        receiver.sleep_begins();
-        assert!(receiver.is_at_work(false));
-        receiver.told(Told::Nothing);
-        assert!(!receiver.is_at_work(false));
+        receiver.sleeps();
+        assert!(receiver.works());
+        receiver.is_told(Told::Nothing);
+        assert!(!receiver.works());
+    }
+
+    /// As an actor that selects between a socket and a queue.
+    #[test]
+    fn what_others_have_given_is_not_done_because_no_datagram_is_there() {
+        let mut actor = Activity::default();
+        actor.is_polled(Cause::WorkingTask);
+        actor.is_told(Told::Nothing);
+        assert!(actor.may_be_at_work());
     }
 
     #[test]
     fn a_queue_may_be_filled_before_its_worker_runs() {
-        let mut worker = Activity::spawned(Cause::Outside, 5);
-        assert_eq!(worker.polled(Cause::Outside, 6), Cause::WorkingTask);
-        let mut periodic = Activity::spawned(Cause::Outside, 5);
-        assert_eq!(periodic.polled(Cause::Outside, 5), Cause::IdleTask);
-        assert_eq!(periodic.polled(Cause::Outside, 6), Cause::IdleTask);
+        for is_draining in [false, true] {
+            let mut worker = Activity::spawned(Cause::Outside, 5, Instant::now);
+            let cause = worker.polled(Cause::Outside, 6, is_draining);
+            assert_eq!(cause == Cause::WorkingTask, is_draining);
+            let mut given = spawned(cause);
+            given.is_polled(Cause::Outside);
+            assert_eq!(given.works(), is_draining, "what may be work is handed on as such");
+            worker.sleeps();
+            assert!(worker.may_be_at_work());
+            assert_eq!(worker.works(), is_draining);
+        }
+        let mut periodic = Activity::spawned(Cause::Outside, 5, Instant::now);
+        assert_eq!(periodic.polled(Cause::Outside, 5, true), Cause::IdleTask);
     }
 
     /// A task that was spawned for something waits for that; once others wake it, it has a queue.
     #[test]
     fn a_task_that_others_wake_waits_for_them() {
-        let mut session = Activity::spawned(Cause::WorkingTask, 0);
-        session.polled(Cause::Outside, 0);
-        assert!(session.is_at_work(false));
-        session.polled(Cause::WorkingTask, 0);
-        assert!(!session.is_at_work(false) && session.may_be_at_work());
-        session.sleep_begins();
-        assert!(session.is_at_work(false));
+        let mut session = spawned(Cause::WorkingTask);
+        session.is_polled(Cause::Outside);
+        assert!(session.works());
+        session.is_polled(Cause::WorkingTask);
+        assert!(!session.works() && session.may_be_at_work());
+        session.sleeps();
+        assert!(session.works());
     }
 
     #[test]
-    fn one_sleep_after_the_end_is_a_part_of_it_and_more_are_not() {
+    fn sleeps_after_the_end_are_a_part_of_it_unless_it_is_asked_for_again() {
         let mut finishing = Activity::default();
-        finishing.told(Told::End);
-        finishing.sleep_begins();
-        assert!(finishing.is_at_work(false));
-        finishing.polled(Cause::Timer, 0);
-        finishing.told(Told::End);
-        assert!(!finishing.is_at_work(false));
+        finishing.is_told(Told::End);
+        finishing.sleeps();
+        finishing.is_polled(Cause::Timer);
+        assert!(finishing.works() && finishing.works_on());
+        finishing.is_told(Told::End);
+        assert!(!finishing.works() && !finishing.works_on());
         assert!(finishing.may_be_at_work());
     }
 
     #[test]
     fn a_receiver_that_others_keep_busy_does_not_come_back() {
+        let now = Instant::now();
+        let end = now + Duration::from_secs(10);
+        let does_other_things = |receiver: &Activity| receiver.does_other_things(now, end);
         let mut receiver = handed();
-        assert!(!receiver.does_other_things());
-        receiver.polled(Cause::Timer, 0);
-        assert!(receiver.does_other_things() && !receiver.has_stopped_receiving());
+        assert!(!does_other_things(&receiver));
+        receiver.is_polled(Cause::Timer);
+        assert!(does_other_things(&receiver) && !receiver.has_stopped_receiving());
         for _ in 1..MANY_WAKES {
-            receiver.polled(Cause::IdleTask, 0);
+            receiver.is_polled(Cause::IdleTask);
         }
         assert!(receiver.has_stopped_receiving());
-        receiver.told(Told::Datagram);
-        assert!(!receiver.does_other_things());
+        receiver.is_told(Told::Datagram);
+        assert!(!does_other_things(&receiver));
+    }
+
+    #[test]
+    fn a_receiver_that_waits_for_what_outlasts_the_drain_does_not_come_back() {
+        let start = Instant::now();
+        let end = start + Duration::from_secs(10);
+        let mut ticks = handed();
+        ticks.tick_begins();
+        assert!(ticks.does_other_things(start, end));
+        for (until, outlasts) in [(end, false), (end + RECENT, true)] {
+            let mut sleeps = handed();
+            sleeps.sleep_begins(until);
+            assert_eq!(sleeps.does_other_things(start, end), outlasts);
+        }
+        let mut long_ago = handed();
+        long_ago.since = long_ago.since.map(|since| since - 2 * RECENT);
+        assert!(long_ago.does_other_things(start, end));
     }
 }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use async_task::Builder;
 use pin_project_lite::pin_project;
@@ -19,6 +20,7 @@ use super::current::{Polling, TaskId};
 use super::inbox::Inbox;
 use super::join::{JoinError, JoinHandle};
 use crate::panics::{catch, contain};
+use crate::time::clock;
 
 thread_local! {
     /// The tasks of the runtime that runs on this thread: what wakes here, wakes without a lock.
@@ -59,9 +61,12 @@ pub(crate) struct Tasks {
     is_polling_root: Cell<bool>,
     /// How many datagrams receivers were handed.
     handed_out: Cell<u32>,
-    /// How often a task that works on what others have received was polled because of something outside,
-    /// or of itself.
+    /// The last that the task was handed that is being polled.
+    last_handed: Cell<Option<u32>>,
+    /// How often a task that has work went on by something outside, or by itself.
     progress: Cell<u64>,
+    /// How many drains are under way.
+    drains: Cell<usize>,
 }
 
 /// A task that is to be polled.
@@ -105,9 +110,9 @@ struct Setup {
 }
 
 impl Entry {
-    fn is_at_work(&self) -> bool {
+    fn is_at_work(&self, start: Instant) -> bool {
         let is_setup = |setup: &Setup| setup.root_told.get() == setup.before;
-        self.activity.is_at_work(self.setup.as_ref().is_some_and(is_setup))
+        self.activity.is_at_work(self.setup.as_ref().is_some_and(is_setup), start)
     }
 }
 
@@ -127,7 +132,9 @@ impl Tasks {
             told: Cell::default(),
             is_polling_root: Cell::default(),
             handed_out: Cell::default(),
+            last_handed: Cell::default(),
             progress: Cell::default(),
+            drains: Cell::default(),
         }
     }
 
@@ -164,8 +171,10 @@ impl Tasks {
             let mut living = self.living.borrow_mut();
             let place = living.vacant_entry();
             let key = place.key();
-            let (id, activity) =
-                (TaskId::new(key), Activity::spawned(self.cause.get(), self.handed_out.get()));
+            let (id, activity) = (
+                TaskId::new(key),
+                Activity::spawned(self.cause.get(), self.handed_out.get(), clock::now),
+            );
             let setup = self.is_root(TaskId::current()).then(|| {
                 let root_told = Rc::clone(&self.root_told.borrow());
                 Setup { before: root_told.get(), root_told }
@@ -207,11 +216,11 @@ impl Tasks {
         }
     }
 
-    /// Calls `wake`, which wakes tasks because of `cause`.
+    /// Calls `wake`, which wakes or spawns tasks because of `cause`.
     pub(crate) fn wake_because_of(&self, cause: Cause, wake: impl FnOnce()) {
-        self.cause.set(cause);
+        let outer = self.cause.replace(cause);
         wake();
-        self.cause.set(Cause::Outside);
+        self.cause.set(outer);
     }
 
     /// Has the future of a living task dropped at its next turn.
@@ -230,13 +239,34 @@ impl Tasks {
         let mut living = self.living.borrow_mut();
         let entry = &mut living[key];
         let polled_by = self.polled_by.get();
-        let cause = entry.activity.polled(polled_by, self.handed_out.get());
-        if polled_by == Cause::Outside && entry.activity.works_for_others() {
+        let is_draining = self.drains.get() > 0;
+        let cause = entry.activity.polled(polled_by, self.handed_out.get(), is_draining);
+        let goes_on = match polled_by {
+            Cause::Outside => entry.activity.works_on(),
+            Cause::Timer => entry.activity.is_finishing(),
+            _ => false,
+        };
+        if goes_on {
             self.progress.set(self.progress.get() + 1);
         }
         self.cause.set(cause);
         self.told.set(None);
         (entry.aborted, entry.id)
+    }
+
+    /// A task ends. Whoever waits for its result gets what it had in hand.
+    fn ends(&self, key: usize) {
+        let (has_work, awaited) = {
+            let activity = &self.living.borrow()[key].activity;
+            (activity.has_work() || self.told.get().is_some(), activity.awaited())
+        };
+        if has_work && let Some((task, poll)) = awaited {
+            self.with_activity(task, |activity| {
+                if activity.polls() == poll {
+                    activity.joins_work();
+                }
+            });
+        }
     }
 
     /// A task was polled. What it has woken itself for is not another's work.
@@ -253,8 +283,12 @@ impl Tasks {
             entry.waker = Some(waker.clone());
         }
         if let Some(told) = self.told.get() {
-            entry.activity.told(told);
+            entry.activity.told(told, clock::now);
         }
+        if let Some(last) = self.last_handed.take() {
+            entry.activity.handed(last);
+        }
+        entry.activity.waits();
         entry.aborted
     }
 
@@ -292,7 +326,7 @@ impl Tasks {
     pub(crate) fn enter_root(self: &Rc<Self>, waker: &Waker) -> RunningRoot {
         let id = TaskId::root();
         let outer_waker = self.root_waker.replace(Some(waker.clone()));
-        let activity = Activity::spawned(Cause::Outside, self.handed_out.get());
+        let activity = Activity::spawned(Cause::Outside, self.handed_out.get(), clock::now);
         let outer = self.root.replace(Some((id, activity)));
         self.root_told.take();
         RunningRoot { tasks: Rc::clone(self), id, outer, outer_waker }
@@ -311,9 +345,9 @@ impl Tasks {
         own.is_some_and(|own| own.will_wake(waker))
     }
 
-    /// Whether a task has not ended.
+    /// Whether a task has not ended. What is no task of a runtime never ends, for all that is known.
     pub(crate) fn is_alive(&self, task: TaskId) -> bool {
-        self.presence(task).is_some()
+        task == TaskId::NONE || self.with_activity(task, |_| ()).is_some()
     }
 
     fn with_activity<T>(&self, task: TaskId, f: impl FnOnce(&mut Activity) -> T) -> Option<T> {
@@ -328,9 +362,10 @@ impl Tasks {
         Some(answer)
     }
 
-    /// The task that is being polled was told something by a socket that it receives from.
+    /// The task that is being polled was told something by a socket that it receives from. Returns how
+    /// many datagrams were handed out so far.
     #[inline]
-    pub(crate) fn told(&self, told: Told) {
+    pub(crate) fn told(&self, told: Told) -> u32 {
         self.told.set(Some(told));
         if self.is_polling_root.get() {
             let root_told = self.root_told.borrow();
@@ -338,14 +373,18 @@ impl Tasks {
         }
         if told == Told::Datagram {
             self.handed_out.set(self.handed_out.get().wrapping_add(1));
+            self.last_handed.set(Some(self.handed_out.get()));
+        }
+        if told != Told::Nothing {
             self.cause.set(Cause::WorkingTask);
         }
+        self.handed_out.get()
     }
 
     /// A sleep of the task that is being polled begins to wait.
-    pub(crate) fn sleep_begins(&self) -> TaskId {
+    pub(crate) fn sleep_begins(&self, until: Instant) -> TaskId {
         let task = TaskId::current();
-        self.with_activity(task, Activity::sleep_begins);
+        self.with_activity(task, |activity| activity.sleep_begins(until));
         task
     }
 
@@ -394,11 +433,23 @@ impl Tasks {
         self.progress.get()
     }
 
-    /// What the tasks do, `except` some.
-    pub(crate) fn survey(&self, except: &[TaskId]) -> Survey {
+    /// A drain begins.
+    pub(crate) fn drain_begins(&self) {
+        self.drains.set(self.drains.get() + 1);
+    }
+
+    /// A drain is over.
+    pub(crate) fn drain_ends(&self) {
+        self.drains.set(self.drains.get() - 1);
+    }
+
+    /// What the tasks do, `except` some, at a drain that began at `start`.
+    pub(crate) fn survey(&self, except: &[TaskId], start: Instant) -> Survey {
         let living = self.living.borrow();
-        let tasks = living.iter().map(|(_, entry)| (entry.id, entry.activity, entry.is_at_work()));
-        let root = self.root.get().map(|(id, activity)| (id, activity, activity.is_at_work(false)));
+        let tasks =
+            living.iter().map(|(_, entry)| (entry.id, entry.activity, entry.is_at_work(start)));
+        let root =
+            self.root.get().map(|(id, activity)| (id, activity, activity.is_at_work(false, start)));
         let mut survey = Survey::default();
         for (id, activity, is_at_work) in tasks.chain(root) {
             if except.contains(&id) {
@@ -412,16 +463,17 @@ impl Tasks {
         survey
     }
 
-    /// What `task` does, unless it has ended.
-    pub(crate) fn presence(&self, task: TaskId) -> Option<Presence> {
+    /// What `task` does, unless it has ended, at a drain that began at `start` and ends at `end`.
+    pub(crate) fn presence(&self, task: TaskId, start: Instant, end: Instant) -> Option<Presence> {
         if task == TaskId::NONE {
             // What is no task of a runtime never ends, for all that is known.
             return Some(Presence::default());
         }
         self.with_activity(task, |activity| Presence {
             is_asleep: activity.is_asleep(),
-            does_other_things: activity.does_other_things(),
+            does_other_things: activity.does_other_things(start, end),
             has_stopped_receiving: activity.has_stopped_receiving(),
+            last_handed: activity.last_handed(),
         })
     }
 }
@@ -435,6 +487,8 @@ pub(crate) struct Presence {
     pub(crate) does_other_things: bool,
     /// The same, for whom it was handed one during the drain, or where more waits for it.
     pub(crate) has_stopped_receiving: bool,
+    /// The last datagram that it was handed, counted as all that were handed out.
+    pub(crate) last_handed: u32,
 }
 
 /// While it exists, the future of `block_on` runs.
@@ -451,7 +505,9 @@ impl RunningRoot {
     pub(crate) fn poll(&self) -> RootPoll<'_> {
         let (id, mut activity) = self.tasks.root.get().expect("it is entered");
         // Who has woken it is not known.
-        self.tasks.cause.set(activity.polled(Cause::Outside, self.tasks.handed_out.get()));
+        let is_draining = self.tasks.drains.get() > 0;
+        let cause = activity.polled(Cause::Outside, self.tasks.handed_out.get(), is_draining);
+        self.tasks.cause.set(cause);
         self.tasks.told.set(None);
         self.tasks.is_polling_root.set(true);
         self.tasks.root.set(Some((id, activity)));
@@ -477,7 +533,11 @@ impl Drop for RootPoll<'_> {
         self.tasks.after_poll();
         self.tasks.is_polling_root.set(false);
         if let Some(told) = self.tasks.told.get() {
-            self.tasks.with_activity(TaskId::current(), |activity| activity.told(told));
+            let last = self.tasks.last_handed.take();
+            self.tasks.with_activity(TaskId::current(), |activity| {
+                activity.told(told, clock::now);
+                last.into_iter().for_each(|last| activity.handed(last));
+            });
         }
     }
 }
@@ -545,6 +605,9 @@ impl<F: Future> Future for Guarded<F> {
             false => catch(|| future.poll(cx)),
         };
         this.living.tasks.after_poll();
+        if !matches!(polled, Ok(Poll::Pending)) {
+            this.living.tasks.ends(this.living.key);
+        }
         let output = match polled {
             Ok(Poll::Ready(output)) => Ok(Output::new(output)),
             Ok(Poll::Pending) => match this.living.tasks.waits(this.living.key, cx.waker()) {

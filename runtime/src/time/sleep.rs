@@ -275,7 +275,7 @@ impl Armed {
         let waker = cx.waker().clone();
         let key = handle.timers().borrow_mut().register(deadline, waker);
         let sleeper = match purpose {
-            Purpose::Work => Some(handle.tasks().sleep_begins()),
+            Purpose::Work => Some(handle.tasks().sleep_begins(deadline)),
             Purpose::Tick => Some(handle.tasks().tick_begins()),
             Purpose::Bound => None,
         };
