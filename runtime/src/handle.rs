@@ -15,7 +15,7 @@ use crate::driver::{self, Driver, Scratch, Wait, Wakes};
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::process::Process;
 use crate::signal;
-use crate::task::{self, Inbox, JoinHandle, Runnable, Tasks, by_pointer_if_large};
+use crate::task::{self, Cause, Inbox, JoinHandle, Runnable, Tasks, by_pointer_if_large};
 use crate::time::{Timers, clock};
 use crate::turn_end::TurnEnds;
 use crate::under_way::UnderWay;
@@ -199,6 +199,12 @@ impl Handle {
                 break;
             }
         }
+    }
+
+    /// Wakes whom completions have made ready, also where they were collected in the middle of a task: it is
+    /// none of its work.
+    pub(crate) fn wake_from_outside(&self, mut wakes: Wakes) {
+        self.tasks().wake_because_of(Cause::Outside, || wakes.run());
     }
 
     pub(crate) fn timers(&self) -> &RefCell<Timers> {

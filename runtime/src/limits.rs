@@ -74,6 +74,10 @@ pub(crate) const SMALLER_RETRY_MS: u64 = 200;
 /// (leaks it) and says so in the report: rather a leak than memory that the kernel still writes.
 pub(crate) const REAP_LIMIT_MS: u64 = 5_000;
 
+/// How long the progress of tasks begins that wait anew, counted from the last delivery: work that goes on
+/// longer, or for ever, holds the exit open.
+pub(crate) const PROGRESS_WAIT_MS: u64 = 2_000;
+
 /// A drain looks every so many turns whether anything is left to do, while tasks are always ready.
 pub(crate) const BUSY_TURNS_PER_LOOK: u64 = 64;
 

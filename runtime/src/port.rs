@@ -102,7 +102,7 @@ impl Port {
         let mut wakes = Wakes::default();
         self.handle.driver().cancel(key);
         self.handle.collect_until(|| self.is_reaped(key), &mut wakes);
-        wakes.run();
+        self.handle.wake_from_outside(wakes);
     }
 
     /// Lets a sink go whose receive was reaped.
@@ -136,7 +136,7 @@ impl Port {
             driver.submit_and_wait(Wait::No);
             driver.collect(&mut wakes);
         }
-        wakes.run();
+        self.handle.wake_from_outside(wakes);
     }
 
     /// Waits until what other CPUs were carrying to sockets has been queued: about 40 ms of the whole

@@ -43,6 +43,7 @@ on_every_shape!(
     what_follows_the_end_step_by_step_is_waited_for,
     a_client_that_waits_for_its_next_tick_is_not_waited_for,
     a_heartbeat_that_was_spawned_for_a_datagram_is_no_work,
+    a_worker_that_looks_idle_is_counted,
 );
 
 const COUNT: usize = 20;
@@ -638,4 +639,21 @@ fn a_heartbeat_that_was_spawned_for_a_datagram_is_no_work(shape: Shape) {
         sleep(Duration::from_millis(1)).await;
     });
     assert_eq!((report.tasks_at_work, report.tasks_dropped), (0, 1), "{report}");
+}
+
+/// It waits for something that is no sleep, and never comes. Fails when the report is silent about it.
+fn a_worker_that_looks_idle_is_counted(shape: Shape) {
+    let runtime = shape.runtime();
+    runtime.block_on(async {
+        let queue = Queue::new();
+        spawn_receiver(Rc::new(socket_with(COUNT)), &queue, |datagram| datagram[0]);
+        spawn(async move {
+            while queue.pop().await.is_some() {
+                pending::<()>().await;
+            }
+        });
+    });
+    let report = runtime.shutdown(patient());
+    assert_eq!((report.outcome, report.tasks_unsure), (DrainOutcome::Complete, 1), "{report}");
+    assert!(report.to_string().contains("tasks idle or at work 1"), "{report}");
 }

@@ -184,12 +184,13 @@ impl Life {
         for record in self.records.borrow().iter() {
             record.begin_drain();
         }
+        // Nobody opens another channel: a drain would wait for those as well.
+        self.open.is_ending.set(true);
         let report = match end {
             End::Shutdown => runtime.shutdown(Drain::default()),
             End::Hurried => runtime.shutdown(Drain::default().deadline(Duration::from_millis(1))),
             End::Stop => runtime.stop(),
             End::DrainThenDrop => {
-                self.open.is_ending.set(true);
                 let report = runtime.block_on(ebbtide::drain());
                 drop(runtime);
                 report

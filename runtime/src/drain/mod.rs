@@ -39,7 +39,7 @@ pub use self::exit::{Exit, ExitHold, hold_exit};
 pub(crate) use self::membarrier::global as membarrier;
 pub(crate) use self::quiescence::Quiescence;
 pub(crate) use self::quiescence::Ready;
-use self::quiescence::{Look, Receiver, Standing};
+use self::quiescence::{Look, Progress, Receiver, Standing};
 pub use self::report::{DrainError, DrainOutcome, DrainReport, Quiesced, SocketStats};
 pub(crate) use self::sockets::OpenSockets;
 pub use self::sockets::{DrainKey, Drainable, Member, Pass, Presence, ReadProgress, Receivers};
@@ -125,8 +125,9 @@ impl Handle {
             (Standing::Quiescent, Ready::Always) => Standing::Uncertain,
             (standing, _) => standing,
         };
-        let progress = self.sockets().delivered() + self.tasks().progress();
-        quiescence.notice(standing, clock::now(), progress, &mut wakes);
+        let (delivered, steps) = (self.sockets().delivered(), self.tasks().progress());
+        let done = Progress { delivered, steps };
+        quiescence.notice(standing, clock::now(), done, &mut wakes);
         self.tasks().wake_because_of(Cause::Drain, || wakes.run());
     }
 
@@ -499,8 +500,7 @@ impl Delivery {
         let mut stats = sockets.stats();
         // They are told apart: what was left at the end, and what was thrown away before.
         stats.discarded -= self.discarded as u64;
-        let tasks_at_work =
-            self.handle.tasks().survey(&waiting, self.handle.drain_time().0).at_work;
+        let survey = self.handle.tasks().survey(&waiting, self.handle.drain_time().0);
         let outcome = match reason {
             _ if unread > 0 || self.handle.stuck() > 0 => DrainOutcome::DeadlinePassed,
             Reason::DeadlinePassed | Reason::Stopped if is_busy || undelivered > 0 => {
@@ -508,7 +508,9 @@ impl Delivery {
             }
             _ if look.waits_for_itself => DrainOutcome::WaitsForItself,
             _ if look.is_gone => DrainOutcome::ReceiversGone,
-            _ if tasks_at_work > 0 => DrainOutcome::TasksAtWork,
+            _ if survey.at_work > 0 || self.handle.quiescence().goes_on() => {
+                DrainOutcome::TasksAtWork
+            }
             _ if stats.discarded + stats.abandoned > 0 => DrainOutcome::Discarded,
             _ if look.is_unclaimed => DrainOutcome::Unclaimed,
             // Whoever was expected has not come.
@@ -526,7 +528,8 @@ impl Delivery {
             quiesced: self.sealed.quiesced,
             unread,
             unfinished: self.handle.unfinished(),
-            tasks_at_work,
+            tasks_at_work: survey.at_work,
+            tasks_unsure: survey.unsure,
             in_hand: self.handle.in_hand(),
             tasks_dropped: 0,
             operations_leaked: 0,
@@ -605,7 +608,7 @@ pub(crate) fn seal_sockets(
         quiesced = Quiesced::NotAsked;
     }
     read_first(sockets, &mut wakes);
-    wakes.run();
+    handle.wake_from_outside(wakes);
     let not_reaped = sockets.iter().filter(|socket| !socket.is_reaped()).count();
     Sealed { unsealed, not_reaped, quiesced }
 }

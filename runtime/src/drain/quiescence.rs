@@ -4,17 +4,20 @@
 //! time to time where some always are; the drains wait.
 //!
 //! Whether a program has nothing left to do cannot always be known. What is certain is waited for
-//! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last progress.
+//! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last progress, and
+//! for [`PROGRESS_WAIT_MS`] in all where that is none of the sockets.
 //!
 //! [`Handle::notice`]: crate::Handle::notice_quiescence
 //! [`UNCERTAIN_WAIT_MS`]: crate::limits::UNCERTAIN_WAIT_MS
+//! [`PROGRESS_WAIT_MS`]: crate::limits::PROGRESS_WAIT_MS
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::sockets::Presence;
 use crate::driver::Wakes;
+use crate::limits::PROGRESS_WAIT_MS;
 use crate::task::{Presence as TaskPresence, Survey, TaskId};
 
 /// What is known of the runtime when no task is ready.
@@ -147,6 +150,8 @@ pub(crate) struct Quiescence {
     found_at: Cell<u64>,
     /// `Some` while it is uncertain whether anything is left to do: since when.
     uncertain: Cell<Option<Uncertain>>,
+    /// Whether tasks with work still went on when it was not waited for them any longer.
+    goes_on: Cell<bool>,
     /// True exactly when holds or blocking calls held the exit open at the last look.
     is_held_open: Cell<bool>,
     /// True once the exit is to wait for nothing any more.
@@ -155,14 +160,24 @@ pub(crate) struct Quiescence {
 
 #[derive(Clone, Copy)]
 struct Uncertain {
-    /// What went before in which something else was waited for is not counted.
+    /// The last progress. What went by since in which something else was waited for is not counted.
     since: Instant,
+    /// The last delivery, or when it began.
+    began: Instant,
     /// The last look.
     seen: Instant,
-    /// How many datagrams had been delivered, and how often tasks had gone on.
-    progress: u64,
+    done: Progress,
     /// False while something else is waited for.
     is_current: bool,
+}
+
+/// What was done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// How many datagrams sealed sockets have delivered.
+    pub(crate) delivered: u64,
+    /// How often tasks with work went on.
+    pub(crate) steps: u64,
 }
 
 impl Quiescence {
@@ -230,6 +245,7 @@ impl Quiescence {
     pub(crate) fn begin_stage(&self) {
         self.stages.set(self.stages.get() + 1);
         self.uncertain.set(None);
+        self.goes_on.set(false);
     }
 
     /// Before a look at the rest: whether holds or blocking calls hold the exit open.
@@ -252,48 +268,70 @@ impl Quiescence {
         self.is_stopped.get()
     }
 
-    /// A look at `now`; `progress` has grown if datagrams were delivered since the last time,
-    /// or tasks with work have gone on.
+    /// Whether tasks with work still went on when it was not waited for them any longer.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.goes_on.get()
+    }
+
+    /// A look at `now`, when so much was `done`.
     pub(crate) fn notice(
         &self,
         standing: Standing,
         now: Instant,
-        progress: u64,
+        done: Progress,
         wakes: &mut Wakes,
     ) {
-        let last = self.uncertain.get();
+        // Periodic work, which may go on for ever, must not begin the wait anew each time.
+        let last = self.uncertain.get().map(|last| match last.is_current {
+            true => last,
+            false => Uncertain { since: last.since + (now - last.seen), seen: now, ..last },
+        });
         match standing {
-            // Periodic work, which may go on for ever, must not begin the wait anew each time.
-            Standing::Busy => {
-                let passed = last.map(|last| match last.is_current {
-                    true => last,
-                    false => Uncertain { since: last.since + (now - last.seen), ..last },
-                });
-                let busy = passed.map(|last| Uncertain { is_current: false, seen: now, ..last });
-                self.uncertain.set(busy);
-            }
+            Standing::Busy => self.uncertain.set(last.map(|last| Uncertain {
+                is_current: false,
+                seen: now,
+                ..last
+            })),
             Standing::Expecting => self.uncertain.set(None),
             Standing::Quiescent => {
                 self.count.set(self.count.get() + 1);
                 self.found_at.set(self.stages.get());
                 self.wake(wakes);
             }
-            Standing::Uncertain => {
-                // It begins anew with each progress.
-                let same = last.filter(|last| last.progress == progress);
-                if same.is_some_and(|last| last.is_current) {
+            Standing::Uncertain => self.notice_uncertain(last, now, done, wakes),
+        }
+    }
+
+    fn notice_uncertain(
+        &self,
+        last: Option<Uncertain>,
+        now: Instant,
+        done: Progress,
+        wakes: &mut Wakes,
+    ) {
+        let seen = now;
+        let next = match last {
+            Some(last) if last.done == done => {
+                if last.is_current {
                     return;
                 }
-                let since = same.map_or(now, |last| last.since + (now - last.seen));
-                self.uncertain.set(Some(Uncertain {
-                    since,
-                    seen: now,
-                    progress,
-                    is_current: true,
-                }));
-                self.wake(wakes);
+                Uncertain { seen, is_current: true, ..last }
             }
-        }
+            // It begins anew with each delivery, and with other progress for some time.
+            Some(last) if last.done.delivered == done.delivered => {
+                let is_long = now >= last.began + Duration::from_millis(PROGRESS_WAIT_MS);
+                self.goes_on.set(is_long);
+                let since = if is_long { last.since } else { now };
+                let done = if is_long { last.done } else { done };
+                if is_long && last.is_current {
+                    return;
+                }
+                Uncertain { since, seen, done, is_current: true, ..last }
+            }
+            _ => Uncertain { since: now, began: now, seen, done, is_current: true },
+        };
+        self.uncertain.set(Some(next));
+        self.wake(wakes);
     }
 
     fn wake(&self, wakes: &mut Wakes) {
@@ -420,22 +458,30 @@ mod tests {
     fn what_is_uncertain_is_waited_for_since_the_last_progress() {
         let quiescence = Quiescence::default();
         let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let notice = |standing, seconds, progress| {
-            quiescence.notice(standing, at(seconds), progress, &mut Wakes::default());
+        let at = |tenths: u64| start + Duration::from_millis(100 * tenths);
+        let notice = |standing, tenths, delivered, steps| {
+            let done = Progress { delivered, steps };
+            quiescence.notice(standing, at(tenths), done, &mut Wakes::default());
             quiescence.uncertain_since()
         };
-        assert_eq!(notice(Standing::Uncertain, 1, 5), Some(at(1)));
-        assert_eq!(notice(Standing::Uncertain, 2, 5), Some(at(1)));
-        // Two seconds passed, and two more in which something else was waited for.
-        assert_eq!(notice(Standing::Busy, 3, 5), None);
-        assert_eq!(notice(Standing::Busy, 4, 5), None);
-        assert_eq!(notice(Standing::Uncertain, 5, 5), Some(at(3)));
-        assert_eq!(notice(Standing::Uncertain, 6, 6), Some(at(6)));
-        assert_eq!(notice(Standing::Expecting, 7, 6), None);
-        assert_eq!(notice(Standing::Uncertain, 8, 6), Some(at(8)));
+        assert_eq!(notice(Standing::Uncertain, 1, 5, 0), Some(at(1)));
+        assert_eq!(notice(Standing::Uncertain, 2, 5, 0), Some(at(1)));
+        // Two tenths passed, and two more in which something else was waited for.
+        assert_eq!(notice(Standing::Busy, 3, 5, 0), None);
+        assert_eq!(notice(Standing::Busy, 4, 5, 0), None);
+        assert_eq!(notice(Standing::Uncertain, 5, 5, 0), Some(at(3)));
+        assert_eq!(notice(Standing::Uncertain, 6, 6, 0), Some(at(6)));
+        assert_eq!(notice(Standing::Expecting, 7, 6, 0), None);
+        assert_eq!(notice(Standing::Uncertain, 8, 6, 0), Some(at(8)));
+        // Progress of tasks counts for a while, and then no more.
+        assert_eq!(notice(Standing::Uncertain, 20, 6, 1), Some(at(20)));
+        assert_eq!(notice(Standing::Uncertain, 25, 6, 2), Some(at(25)));
+        assert!(!quiescence.goes_on());
+        assert_eq!(notice(Standing::Uncertain, 29, 6, 3), Some(at(25)));
+        assert!(quiescence.goes_on());
+        assert_eq!(notice(Standing::Uncertain, 30, 7, 3), Some(at(30)));
         assert_eq!(quiescence.count(), 0);
-        notice(Standing::Quiescent, 9, 6);
+        notice(Standing::Quiescent, 31, 7, 3);
         assert_eq!(quiescence.count(), 1);
     }
 }

@@ -166,6 +166,10 @@ pub struct DrainReport {
     /// were spawned for it and wait. They were not waited for any longer. Where the runtime ends, they were
     /// cut off.
     pub tasks_at_work: usize,
+    /// Other tasks that had something from receivers in hand, and wait for something else than a sleep:
+    /// they are idle, or in the middle of it, which cannot be told apart. No error by itself. With the
+    /// feature `tracing` it is a warning where such tasks are cut off.
+    pub tasks_unsure: usize,
     /// Messages that the program was handed and still holds; where the runtime ends, those that tasks
     /// held which were dropped. Datagrams of one train count once, copies of payloads do not.
     pub in_hand: usize,
@@ -220,6 +224,7 @@ impl fmt::Display for DrainReport {
             (self.left as u64, "sockets left to others"),
             (self.unfinished as u64, "operations unfinished"),
             (self.tasks_at_work as u64, "tasks at work"),
+            (self.tasks_unsure as u64, "tasks idle or at work"),
             (self.in_hand as u64, "messages in hand"),
             (self.tasks_dropped as u64, "tasks dropped"),
             (self.operations_leaked as u64, "operations leaked"),
@@ -283,7 +288,13 @@ impl DrainReport {
     /// ```
     pub fn into_result(self) -> Result<Self, DrainError> {
         match self.outcome {
-            DrainOutcome::Complete => Ok(self),
+            DrainOutcome::Complete => {
+                #[cfg(feature = "tracing")]
+                if self.tasks_unsure > 0 && self.tasks_dropped > 0 {
+                    tracing::warn!(report = %self, "tasks were dropped that may have been at work");
+                }
+                Ok(self)
+            }
             DrainOutcome::Unclaimed => {
                 #[cfg(feature = "tracing")]
                 tracing::warn!(report = %self, "datagrams found no receiver");

@@ -84,6 +84,8 @@ pub(crate) struct Survey {
     pub(crate) at_work: usize,
     /// Tasks that may be.
     pub(crate) maybe_at_work: usize,
+    /// Tasks that have had something in hand, and are not known to be done with it, nor at work.
+    pub(crate) unsure: usize,
     /// Tasks that wait for a time, and have not been polled since the last datagram was handed out.
     pub(crate) behind: usize,
 }
@@ -458,6 +460,7 @@ impl Tasks {
             survey.asleep += usize::from(activity.is_asleep());
             survey.at_work += usize::from(is_at_work);
             survey.behind += usize::from(activity.is_behind(self.handed_out.get()));
+            survey.unsure += usize::from(activity.has_work() && !is_at_work);
             survey.maybe_at_work += usize::from(activity.may_be_at_work());
         }
         survey
