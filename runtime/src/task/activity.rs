@@ -26,8 +26,12 @@ const MANY_WAKES: u8 = 32;
 /// The same, where nothing more waits for it.
 const SOME_WAKES: u8 = 4;
 
-/// What was begun longer before a drain is taken to be over, or to go on for ever.
-const RECENT: Duration = Duration::from_secs(2);
+/// A task that was spawned longer before a drain, for a datagram, is taken to go on for ever.
+const SPAWNED_RECENTLY: Duration = Duration::from_secs(2);
+
+/// A receiver that was handed its last datagram longer before a drain is taken to be done with it: the
+/// default deadline of a drain.
+const HANDED_RECENTLY: Duration = Duration::from_secs(10);
 
 /// Why a task became ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -265,7 +269,8 @@ impl Activity {
             Work::Nothing | Work::Behind | Work::EndedAgain => false,
             // What waits for a tick, or goes on after its own timers, is periodic, or has to sleep.
             Work::Spawned if self.ticks > 0 => false,
-            Work::Spawned if self.timer_wakes > 1 || !self.is_recent(start) => self.is_asleep(),
+            Work::Spawned if self.timer_wakes > 1 => self.is_asleep(),
+            Work::Spawned if !self.is_since(start, SPAWNED_RECENTLY) => self.is_asleep(),
             Work::Spawned => !is_setup,
             Work::Given | Work::Datagram | Work::Ended => self.is_asleep(),
         }
@@ -277,8 +282,9 @@ impl Activity {
         matches!(self.work, Work::Given | Work::Behind | Work::Ended | Work::EndedAgain)
     }
 
-    fn is_recent(&self, start: Instant) -> bool {
-        self.since.is_none_or(|since| since + RECENT >= start)
+    /// Whether its work began no longer before `start`.
+    fn is_since(&self, start: Instant, before: Duration) -> bool {
+        self.since.is_none_or(|since| since + before >= start)
     }
 
     /// Whether it has hardly anything to do with a datagram any more that it was handed before a drain that
@@ -287,7 +293,7 @@ impl Activity {
     pub(super) fn does_other_things(&self, start: Instant, end: Instant) -> bool {
         let outlasts = self.is_asleep() && self.sleeps_until.is_some_and(|until| until > end);
         let has_gone_on = self.timer_wakes > 0 || self.wakes() >= SOME_WAKES;
-        has_gone_on || self.ticks > 0 || outlasts || !self.is_recent(start)
+        has_gone_on || self.ticks > 0 || outlasts || !self.is_since(start, HANDED_RECENTLY)
     }
 
     /// Whether so many things have woken it that it does not come back, for all that is known.
@@ -375,7 +381,7 @@ mod tests {
         heartbeat.tick_begins();
         assert!(!heartbeat.works());
         let mut session = spawned(Cause::WorkingTask);
-        session.since = session.since.map(|since| since - 2 * RECENT);
+        session.since = session.since.map(|since| since - 2 * SPAWNED_RECENTLY);
         assert!(!session.works(), "it waits for its peer");
     }
 
@@ -480,13 +486,13 @@ mod tests {
         let mut ticks = handed();
         ticks.tick_begins();
         assert!(ticks.does_other_things(start, end));
-        for (until, outlasts) in [(end, false), (end + RECENT, true)] {
+        for (until, outlasts) in [(end, false), (end + HANDED_RECENTLY, true)] {
             let mut sleeps = handed();
             sleeps.sleep_begins(until);
             assert_eq!(sleeps.does_other_things(start, end), outlasts);
         }
         let mut long_ago = handed();
-        long_ago.since = long_ago.since.map(|since| since - 2 * RECENT);
+        long_ago.since = long_ago.since.map(|since| since - 2 * HANDED_RECENTLY);
         assert!(long_ago.does_other_things(start, end));
     }
 }
