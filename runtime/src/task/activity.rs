@@ -365,6 +365,15 @@ mod tests {
     }
 
     #[test]
+    fn who_awaits_a_task_with_work_gets_it() {
+        let mut joins = Activity::default();
+        joins.joins_work();
+        assert!(joins.may_be_at_work());
+        joins.sleeps();
+        assert!(joins.works());
+    }
+
+    #[test]
     fn what_only_ticks_is_not_at_work() {
         let mut periodic = Activity::default();
         for cause in [Cause::Outside, Cause::Timer, Cause::IdleTask, Cause::Timer] {
