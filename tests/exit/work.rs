@@ -453,7 +453,6 @@ fn what_a_receiver_hands_on_at_the_end_is_waited_for(shape: Shape) {
                     })),
                     false => queue.push(batch),
                 }
-                pending::<()>().await;
             });
             until_delivered(&socket, COUNT as u64).await;
             sleep(Duration::from_millis(5)).await;

@@ -277,6 +277,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "thousands of sends, which Miri runs thousands of times slower")]
     fn the_memory_of_a_burst_is_given_back() {
         let mut outbox = Outbox::default();
         let payload = "x".repeat(MOST_KEPT);
