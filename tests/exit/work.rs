@@ -10,7 +10,7 @@ use std::time::Duration;
 use ebbtide::net::UdpSocket;
 use ebbtide::task::yield_now;
 use ebbtide::time::{interval, sleep, timeout};
-use ebbtide::{DrainOutcome, DrainReport, Runtime, drain_with, spawn};
+use ebbtide::{DrainOutcome, DrainReport, Runtime, drain_with, spawn, spawn_blocking};
 use futures_util::future::{Either, join, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
@@ -176,6 +176,8 @@ fn what_only_ticks_is_no_work(shape: Shape) {
             loop {
                 sleep(Duration::from_millis(2)).await;
                 elsewhere(Duration::ZERO).await;
+                // Its task ends in the middle of datagrams, too.
+                spawn_blocking(|| ()).await.unwrap();
             }
         });
         sleep(Duration::from_millis(5)).await;

@@ -169,6 +169,11 @@ impl Activity {
         }
     }
 
+    /// Whether it has anything in hand that is more than a guess.
+    pub(super) fn has_certain_work(&self) -> bool {
+        !matches!(self.work, Work::Nothing | Work::Behind)
+    }
+
     /// Whether it has anything in hand, as far as is known.
     pub(super) fn has_work(&self) -> bool {
         self.work != Work::Nothing

@@ -260,7 +260,7 @@ impl Tasks {
     fn ends(&self, key: usize) {
         let (has_work, awaited) = {
             let activity = &self.living.borrow()[key].activity;
-            (activity.has_work() || self.told.get().is_some(), activity.awaited())
+            (activity.has_certain_work() || self.told.get().is_some(), activity.awaited())
         };
         if has_work && let Some((task, poll)) = awaited {
             self.with_activity(task, |activity| {
