@@ -482,9 +482,35 @@ where
 #[cfg(test)]
 #[cfg(not(miri))]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
     use crate::driver::{DriverChoice, Interest, Readiness};
-    use crate::task::yield_now;
+    use crate::task::{TaskId, Told, yield_now};
+
+    /// Fails when what a task was handed that ends is taken for another's, which is then not expected back
+    /// at the socket that it received from.
+    #[test]
+    fn what_a_task_was_handed_is_no_other_tasks() {
+        let runtime = Runtime::new().unwrap();
+        let tasks = runtime.handle().tasks();
+        let other = runtime.block_on(async {
+            let handed = Rc::clone(tasks);
+            spawn(async move { handed.told(Told::Datagram) });
+            let id = Rc::new(Cell::new(TaskId::NONE));
+            let own = Rc::clone(&id);
+            spawn(async move {
+                own.set(TaskId::current());
+                std::future::pending::<()>().await;
+            });
+            yield_now().await;
+            yield_now().await;
+            id.get()
+        });
+        let now = clock::now();
+        let presence = tasks.presence(other, now, now).expect("it lives");
+        assert_eq!(presence.last_handed, 0);
+    }
 
     /// What only waits does not hold up the exit. Fails when the kernel still has it afterwards.
     #[test]

@@ -56,7 +56,7 @@ pub(crate) struct Look {
     pub(crate) is_unclaimed: bool,
 }
 
-/// What is known of one socket and its receivers.
+/// What is known of a receiver of a socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Receiver {
     pub(crate) presence: Presence,

@@ -251,9 +251,25 @@ impl Tasks {
         if goes_on {
             self.progress.set(self.progress.get() + 1);
         }
+        self.begin_poll(cause);
+        (entry.aborted, entry.id)
+    }
+
+    /// A task is polled next, which wakes others because of `cause`. It was told nothing yet.
+    fn begin_poll(&self, cause: Cause) {
         self.cause.set(cause);
         self.told.set(None);
-        (entry.aborted, entry.id)
+        self.last_handed.set(None);
+    }
+
+    /// Notes what the task was told that was polled.
+    fn note_told(&self, activity: &mut Activity) {
+        if let Some(told) = self.told.get() {
+            activity.told(told, clock::now);
+        }
+        if let Some(last) = self.last_handed.get() {
+            activity.handed(last);
+        }
     }
 
     /// A task ends. Whoever waits for its result gets what it had in hand.
@@ -284,12 +300,7 @@ impl Tasks {
             // Of `async-task`: no user code runs here.
             entry.waker = Some(waker.clone());
         }
-        if let Some(told) = self.told.get() {
-            entry.activity.told(told, clock::now);
-        }
-        if let Some(last) = self.last_handed.take() {
-            entry.activity.handed(last);
-        }
+        self.note_told(&mut entry.activity);
         entry.activity.waits();
         entry.aborted
     }
@@ -510,8 +521,7 @@ impl RunningRoot {
         // Who has woken it is not known.
         let is_draining = self.tasks.drains.get() > 0;
         let cause = activity.polled(Cause::Outside, self.tasks.handed_out.get(), is_draining);
-        self.tasks.cause.set(cause);
-        self.tasks.told.set(None);
+        self.tasks.begin_poll(cause);
         self.tasks.is_polling_root.set(true);
         self.tasks.root.set(Some((id, activity)));
         RootPoll { tasks: &self.tasks, _polling: self.id.poll() }
@@ -535,13 +545,7 @@ impl Drop for RootPoll<'_> {
     fn drop(&mut self) {
         self.tasks.after_poll();
         self.tasks.is_polling_root.set(false);
-        if let Some(told) = self.tasks.told.get() {
-            let last = self.tasks.last_handed.take();
-            self.tasks.with_activity(TaskId::current(), |activity| {
-                activity.told(told, clock::now);
-                last.into_iter().for_each(|last| activity.handed(last));
-            });
-        }
+        self.tasks.with_activity(TaskId::current(), |activity| self.tasks.note_told(activity));
     }
 }
 
