@@ -7,7 +7,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use crate::sync::Eventfd;
-use crate::task::Inbox;
+use crate::task::RemoteQueue;
 
 /// Counts that it was dropped.
 struct Item {
@@ -23,7 +23,7 @@ impl Drop for Item {
 /// Threads push while the owner takes what there is and closes. When all have come to their end,
 /// every item was taken or dropped: none is left in the inbox, though that lives on.
 fn nothing_is_left(pushes: &[usize]) {
-    let inbox = Arc::new(Inbox::new(Arc::new(Eventfd::default())));
+    let inbox = Arc::new(RemoteQueue::new(Arc::new(Eventfd::default())));
     let dropped = Arc::new(AtomicUsize::new(0));
     let threads: Vec<_> = pushes
         .iter()

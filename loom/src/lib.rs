@@ -6,9 +6,9 @@
 //!
 //! | file | what threads do with it |
 //! |---|---|
-//! | `runtime/src/task/inbox.rs` | hand tasks over, wake the sleeping owner, meet its end |
+//! | `runtime/src/task/remote_queue.rs` | hand tasks over, wake the sleeping owner, meet its end |
 //! | `runtime/src/task/root.rs` | wake the future of `block_on`, which is in no queue |
-//! | `runtime/src/under_way.rs` | end a blocking call, or let go of the exit, while the drain looks whether one is left |
+//! | `runtime/src/blocking/calls.rs` | end a blocking call, or let go of the exit, while the drain looks whether one is left |
 //!
 //! The owner's side is written here after `Runtime::run_until` and `Runtime::submit_and_wait`:
 //! take everything, look, say "asleep", look again, sleep, say "awake".
@@ -34,9 +34,9 @@
 
 mod sync;
 
+#[path = "../../runtime/src/blocking/calls.rs"]
+mod calls;
 mod task;
-#[path = "../../runtime/src/under_way.rs"]
-mod under_way;
 
 pub mod end;
 pub mod sleep;

@@ -6,13 +6,13 @@ use std::task::Wake;
 
 use loom::thread;
 
+use crate::calls::{BlockingCalls, CallGuard};
 use crate::sync::Eventfd;
-use crate::task::{Inbox, Permission, Root};
-use crate::under_way::{Hold, UnderWay};
+use crate::task::{Permission, RemoteQueue, Root};
 
 /// The thread of the runtime.
 struct Owner<T> {
-    inbox: Arc<Inbox<T>>,
+    inbox: Arc<RemoteQueue<T>>,
     root: Arc<Root<T>>,
     eventfd: Arc<Eventfd>,
     taken: Vec<T>,
@@ -23,7 +23,7 @@ struct Owner<T> {
     /// What it has read from the eventfd.
     writes: u64,
     /// What holds the exit open.
-    holds: UnderWay,
+    holds: BlockingCalls,
     /// Whether it was held open at the last look.
     is_held_open: bool,
 }
@@ -31,9 +31,9 @@ struct Owner<T> {
 impl<T: Send + 'static> Owner<T> {
     fn new() -> Self {
         let eventfd = Arc::new(Eventfd::default());
-        let inbox = Arc::new(Inbox::new(Arc::clone(&eventfd)));
+        let inbox = Arc::new(RemoteQueue::new(Arc::clone(&eventfd)));
         let root = Arc::new(Root::new(Arc::clone(&inbox)));
-        let (taken, holds) = (Vec::new(), UnderWay::default());
+        let (taken, holds) = (Vec::new(), BlockingCalls::default());
         let (polls, sleeps, writes, is_held_open) = (0, 0, 0, false);
         Self { inbox, root, eventfd, taken, polls, sleeps, writes, holds, is_held_open }
     }
@@ -138,15 +138,15 @@ pub fn a_task_and_the_root_wake_the_same_sleep() {
 /// As in `spawn_blocking`: the call's own hold ends with the call, and its task has one as well.
 pub fn the_drain_ends_after_the_last_blocking_call_was_taken() {
     let mut owner = Owner::new();
-    let under_way = UnderWay::default();
+    let blocking = BlockingCalls::default();
     let mut until_taken = Vec::new();
     let mut calls = Vec::new();
     for call in 0..2 {
-        let until_ended = Arc::new(under_way.hold());
+        let until_ended = Arc::new(blocking.hold());
         until_taken.push(Some(Arc::clone(&until_ended)));
         let inbox = Arc::clone(&owner.inbox);
         calls.push(thread::spawn(move || {
-            drop::<Arc<Hold>>(until_ended);
+            drop::<Arc<CallGuard>>(until_ended);
             inbox.push(call);
         }));
     }
@@ -154,7 +154,7 @@ pub fn the_drain_ends_after_the_last_blocking_call_was_taken() {
         for &call in &owner.taken {
             until_taken[call] = None;
         }
-        under_way.count() == 0
+        blocking.count() == 0
     });
     assert_eq!(owner.taken.len(), 2, "the drain ended before a result was taken");
     for call in calls {

@@ -1,4 +1,4 @@
-//! What the runtime and the sockets see of the world: [`Ring`] and [`Handle`].
+//! What the runtime and the sockets see of the world: [`Ring`] and [`LocalHandle`].
 
 // UNSAFETY: an entry names a descriptor by its number.
 #![expect(unsafe_code, reason = "argued above")]
@@ -93,7 +93,7 @@ impl ModelQueues for Ring {
 }
 
 /// A socket of a world, as its owner sees it.
-pub(crate) struct Handle {
+pub(crate) struct LocalHandle {
     world: Shared,
     index: usize,
     /// What its descriptor is the number of.
@@ -126,7 +126,7 @@ fn index_of(address: &SockAddr) -> Option<usize> {
     address.as_pathname()?.to_str()?.strip_prefix("t/")?.parse().ok()
 }
 
-impl Handle {
+impl LocalHandle {
     /// Opens a socket that can queue `capacity` datagrams; `file` is any file, for its descriptor.
     pub(crate) fn open(world: &Shared, kind: Kind, capacity: usize, file: File) -> Self {
         let mut inside = world.borrow_mut();
@@ -160,7 +160,7 @@ fn failed<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
-impl ModelSocket for Handle {
+impl ModelSocket for LocalHandle {
     fn drop_count(&self) -> io::Result<u32> {
         let mut world = self.world.borrow_mut();
         world.call();
@@ -299,13 +299,13 @@ impl ModelSocket for Handle {
     }
 }
 
-impl AsFd for Handle {
+impl AsFd for LocalHandle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-impl Drop for Handle {
+impl Drop for LocalHandle {
     fn drop(&mut self) {
         let mut world = self.world.borrow_mut();
         world.check_unused(self.index);

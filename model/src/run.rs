@@ -189,7 +189,7 @@ fn end_program(
 ) -> Option<DrainReport> {
     let main = async {
         world.borrow_mut().pool =
-            ebbtide_runtime::Port::current().ok().map(|port| port.pool().clone());
+            ebbtide_runtime::Registration::current().ok().map(|port| port.pool().clone());
         main.await;
     };
     let event = match end {

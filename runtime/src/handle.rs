@@ -1,30 +1,28 @@
-//! [`Handle`]: the way from a task, a future or a socket to the runtime that it belongs to.
+//! [`LocalHandle`]: the way from a task, a future or a socket to the runtime that it belongs to.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
 use std::io;
-use std::mem::{self, ManuallyDrop};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::blocking::Threads;
+use crate::blocking::{BlockingCalls, Threads};
 use crate::buffer::Pool;
+use crate::clock;
+use crate::current::{Current, EnterGuard};
 use crate::drain::{OpenSockets, Quiescence};
-use crate::driver::{self, Driver, Scratch, Wait, Wakes};
+use crate::driver::{Driver, EnterOutcome, Scratch, Wait};
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::process::Process;
 use crate::signal;
-use crate::task::{self, Cause, Inbox, JoinHandle, Runnable, Tasks, by_pointer_if_large};
-use crate::time::{Timers, clock};
+use crate::task::{self, Cause, JoinHandle, RemoteQueue, Runnable, Tasks, by_pointer_if_large};
+use crate::timers::Timers;
 use crate::turn_end::TurnEnds;
-use crate::under_way::UnderWay;
+use crate::wakes::Wakes;
 
 thread_local! {
-    /// Never dropped, so that it is there until the thread is gone: a runtime may end with it, and
-    /// its tasks spawn and wait as before.
-    static CURRENT: RefCell<ManuallyDrop<Option<Handle>>> =
-        const { RefCell::new(ManuallyDrop::new(None)) };
+    static CURRENT: Current<LocalHandle> = const { Current::new() };
 }
 
 /// A reference to a runtime, for its own thread.
@@ -32,7 +30,7 @@ thread_local! {
 /// A handle keeps the runtime's memory alive, not the runtime: after the end, spawning gives
 /// cancelled tasks and operations fail.
 #[derive(Clone)]
-pub struct Handle {
+pub struct LocalHandle {
     shared: Rc<Shared>,
 }
 
@@ -44,7 +42,7 @@ struct Shared {
     driver: RefCell<Driver>,
     sockets: OpenSockets,
     quiescence: Quiescence,
-    blocking: UnderWay,
+    blocking: BlockingCalls,
     threads: Threads,
     signals: signal::Waiting,
     turn_ends: TurnEnds,
@@ -69,10 +67,10 @@ pub(crate) enum Phase {
     Ended,
 }
 
-impl Handle {
+impl LocalHandle {
     pub(crate) fn new(
         limits: Limits,
-        inbox: Arc<Inbox<Runnable>>,
+        inbox: Arc<RemoteQueue<Runnable>>,
         timers: Timers,
         driver: Driver,
     ) -> Self {
@@ -84,7 +82,7 @@ impl Handle {
             sockets: OpenSockets::default(),
             quiescence: Quiescence::default(),
             scratch: RefCell::default(),
-            blocking: UnderWay::default(),
+            blocking: BlockingCalls::default(),
             threads: Threads::default(),
             signals: signal::Waiting::default(),
             turn_ends: TurnEnds::default(),
@@ -111,7 +109,7 @@ impl Handle {
     /// Outside a runtime, with a message that says how to get into one. In a forked child, inside the
     /// runtime of its parent.
     pub fn try_current() -> io::Result<Self> {
-        let current = CURRENT.with(|current| Option::clone(&current.borrow()));
+        let current = CURRENT.with(Current::get);
         let current = current.ok_or_else(|| {
             io::Error::other(
                 "there is no ebbtide runtime on this thread: \
@@ -195,7 +193,7 @@ impl Handle {
         while !done() && clock::now() < deadline {
             let mut driver = self.driver();
             let entered = driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
-            if driver.collect(wakes) == 0 && entered == driver::Entered::Failed {
+            if driver.collect(wakes) == 0 && entered == EnterOutcome::Failed {
                 break;
             }
         }
@@ -223,7 +221,7 @@ impl Handle {
         &self.shared.quiescence
     }
 
-    pub(crate) fn blocking(&self) -> &UnderWay {
+    pub(crate) fn blocking(&self) -> &BlockingCalls {
         &self.shared.blocking
     }
 
@@ -259,16 +257,18 @@ impl Handle {
     }
 
     /// Makes this the runtime of the thread until the guard is dropped.
-    pub(crate) fn enter(&self) -> Entered {
-        let own = Some(self.clone());
-        let outer = CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), own));
-        Entered { _budget: task::set_budget_aside(), _tasks: self.tasks().enter(), outer }
+    pub(crate) fn enter(&self) -> RuntimeGuard {
+        RuntimeGuard {
+            handle: Current::enter(&CURRENT, self.clone()),
+            _budget: task::set_budget_aside(),
+            _tasks: self.tasks().enter(),
+        }
     }
 }
 
-impl fmt::Debug for Handle {
+impl fmt::Debug for LocalHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("phase", &self.phase()).finish_non_exhaustive()
+        f.debug_struct("LocalHandle").field("phase", &self.phase()).finish_non_exhaustive()
     }
 }
 
@@ -281,24 +281,16 @@ fn inherited() -> io::Error {
     )
 }
 
-/// Undoes an [`Handle::enter`].
-pub(crate) struct Entered {
+/// Undoes a [`LocalHandle::enter`].
+pub(crate) struct RuntimeGuard {
+    handle: EnterGuard<LocalHandle>,
     _budget: task::OuterBudget,
-    _tasks: task::Entered,
-    outer: Option<Handle>,
+    _tasks: EnterGuard<Rc<Tasks>>,
 }
 
-impl Entered {
+impl RuntimeGuard {
     /// Whether the thread was in a runtime of this process already.
     pub(crate) fn is_nested(&self) -> bool {
-        self.outer.as_ref().is_some_and(|outer| !outer.is_inherited())
-    }
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let outer = self.outer.take();
-        // Possibly the last reference to a runtime: dropped when nothing is borrowed.
-        drop(CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), outer)));
+        self.handle.outer().is_some_and(|outer| !outer.is_inherited())
     }
 }

@@ -8,8 +8,9 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::driver::{Id, Operation, Polled, Wakes};
-use crate::handle::Handle;
+use crate::driver::{Id, Operation, Polled};
+use crate::handle::LocalHandle;
+use crate::wakes::Wakes;
 
 /// The future of an operation in flight.
 ///
@@ -19,13 +20,13 @@ use crate::handle::Handle;
 /// stays with the driver until the kernel is done with its memory; it takes effect whole or not at
 /// all.
 pub struct InFlight<O: Operation> {
-    handle: Handle,
+    handle: LocalHandle,
     /// `None` once the result was taken.
     id: Option<Id>,
     operation: PhantomData<fn() -> O>,
 }
 
-impl Handle {
+impl LocalHandle {
     /// Hands `operation` to the driver and returns the future of its result.
     pub(crate) fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
         let id = self.driver().submit(Box::new(operation));

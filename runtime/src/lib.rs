@@ -1,7 +1,7 @@
 //! The runtime under [`ebbtide`](https://docs.rs/ebbtide): tasks, time, the io_uring and epoll
 //! drivers, the buffer pool and the drain. It knows no socket; those are in `ebbtide-net`.
 //!
-//! Programs use the crate `ebbtide`. [`Port`], [`Drainable`] and the modules [`driver`] and
+//! Programs use the crate `ebbtide`. [`Registration`], [`Drainable`] and the modules [`driver`] and
 //! [`buffer`] are for crates that bring kinds of sockets.
 //!
 //! Start reading at `runtime.rs`.
@@ -16,6 +16,8 @@
 mod blocking;
 pub mod buffer;
 mod builder;
+mod clock;
+mod current;
 mod drain;
 pub mod driver;
 mod handle;
@@ -26,16 +28,17 @@ mod metrics;
 #[doc(hidden)]
 pub mod model;
 mod panics;
-mod port;
 mod process;
+mod registration;
 mod retry;
 mod runtime;
 pub mod signal;
 mod sync;
 pub mod task;
 pub mod time;
+mod timers;
 mod turn_end;
-mod under_way;
+mod wakes;
 
 pub use blocking::spawn_blocking;
 pub use builder::Builder;
@@ -44,12 +47,13 @@ pub use drain::{
     Member, Pass, Presence, Quiesced, ReadProgress, Receivers, SocketStats, drain, drain_with,
     hold_exit,
 };
-pub use driver::{DriverChoice as Driver, RunningDriver, StartCause, StartError, TaskRun};
-pub use handle::Handle;
+pub use driver::{DriverChoice, RunningDriver, StartCause, StartError, TaskRun};
+pub use handle::LocalHandle;
 pub use in_flight::InFlight;
 pub use metrics::Metrics;
-pub use port::Port;
+pub use registration::Registration;
 pub use retry::Retry;
 pub use runtime::{Runtime, run, spawn};
 pub use task::{JoinError, JoinHandle};
 pub use turn_end::{Again, AtTurnEnd};
+pub use wakes::Wakes;

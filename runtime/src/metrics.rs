@@ -1,6 +1,6 @@
 //! [`Metrics`]: what the loop has done.
 
-use crate::handle::Handle;
+use crate::handle::LocalHandle;
 
 /// Counts since the runtime was made.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(handle: &Handle, turns: u64) -> Self {
+    pub(crate) fn new(handle: &LocalHandle, turns: u64) -> Self {
         let driver = handle.driver();
         let counts = driver.counts();
         Self {

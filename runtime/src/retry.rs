@@ -6,21 +6,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::handle::Handle;
-use crate::time::{self, Sleep, clock};
-use crate::under_way::Hold;
+use crate::blocking::CallGuard;
+use crate::clock;
+use crate::handle::LocalHandle;
+use crate::time::Sleep;
+use crate::timers::saturating_add;
 
 /// Waits for a time, for something that is then tried again, and which the exit waits for.
 pub struct Retry {
-    handle: Handle,
+    handle: LocalHandle,
     sleep: Sleep,
-    _hold: Hold,
+    _hold: CallGuard,
 }
 
 impl Retry {
-    pub(crate) fn after(pause: Duration, handle: Handle) -> Self {
+    pub(crate) fn after(pause: Duration, handle: LocalHandle) -> Self {
         let hold = handle.blocking().hold();
-        let sleep = Sleep::bound(time::saturating_add(clock::now(), pause));
+        let sleep = Sleep::bound(saturating_add(clock::now(), pause));
         Self { handle, sleep, _hold: hold }
     }
 }

@@ -29,19 +29,21 @@ use std::thread;
 use std::time::Duration;
 
 use crate::builder::Builder;
+use crate::clock;
 use crate::drain::{Drain, DrainReport, Ready, drain_of};
 use crate::driver::descriptor::eventfd;
 use crate::driver::{
-    Driver, DriverChoice, Entered, Pace, Reaped, Resumed, RunningDriver, StartError, Wait, Wakes,
+    Driver, DriverChoice, EnterOutcome, Pace, Reaped, Resumed, RunningDriver, StartError, Wait,
 };
-use crate::handle::{Handle, Phase};
+use crate::handle::{LocalHandle, Phase};
 use crate::limits::{BUSY_TURNS_PER_LOOK, DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER_TURN};
 use crate::metrics::Metrics;
 use crate::task::{
-    Cause, Inbox, JoinHandle, Permission, Root, Runnable, by_pointer_if_large, refill_budget,
+    Cause, JoinHandle, Permission, RemoteQueue, Root, Runnable, by_pointer_if_large, refill_budget,
     take_sent,
 };
-use crate::time::{Timers, clock};
+use crate::timers::Timers;
+use crate::wakes::Wakes;
 
 /// An async runtime on one thread.
 ///
@@ -57,7 +59,7 @@ use crate::time::{Timers, clock};
 /// # std::io::Result::Ok(())
 /// ```
 pub struct Runtime {
-    handle: Handle,
+    handle: LocalHandle,
     /// What is left to be woken; kept for its memory. `None` while it is in use.
     wakes: Cell<Option<Box<Wakes>>>,
     turns: Cell<u64>,
@@ -113,14 +115,14 @@ impl Runtime {
     }
 
     fn with_driver(driver: Driver, eventfd: Arc<File>, limits: Limits, drain: Drain) -> Self {
-        let inbox = Arc::new(Inbox::new(eventfd));
+        let inbox = Arc::new(RemoteQueue::new(eventfd));
         let timers = Timers::new(clock::now());
-        let handle = Handle::new(limits, inbox, timers, driver);
+        let handle = LocalHandle::new(limits, inbox, timers, driver);
         Self { handle, wakes: Cell::default(), turns: Cell::new(0), drain }
     }
 
     /// The reference that tasks and sockets hold.
-    pub fn handle(&self) -> &Handle {
+    pub fn handle(&self) -> &LocalHandle {
         &self.handle
     }
 
@@ -190,7 +192,7 @@ impl Runtime {
     /// Takes in what the kernel has ready: what one enter brings, or more if the tasks of this
     /// thread sent more since the last turn. A sender would otherwise outrun a receiver beside it.
     fn collect_completions(&self) {
-        let mut entered = Entered::Done;
+        let mut entered = EnterOutcome::Done;
         self.then_wake(|wakes| {
             let sent = take_sent();
             let mut collected = 0;
@@ -202,7 +204,7 @@ impl Runtime {
                     break;
                 }
                 entered = driver.submit_and_wait(Wait::No);
-                if entered != Entered::Done {
+                if entered != EnterOutcome::Done {
                     break;
                 }
             }
@@ -275,8 +277,8 @@ impl Runtime {
     /// Ends the program's future by a panic if the driver has failed. The end of a runtime goes on
     /// without it, and reports what it could not read.
     #[inline]
-    fn check(&self, entered: Entered) {
-        if entered == Entered::Failed {
+    fn check(&self, entered: EnterOutcome) {
+        if entered == EnterOutcome::Failed {
             self.fail();
         }
     }
@@ -476,7 +478,7 @@ where
     F: Future + 'static,
     F::Output: 'static,
 {
-    by_pointer_if_large!(future => Handle::current().spawn_moved(future))
+    by_pointer_if_large!(future => LocalHandle::current().spawn_moved(future))
 }
 
 #[cfg(test)]
@@ -520,7 +522,8 @@ mod tests {
             let handle = runtime.handle().clone();
             let (socket, _peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
             runtime.block_on(async {
-                let waiting = Handle::current().submit(Readiness::new(socket, Interest::Readable));
+                let waiting =
+                    LocalHandle::current().submit(Readiness::new(socket, Interest::Readable));
                 spawn(waiting);
                 yield_now().await;
                 yield_now().await;

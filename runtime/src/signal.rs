@@ -56,9 +56,9 @@ use signal_hook::low_level::register;
 use slab::Slab;
 
 use self::arrivals::{Count, is_later};
-use self::listeners::Registration;
+use self::listeners::Listening;
 pub use self::on_terminate::{drain_on_terminate, drain_on_terminate_with};
-use crate::handle::Handle;
+use crate::handle::LocalHandle;
 use crate::process::Process;
 use crate::task::GiveWay;
 
@@ -172,7 +172,7 @@ impl Source {
 #[derive(Default)]
 pub(crate) struct Waiting {
     /// Set when the first of them waits.
-    registration: OnceCell<Registration>,
+    registration: OnceCell<Listening>,
     /// How many of each came by the last time that one was reported, `None` until the runtime listens.
     reported: [Cell<Option<u32>>; SOURCES],
     /// How many came before the waiting ones were last woken.
@@ -200,7 +200,7 @@ impl Waiting {
     /// Has signals end the sleep of the runtime, which `eventfd` wakes.
     fn register(&self, eventfd: &File) -> io::Result<()> {
         if self.registration.get().is_none() {
-            let registered = self.registration.set(Registration::new(eventfd)?);
+            let registered = self.registration.set(Listening::new(eventfd)?);
             registered.expect("a runtime has one thread");
         }
         Ok(())
@@ -235,7 +235,7 @@ struct Since {
 
 /// Its place among those of its runtime.
 struct Waiter {
-    handle: Handle,
+    handle: LocalHandle,
     key: usize,
 }
 
@@ -252,17 +252,17 @@ impl Signals {
     }
 
     /// The runtime of the thread, once it listens.
-    fn listening_handle(&mut self) -> io::Result<Handle> {
+    fn listening_handle(&mut self) -> io::Result<LocalHandle> {
         if let Some(error) = self.error.take() {
             return Err(error);
         }
-        let handle = Handle::try_current()?;
+        let handle = LocalHandle::try_current()?;
         handle.signals().register(handle.tasks().inbox().eventfd())?;
         Ok(handle)
     }
 
     /// Whether a signal has come that it is to report, and if so, that it was reported.
-    fn take_report(&mut self, handle: &Handle) -> bool {
+    fn take_report(&mut self, handle: &LocalHandle) -> bool {
         let process = Process::current();
         if self.since.process != process {
             // It was made before the fork.
@@ -282,7 +282,7 @@ impl Signals {
         true
     }
 
-    fn wait(&mut self, handle: Handle, waker: &Waker) {
+    fn wait(&mut self, handle: LocalHandle, waker: &Waker) {
         // Cloned before and dropped after the borrow: wakers are third-party code.
         let waker = Some(waker.clone());
         // It may have been moved to another runtime.
@@ -303,7 +303,7 @@ impl Since {
     /// From what the runtime of this thread was told on; outside a runtime, what any was told.
     fn now() -> Self {
         let process = Process::current();
-        let handle = Handle::try_current().ok();
+        let handle = LocalHandle::try_current().ok();
         let reported = [Source::Terminate, Source::Interrupt].map(|source| match &handle {
             Some(handle) => handle.signals().reported(source, process),
             None => source.arrivals().reported.get(process),

@@ -8,11 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::mem;
 use std::rc::Weak;
 
-use crate::driver::Wakes;
+use crate::wakes::Wakes;
 
-/// A socket that can ask to be called at the end of a turn: see [`Port::at_turn_end`].
+/// A socket that can ask to be called at the end of a turn: see [`Registration::at_turn_end`].
 ///
-/// [`Port::at_turn_end`]: crate::Port::at_turn_end
+/// [`Registration::at_turn_end`]: crate::Registration::at_turn_end
 pub trait AtTurnEnd: 'static {
     /// The tasks that were ready have run. Called while nothing is borrowed; what is to be woken is
     /// left in `wakes`.

@@ -8,11 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::{Rc, Weak};
 
 use ebbtide_runtime::driver::{
-    Armed, Batch, Layout, MultishotKey, ReceivedMessage, Sink, Verdict, Wakes,
+    Armed, Batch, Cancelled, Layout, ReceiveKey, ReceivedMessage, Sink, Verdict,
 };
 use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
 use ebbtide_runtime::{
-    Again, AtTurnEnd, DrainKey, Drainable, Exit, Pass, Port, ReadProgress, Receivers, SocketStats,
+    Again, AtTurnEnd, DrainKey, Drainable, Exit, Pass, ReadProgress, Receivers, Registration,
+    SocketStats, Wakes,
 };
 
 use super::aside::Place;
@@ -36,7 +37,7 @@ pub(crate) enum Family {
 
 pub(crate) struct Endpoint {
     this: Weak<Self>,
-    pub(super) port: Port,
+    pub(super) registration: Registration,
     pub(super) socket: Socket,
     family: Family,
     layout: Layout,
@@ -56,7 +57,7 @@ pub(crate) struct Endpoint {
     /// True exactly while the runtime is to call it at the end of the turn.
     is_called_at_turn_end: Cell<bool>,
     /// Both set once, right after the endpoint was made.
-    multishot: OnceCell<MultishotKey>,
+    receive_key: OnceCell<ReceiveKey>,
     drainable: OnceCell<DrainKey>,
 }
 
@@ -96,12 +97,12 @@ impl Endpoint {
         layout: Layout,
         prepare: impl FnOnce(&Self) -> io::Result<()>,
     ) -> io::Result<Rc<Self>> {
-        let port = Port::current()?;
+        let registration = Registration::current()?;
         let drops_before = socket.drop_count().unwrap_or(0);
         let endpoint = Rc::new_cyclic(|this| Self {
             this: this.clone(),
-            held: RefCell::new(Held::new(port.pool().clone(), layout, family)),
-            port,
+            held: RefCell::new(Held::new(registration.pool().clone(), layout, family)),
+            registration,
             socket,
             family,
             layout,
@@ -115,14 +116,14 @@ impl Endpoint {
             drops_before,
             sender: Sender::default(),
             is_called_at_turn_end: Cell::new(false),
-            multishot: OnceCell::new(),
+            receive_key: OnceCell::new(),
             drainable: OnceCell::new(),
         });
         prepare(&endpoint)?;
-        let drainable = endpoint.port.open_drainable(endpoint.clone())?;
-        let multishot = endpoint.port.add_sink(endpoint.clone());
+        let drainable = endpoint.registration.open_drainable(endpoint.clone())?;
+        let receive_key = endpoint.registration.add_sink(endpoint.clone());
         endpoint.drainable.set(drainable).expect("set once");
-        endpoint.multishot.set(multishot).expect("set once");
+        endpoint.receive_key.set(receive_key).expect("set once");
         match endpoint.exit.get() {
             Exit::Leave => endpoint.held.borrow_mut().machine.start_when_asked(),
             _ => endpoint.start(),
@@ -133,7 +134,7 @@ impl Endpoint {
     /// Begins to receive.
     pub(super) fn start(&self) {
         self.held.borrow_mut().machine.start();
-        self.port.arm(self.multishot());
+        self.registration.arm(self.receive_key());
     }
 
     /// Begins to receive, if that has waited for somebody to ask.
@@ -148,7 +149,7 @@ impl Endpoint {
     pub(super) fn halt(&self) {
         let verdict = self.held.borrow_mut().machine.stop(Then::Leave);
         self.carry_out(verdict);
-        self.port.reap(self.multishot());
+        self.registration.reap(self.receive_key());
     }
 
     /// Runs `change` while no receive is in flight, whatever the state of the socket, which stays
@@ -163,7 +164,7 @@ impl Endpoint {
     ) -> io::Result<T> {
         let verdict = self.held.borrow_mut().machine.interrupt();
         self.carry_out(verdict);
-        self.port.reap(self.multishot());
+        self.registration.reap(self.receive_key());
         let changed = self.check_reaped().and_then(|()| change());
         let verdict = self.held.borrow_mut().machine.resume();
         self.carry_out(verdict);
@@ -187,8 +188,8 @@ impl Endpoint {
         self.socket.kernel()
     }
 
-    fn multishot(&self) -> MultishotKey {
-        *self.multishot.get().expect("set when the endpoint was opened")
+    fn receive_key(&self) -> ReceiveKey {
+        *self.receive_key.get().expect("set when the endpoint was opened")
     }
 
     /// Does at the driver what the machine has decided outside of a completion.
@@ -196,14 +197,14 @@ impl Endpoint {
         match verdict {
             Verdict::Keep => {}
             Verdict::Cancel => {
-                self.port.cancel(self.multishot());
-                if self.port.is_reaped(self.multishot()) {
+                let cancelled = self.registration.cancel(self.receive_key());
+                if cancelled == Cancelled::NothingInFlight {
                     self.held.borrow_mut().machine.reaped();
                 }
             }
             Verdict::Rearm | Verdict::RearmWhenBuffersReturn => {
                 self.stats.borrow_mut().rearmed += 1;
-                self.port.arm(self.multishot());
+                self.registration.arm(self.receive_key());
             }
         }
     }
@@ -229,7 +230,7 @@ impl Endpoint {
         }
         self.exit.set(exit);
         match exit {
-            _ if self.multishot.get().is_none() => {}
+            _ if self.receive_key.get().is_none() => {}
             // What is taken before anybody asks is taken from those who hold it, too.
             Exit::Leave if self.audience.nobody_has_come() => {
                 self.halt();
@@ -271,7 +272,7 @@ impl Endpoint {
     }
 
     pub(super) fn check_open(&self) -> io::Result<()> {
-        self.port.check_process()?;
+        self.registration.check_process()?;
         match self.life.get() {
             Life::Open => Ok(()),
             Life::Closed | Life::Ended { .. } => Err(ended()),
@@ -280,9 +281,9 @@ impl Endpoint {
 
     /// Steps 1 to 4 of the drain for this socket alone.
     pub(crate) fn drain(self: &Rc<Self>) -> io::Result<()> {
-        self.port.check_process()?;
+        self.registration.check_process()?;
         match self.life.get() {
-            Life::Open => self.port.seal_socket(Rc::clone(self) as Rc<dyn Drainable>),
+            Life::Open => self.registration.seal_socket(Rc::clone(self) as Rc<dyn Drainable>),
             Life::Closed | Life::Ended { .. } => Ok(()),
         }
     }
@@ -290,7 +291,7 @@ impl Endpoint {
     /// The user lets go of the socket: its address is free when this returns.
     pub(crate) fn close(self: &Rc<Self>) {
         // In a forked child the socket is the parent's.
-        if self.life.get() != Life::Open || self.port.is_inherited() {
+        if self.life.get() != Life::Open || self.registration.is_inherited() {
             return;
         }
         self.leave_share();
@@ -300,13 +301,13 @@ impl Endpoint {
         self.discard();
         wakes.run();
         self.note_abandonment();
-        self.port.close_drainable(*self.drainable.get().expect("set when opened"));
+        self.registration.close_drainable(*self.drainable.get().expect("set when opened"));
         // It fails only for a filter that was locked after the seal.
         let _ = self.take_the_seal_off();
         self.life.set(Life::Closed);
         if Rc::strong_count(self) > 1 {
             // A wait for room, whose future is gone, still holds the descriptor.
-            let _ = self.socket.vacate(self.port.placeholder());
+            let _ = self.socket.vacate(self.registration.placeholder());
         }
         self.end_sends();
     }
@@ -330,7 +331,7 @@ impl Endpoint {
             taken.push(received);
         }
         self.stats.borrow_mut().handed_over += taken.len() as u64;
-        self.port.close_drainable(*self.drainable.get().expect("set when opened"));
+        self.registration.close_drainable(*self.drainable.get().expect("set when opened"));
         self.life.set(Life::Closed);
         self.end_sends();
         Ok(taken)
@@ -339,7 +340,7 @@ impl Endpoint {
     /// Ends the receive for good.
     fn leave(&self) {
         self.halt();
-        self.port.remove_sink(self.multishot());
+        self.registration.remove_sink(self.receive_key());
     }
 
     /// Notes whether the kernel throws datagrams away with the socket. How many cannot be said
@@ -422,16 +423,16 @@ impl Endpoint {
     /// Has [`turn_ends`](AtTurnEnd::turn_ends) called.
     pub(super) fn call_at_turn_end(&self) {
         if self.is_called_at_turn_end.replace(true) {
-            return self.port.no_sleep_before_turn_end();
+            return self.registration.no_sleep_before_turn_end();
         }
         let this: Weak<Self> = self.this.clone();
-        self.port.at_turn_end(this);
+        self.registration.at_turn_end(this);
     }
 
     /// Takes up to `limit` messages from the kernel's queue, past the driver, if its receive is not
     /// in flight.
     pub(super) fn read_now(&self, held: &mut Held, limit: usize, wakes: &mut Wakes) -> Read {
-        match held.read(&self.socket, &mut self.port.scratch(), limit, wakes) {
+        match held.read(&self.socket, &mut self.registration.scratch(), limit, wakes) {
             Ok(count) => {
                 self.note_arrival(held);
                 Read::Datagrams(count)
@@ -617,7 +618,7 @@ impl Drainable for Endpoint {
         // It fails only for a filter that was locked after the seal.
         let _ = self.take_the_seal_off();
         // It fails only for a descriptor that somebody else has closed already.
-        let _ = self.socket.vacate(self.port.placeholder());
+        let _ = self.socket.vacate(self.registration.placeholder());
         self.end_sends();
     }
 
@@ -692,7 +693,7 @@ mod tests {
             let endpoint = receiver.endpoint();
             let mut wakes = Wakes::default();
             endpoint.cancel();
-            endpoint.port.reap(endpoint.multishot());
+            endpoint.registration.reap(endpoint.receive_key());
             assert_eq!(endpoint.read(1, Pass::Early, &mut wakes), ReadProgress::Ended);
             sender.try_send(b"comes before the seal").unwrap();
             while endpoint.read(1, Pass::Last, &mut wakes) == ReadProgress::More {}
@@ -722,7 +723,7 @@ mod tests {
             assert_eq!(runtime.metrics().free_buffers, before - 10);
             let endpoint = receiver.endpoint();
             endpoint.halt();
-            let pool = endpoint.port.pool().clone();
+            let pool = endpoint.registration.pool().clone();
             let empty = Held::new(pool, endpoint.layout, Family::Unix);
             drop(endpoint.held.replace(empty));
             assert_eq!(runtime.metrics().free_buffers, before);

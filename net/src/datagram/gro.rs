@@ -8,7 +8,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use ebbtide_runtime::driver::Wakes;
+use ebbtide_runtime::Wakes;
 use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
 
 use super::endpoint::{Endpoint, Family};
@@ -54,7 +54,7 @@ impl Endpoint {
     pub(crate) fn wish_gro(&self, wish: GroWish) -> io::Result<()> {
         match wish {
             GroWish::IfPossible => {
-                if self.port.buffer_size() >= LONGEST_TRAIN {
+                if self.registration.buffer_size() >= LONGEST_TRAIN {
                     // Before Linux 5.0 there are no trains to be had.
                     let _ = self.turn_gro_on();
                 }
@@ -83,7 +83,7 @@ impl Endpoint {
     }
 
     fn turn_gro_on(&self) -> io::Result<()> {
-        let size = self.port.buffer_size();
+        let size = self.registration.buffer_size();
         if self.family() != Family::Internet || size < LONGEST_TRAIN {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -131,7 +131,7 @@ impl Endpoint {
     /// it drops meanwhile.
     fn turn_gro_off_while_shut(&self) -> io::Result<()> {
         let own = self.socket.seal_by_filter()?;
-        self.port.wait_for_deliveries();
+        self.registration.wait_for_deliveries();
         let turned = self.try_to_turn_gro_off(usize::MAX);
         self.socket.unseal(&own)?;
         match turned? {
@@ -157,7 +157,7 @@ impl Endpoint {
     /// Whether nothing was queued that other CPUs had accepted before GRO went off, however slow they
     /// are: otherwise it may be a train, and GRO goes on again.
     fn has_settled(&self) -> io::Result<bool> {
-        self.port.wait_for_deliveries();
+        self.registration.wait_for_deliveries();
         self.turn_gro_off_if_empty()
     }
 

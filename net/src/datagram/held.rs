@@ -5,9 +5,10 @@ use std::iter;
 use std::task::Waker;
 
 use ebbtide_runtime::SocketStats;
+use ebbtide_runtime::Wakes;
 use ebbtide_runtime::buffer::Pool;
 use ebbtide_runtime::driver::{
-    Armed, Batch, Filled, Layout, READ_BATCH, ReceivedMessage, Scratch, Source, Verdict, Wakes,
+    Armed, Batch, Filled, Layout, READ_BATCH, ReceivedMessage, Scratch, Source, Verdict,
 };
 
 use super::endpoint::Family;

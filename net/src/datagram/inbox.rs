@@ -8,7 +8,7 @@ use std::io;
 use std::iter;
 use std::task::Waker;
 
-use ebbtide_runtime::driver::Wakes;
+use ebbtide_runtime::Wakes;
 
 use super::waiters::{Left, WaiterKey, Waiters};
 

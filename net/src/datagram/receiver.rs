@@ -4,7 +4,8 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use ebbtide_runtime::driver::{ReceivedMessage, Wakes};
+use ebbtide_runtime::Wakes;
+use ebbtide_runtime::driver::ReceivedMessage;
 use ebbtide_runtime::limits::DRAIN_READ_BATCH;
 use ebbtide_runtime::task::{Told, poll_receive_budget};
 use ebbtide_runtime::{Drainable, Pass, ReadProgress};
@@ -27,7 +28,7 @@ impl Endpoint {
         cx: &Context<'_>,
         wrap: impl FnOnce(ReceivedMessage) -> T,
     ) -> Poll<io::Result<Option<T>>> {
-        self.port.check_process()?;
+        self.registration.check_process()?;
         let member = Member::polled_with(cx.waker());
         if self.held.borrow().inbox.is_empty() && self.finds_nothing() {
             self.told(member, Told::Nothing);
@@ -48,11 +49,11 @@ impl Endpoint {
     /// What `member` was told.
     #[inline]
     fn told(&self, member: Member, told: Told) {
-        let handed_out = self.port.told(told);
+        let handed_out = self.registration.told(told);
         match told {
-            Told::Nothing => self.audience.waits(member, |task| self.port.is_alive(task)),
+            Told::Nothing => self.audience.waits(member, |task| self.registration.is_alive(task)),
             Told::Datagram => {
-                self.audience.handed(member, handed_out, |task| self.port.is_alive(task));
+                self.audience.handed(member, handed_out, |task| self.registration.is_alive(task));
             }
             Told::End => self.audience.told_end(member),
         }
@@ -131,10 +132,10 @@ impl Endpoint {
 
     /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
     pub(super) fn try_receive(&self, portion: Portion) -> io::Result<Option<ReceivedMessage>> {
-        self.port.check_process()?;
+        self.registration.check_process()?;
         if self.held.borrow().inbox.messages() == 0 && self.is_open() {
             self.start_if_unasked();
-            self.port.collect_now();
+            self.registration.collect_now();
             self.read_on();
         }
         let member = Member::task();
@@ -145,8 +146,8 @@ impl Endpoint {
                 Ok(None)
             }
             None => {
-                self.port.told(Told::Nothing);
-                self.audience.looked(member, |task| self.port.is_alive(task));
+                self.registration.told(Told::Nothing);
+                self.audience.looked(member, |task| self.registration.is_alive(task));
                 Err(io::ErrorKind::WouldBlock.into())
             }
         }
@@ -222,7 +223,7 @@ impl Endpoint {
 
     #[cold]
     fn take_error_of_nobody(&self) -> Option<io::Error> {
-        if !self.audience.is_nobody(|task| self.port.is_alive(task)) {
+        if !self.audience.is_nobody(|task| self.registration.is_alive(task)) {
             return None;
         }
         let error = self.held.borrow_mut().inbox.take_error(is_of_the_peer)?;

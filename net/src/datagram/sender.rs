@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use ebbtide_runtime::Again;
-use ebbtide_runtime::driver::Wakes;
+use ebbtide_runtime::Wakes;
 use ebbtide_runtime::task::{note_sent, poll_send_budget};
 use socket2::SockAddr;
 

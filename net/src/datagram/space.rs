@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ebbtide_runtime::limits::SEND_RETRY_MS;
-use ebbtide_runtime::{InFlight, Port, Retry};
+use ebbtide_runtime::{InFlight, Registration, Retry};
 use socket2::SockAddr;
 
 use super::endpoint::Endpoint;
@@ -16,7 +16,7 @@ use crate::operation::Room;
 /// A wait for buffer space, after which a send is tried again.
 #[derive(Debug)]
 pub(super) struct SpaceWait {
-    port: Port,
+    registration: Registration,
     notice: Notice,
 }
 
@@ -45,13 +45,13 @@ impl SpaceWait {
     /// That the runtime has ended; those of sending to a Unix peer.
     pub(super) fn new(endpoint: &Rc<Endpoint>, to: Option<&SockAddr>) -> io::Result<Self> {
         endpoint.check_open()?;
-        let port = endpoint.port.clone();
+        let registration = endpoint.registration.clone();
         let notice = match Room::new(endpoint, to) {
-            Ok(room) => Notice::Kernel(port.submit(room)),
-            Err(error) if is_shortage(&error) => clock(&port),
+            Ok(room) => Notice::Kernel(registration.submit(room)),
+            Err(error) if is_shortage(&error) => clock(&registration),
             Err(error) => return Err(error),
         };
-        Ok(Self { port, notice })
+        Ok(Self { registration, notice })
     }
 
     /// Ready when the send is to be tried again.
@@ -60,7 +60,7 @@ impl SpaceWait {
             match &mut self.notice {
                 Notice::Kernel(in_flight) => match ready!(Pin::new(in_flight).poll(cx)) {
                     Ok(()) => return Poll::Ready(Ok(Space::Found)),
-                    Err(error) if is_shortage(&error) => self.notice = clock(&self.port),
+                    Err(error) if is_shortage(&error) => self.notice = clock(&self.registration),
                     Err(error) => return Poll::Ready(Err(error)),
                 },
                 Notice::Clock(retry) => {
@@ -72,8 +72,8 @@ impl SpaceWait {
     }
 }
 
-fn clock(port: &Port) -> Notice {
-    Notice::Clock(port.retry_after(Duration::from_millis(SEND_RETRY_MS)))
+fn clock(registration: &Registration) -> Notice {
+    Notice::Clock(registration.retry_after(Duration::from_millis(SEND_RETRY_MS)))
 }
 
 /// Whether the kernel cannot be asked because something has run out that has nothing to do with the

@@ -11,7 +11,8 @@ use std::io::{self, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use ebbtide_runtime::driver::{DriverChoice, Wakes};
+use ebbtide_runtime::Wakes;
+use ebbtide_runtime::driver::DriverChoice;
 use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::{Builder, Drain, Drainable, Pass, ReadProgress, Runtime};
 use socket2::{SockFilter, Socket};
@@ -238,7 +239,7 @@ impl Rig {
                 }
                 // What arms it again finds no buffer.
                 self.receiver.endpoint().without_receive(|| Ok(())).unwrap();
-                assert_eq!(self.receiver.endpoint().port.pool().free(), 0);
+                assert_eq!(self.receiver.endpoint().registration.pool().free(), 0);
                 self.send_many();
                 self.turns().await;
                 assert_eq!((self.state().as_str(), self.receiver.stats().received), ("Armed", 0));

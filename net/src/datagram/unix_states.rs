@@ -3,7 +3,8 @@
 
 use std::io;
 
-use ebbtide_runtime::driver::{DriverChoice, Wakes};
+use ebbtide_runtime::Wakes;
+use ebbtide_runtime::driver::DriverChoice;
 use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::{Builder, Drain, Drainable, Pass, ReadProgress, Runtime};
 
@@ -117,7 +118,7 @@ impl Rig {
                 }
                 // What arms it again finds no buffer.
                 endpoint.without_receive(|| Ok(())).unwrap();
-                assert_eq!(endpoint.port.pool().free(), 0);
+                assert_eq!(endpoint.registration.pool().free(), 0);
             }
             State::Pausing => {
                 self.send(20);

@@ -8,9 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use ebbtide_runtime::driver::{
-    Activity, Interest, Operation, Submission, poll_now, watch_writable,
-};
+use ebbtide_runtime::driver::{Activity, Interest, Operation, Request, poll_now, watch_writable};
 use socket2::{SockAddr, Socket, Type};
 
 use crate::datagram::{Endpoint, Family};
@@ -76,9 +74,9 @@ impl Operation for Room {
     /// A send waits for it.
     const ACTIVITY: Activity = Activity::Active;
 
-    fn submission(&mut self) -> Submission<'_> {
+    fn request(&mut self) -> Request<'_> {
         let (descriptor, interest) = self.readiness();
-        Submission::Ready { descriptor, interest }
+        Request::Ready { descriptor, interest }
     }
 
     fn attempt(&mut self) -> io::Result<u32> {

@@ -1,5 +1,6 @@
 //! [`spawn_blocking`]: calls that block, on threads of their own.
 
+mod calls;
 mod threads;
 
 use std::future::poll_fn;
@@ -8,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+pub(crate) use self::calls::{BlockingCalls, CallGuard};
 use self::threads::Handed;
 pub(crate) use self::threads::Threads;
-use crate::handle::Handle;
+use crate::handle::LocalHandle;
 use crate::limits::BLOCKING_RETRY_MS;
 use crate::panics::{Payload, catch};
 use crate::retry::Retry;
@@ -43,7 +45,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let handle = Handle::current();
+    let handle = LocalHandle::current();
     let until_ended = Arc::new(handle.blocking().hold());
     // Until the result was taken, or the runtime could end between the end of the call and the wake
     // for it.
@@ -70,7 +72,7 @@ where
 }
 
 /// Tries to start a thread from time to time, until one takes the call or another has ended it.
-async fn wait_for_a_thread<T>(handle: &Handle, result: &Slot<T>) {
+async fn wait_for_a_thread<T>(handle: &LocalHandle, result: &Slot<T>) {
     while !result.is_filled() && handle.threads().grow() == Handed::ToNobody {
         Retry::after(Duration::from_millis(BLOCKING_RETRY_MS), handle.clone()).await;
     }

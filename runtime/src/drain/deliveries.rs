@@ -13,7 +13,7 @@ use std::time::Instant;
 use super::backlog::{Backlogs, Processed};
 use super::membarrier;
 use super::report::Quiesced;
-use crate::time::clock;
+use crate::clock;
 
 /// Waits until `deadline` for all that is on its way; does something else `meanwhile`, over and over.
 pub(super) fn wait_for_all(deadline: Instant, meanwhile: &mut dyn FnMut()) -> Quiesced {

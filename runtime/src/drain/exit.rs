@@ -4,9 +4,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::handle::Handle;
-use crate::task::{Inbox, Runnable};
-use crate::under_way::Hold;
+use crate::blocking::CallGuard;
+use crate::handle::LocalHandle;
+use crate::task::{RemoteQueue, Runnable};
 
 /// What a drain does to a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -74,8 +74,8 @@ impl Exit {
 /// [`DrainReport::unfinished`](crate::DrainReport::unfinished).
 pub struct ExitHold {
     /// `None` while it is being dropped.
-    hold: Option<Hold>,
-    inbox: Arc<Inbox<Runnable>>,
+    hold: Option<CallGuard>,
+    inbox: Arc<RemoteQueue<Runnable>>,
 }
 
 /// Holds the exit of this thread's runtime open until the guard is dropped. See [`ExitHold`].
@@ -85,10 +85,10 @@ pub struct ExitHold {
 /// Outside a runtime.
 #[must_use = "the exit is held open only as long as the guard lives"]
 pub fn hold_exit() -> ExitHold {
-    Handle::current().hold_exit()
+    LocalHandle::current().hold_exit()
 }
 
-impl Handle {
+impl LocalHandle {
     /// Holds the exit of this runtime open until the guard is dropped. See [`ExitHold`].
     #[must_use = "the exit is held open only as long as the guard lives"]
     pub fn hold_exit(&self) -> ExitHold {

@@ -43,11 +43,13 @@ use self::quiescence::{Look, Progress, Receiver, Standing};
 pub use self::report::{DrainError, DrainOutcome, DrainReport, Quiesced, SocketStats};
 pub(crate) use self::sockets::OpenSockets;
 pub use self::sockets::{DrainKey, Drainable, Member, Pass, Presence, ReadProgress, Receivers};
-use crate::driver::Wakes;
-use crate::handle::{Handle, Phase};
+use crate::clock;
+use crate::handle::{LocalHandle, Phase};
 use crate::limits::{DRAIN_READ_BATCH, UNCERTAIN_WAIT_MS};
 use crate::task::{Cause, GiveWay, TaskId};
-use crate::time::{self, Sleep, clock};
+use crate::time::Sleep;
+use crate::timers::saturating_add;
+use crate::wakes::Wakes;
 
 /// How a drain is carried out.
 ///
@@ -101,7 +103,7 @@ impl Drain {
     }
 }
 
-impl Handle {
+impl LocalHandle {
     /// Step 6 for the sockets that outlive their tasks, because the program holds them elsewhere.
     pub(crate) fn end_sockets(&self) {
         for socket in self.sockets().take_open() {
@@ -272,7 +274,7 @@ pub fn drain_with(policy: Drain) -> Draining {
 }
 
 /// The drain of a runtime that may not be that of the thread any more, because the thread ends.
-pub(crate) fn drain_of(handle: &Handle, policy: Drain) -> Draining {
+pub(crate) fn drain_of(handle: &LocalHandle, policy: Drain) -> Draining {
     Draining {
         policy,
         state: State::Start { handle: Some(handle.clone()), way: GiveWay::default() },
@@ -291,7 +293,7 @@ pub struct Draining {
 enum State {
     /// Nothing was done yet. `None`: the runtime of the thread that polls. A drain may have nothing to
     /// wait for.
-    Start { handle: Option<Handle>, way: GiveWay },
+    Start { handle: Option<LocalHandle>, way: GiveWay },
     /// Steps 1 to 4 are done; receivers take what was queued.
     Delivering(Box<Delivery>),
     /// The report was returned. The future may be kept, but its task does not wait any more.
@@ -299,7 +301,7 @@ enum State {
 }
 
 struct Delivery {
-    handle: Handle,
+    handle: LocalHandle,
     scope: Scope,
     /// The task that waits.
     task: TaskId,
@@ -356,7 +358,7 @@ impl Future for Draining {
             ready!(way.poll(cx));
             let (handle, scope) = match handle.take() {
                 Some(handle) => (handle, Scope::Runtime),
-                None => (Handle::current(), Scope::Sockets),
+                None => (LocalHandle::current(), Scope::Sockets),
             };
             self.state = State::Delivering(Box::new(Delivery::start(handle, self.policy, scope)));
         }
@@ -373,10 +375,10 @@ impl Future for Draining {
 }
 
 impl Delivery {
-    fn start(handle: Handle, policy: Drain, scope: Scope) -> Self {
+    fn start(handle: LocalHandle, policy: Drain, scope: Scope) -> Self {
         let started = clock::now();
         let task = TaskId::current();
-        let deadline = time::saturating_add(started, policy.deadline);
+        let deadline = saturating_add(started, policy.deadline);
         handle.quiescence().enter(task, started, deadline);
         handle.tasks().drain_begins();
         let sockets = handle.sockets().open();
@@ -587,7 +589,7 @@ impl AddAssign for Sealed {
 /// To wait for senders, the receives are ended first, so that the sockets can be read meanwhile
 /// without depending on the pool; what the seal then finds queued is what arrived last.
 pub(crate) fn seal_sockets(
-    handle: &Handle,
+    handle: &LocalHandle,
     sockets: &[Rc<dyn Drainable>],
     quiesce: Option<Instant>,
 ) -> Sealed {
@@ -635,7 +637,7 @@ fn leave_shares(sockets: &[Rc<dyn Drainable>]) {
 
 /// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a
 /// completion of its own before the final one.
-fn cancel_and_reap(handle: &Handle, sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
+fn cancel_and_reap(handle: &LocalHandle, sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     for socket in sockets {
         socket.cancel();
     }

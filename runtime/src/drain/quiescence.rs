@@ -1,13 +1,13 @@
 //! [`Quiescence`]: who waits for the runtime to have nothing left to do, and whether it has.
 //!
-//! Pure: what decides is fed values. The loop looks when no task is ready ([`Handle::notice`]), and from
+//! Pure: what decides is fed values. The loop looks when no task is ready ([`LocalHandle::notice`]), and from
 //! time to time where some always are; the drains wait.
 //!
 //! Whether a program has nothing left to do cannot always be known. What is certain is waited for
 //! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last progress, and
 //! for [`PROGRESS_WAIT_MS`] in all where that is none of the sockets.
 //!
-//! [`Handle::notice`]: crate::Handle::notice_quiescence
+//! [`LocalHandle::notice`]: crate::LocalHandle::notice_quiescence
 //! [`UNCERTAIN_WAIT_MS`]: crate::limits::UNCERTAIN_WAIT_MS
 //! [`PROGRESS_WAIT_MS`]: crate::limits::PROGRESS_WAIT_MS
 
@@ -16,9 +16,9 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::sockets::Presence;
-use crate::driver::Wakes;
 use crate::limits::PROGRESS_WAIT_MS;
 use crate::task::{Presence as TaskPresence, Survey, TaskId};
+use crate::wakes::Wakes;
 
 /// What is known of the runtime when no task is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

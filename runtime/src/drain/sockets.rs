@@ -8,8 +8,8 @@ use slab::Slab;
 
 use super::exit::Exit;
 use super::report::SocketStats;
-use crate::driver::Wakes;
 use crate::task::TaskId;
+use crate::wakes::Wakes;
 
 /// A socket, as the drain sees it.
 pub trait Drainable: 'static {
@@ -83,7 +83,7 @@ pub struct Member {
     pub task: TaskId,
     /// Where it is.
     pub presence: Presence,
-    /// The last datagram that it was handed, as [`Port::told`](crate::Port::told) counts them.
+    /// The last datagram that it was handed, as [`Registration::told`](crate::Registration::told) counts them.
     pub last_handed: u32,
 }
 

@@ -3,18 +3,15 @@
 //! Both take the same requests and bring the same completions; [`Driver`](super::Driver) keeps the
 //! table and knows neither.
 
-// UNSAFETY: `Ring::receive` hands raw pointers to the kernel.
-#![expect(unsafe_code, reason = "argued above")]
-
 use std::io;
 use std::rc::Rc;
-use std::time::Duration;
 
+use super::dispatch::Dispatch;
+use super::enter::{EnterOutcome, Wait};
 use super::epoll::Epoll;
-use super::intake::Intake;
 use super::operation::AnyOperation;
+use super::receive::Receive;
 use super::ring::Ring;
-use super::sink::Sink;
 use super::table::Id;
 
 pub(super) enum Backend {
@@ -24,52 +21,21 @@ pub(super) enum Backend {
     Ended,
 }
 
-/// How long an enter may sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
-    /// Not at all.
-    No,
-    /// Until there is a completion, or the time is over.
-    AtMost(Duration),
-    /// Until there is a completion.
-    Forever,
-}
-
-/// How an enter went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entered {
-    /// As asked, or cut short by a signal or the time.
-    Done,
-    /// The kernel had no memory for it just now; what was pushed is still queued.
-    Refused,
-    /// The kernel lost completions for want of memory.
-    CompletionLost,
-    /// It failed for a reason that is no part of life, which
-    /// [`Driver::failure`](super::Driver::failure) names. What was pushed is still queued.
-    Failed,
-}
-
 impl Backend {
     /// Begins an operation, which keeps open what it names until its final completion.
     pub(super) fn submit(&mut self, id: Id, operation: &mut dyn AnyOperation) {
         match self {
-            Self::Ring(ring) => ring.submit(id, &operation.submission()),
+            Self::Ring(ring) => ring.submit(id, &operation.request()),
             Self::Epoll(epoll) => epoll.submit(id),
             Self::Ended => {}
         }
     }
 
-    /// Begins a receive.
-    ///
-    /// # Safety
-    ///
-    /// `template` must stay where it is until the final completion was collected, and the pool must
-    /// outlive the backend.
-    pub(super) unsafe fn receive(&mut self, id: Id, sink: &Rc<dyn Sink>, template: &libc::msghdr) {
+    /// Begins a receive, whose slot of the table owns it until its final completion.
+    pub(super) fn receive(&mut self, id: Id, receive: &Rc<Receive>) {
         match self {
-            // SAFETY: the caller answers for it.
-            Self::Ring(ring) => unsafe { ring.receive(id, sink.socket(), template) },
-            Self::Epoll(epoll) => epoll.receive(id, Rc::clone(sink)),
+            Self::Ring(ring) => ring.receive(id, receive),
+            Self::Epoll(epoll) => epoll.receive(id, Rc::clone(receive)),
             Self::Ended => {}
         }
     }
@@ -83,32 +49,32 @@ impl Backend {
         }
     }
 
-    /// A sink goes, and may close its socket.
-    pub(super) fn forget(&mut self, sink: &Rc<dyn Sink>) {
+    /// A receive goes, and its socket may be closed.
+    pub(super) fn forget(&mut self, receive: &Receive) {
         if let Self::Epoll(epoll) = self {
-            epoll.forget(sink.socket());
+            epoll.forget(receive.socket());
         }
     }
 
     /// One visit to the kernel: to submit, to let it bring what it has, and to wait if asked to.
-    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
+    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<EnterOutcome> {
         match self {
             Self::Ring(ring) => ring.enter(wait),
-            Self::Epoll(epoll) => epoll.enter(wait).map(|()| Entered::Done),
-            Self::Ended => Ok(Entered::Done),
+            Self::Epoll(epoll) => epoll.enter(wait).map(|()| EnterOutcome::Done),
+            Self::Ended => Ok(EnterOutcome::Done),
         }
     }
 
     /// Hands over the completions that there are.
-    pub(super) fn collect(&mut self, intake: &mut Intake<'_>) {
+    pub(super) fn collect(&mut self, dispatch: &mut Dispatch<'_>) {
         match self {
             Self::Ring(ring) => {
                 ring.collect(|id, result, buffer, finality| {
-                    intake.complete(id, result, buffer, finality);
+                    dispatch.complete(id, result, buffer, finality);
                 });
-                intake.end_run();
+                dispatch.end_burst();
             }
-            Self::Epoll(epoll) => epoll.collect(intake),
+            Self::Epoll(epoll) => epoll.collect(dispatch),
             Self::Ended => {}
         }
     }

@@ -17,13 +17,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::backend::Wait;
 use super::descriptor::{Interest, epoll, epoll_control};
-use super::direct::{READ_BATCH, Source};
-use super::intake::Intake;
-use super::message::Filled;
-use super::operation::Submission;
-use super::sink::{Sink, Verdict};
+use super::dispatch::Dispatch;
+use super::enter::Wait;
+use super::operation::Request;
+use super::receive::{Filled, READ_BATCH, Receive, Source, Verdict};
 use super::table::{Finality, Id};
 use crate::buffer::Buffer;
 
@@ -62,7 +60,7 @@ pub(crate) struct Epoll {
 /// What is wanted of one descriptor; by default, nothing.
 #[derive(Default)]
 struct Watched {
-    receive: Option<Receive>,
+    receive: Option<WatchedReceive>,
     /// True exactly while it is in `readable`.
     is_queued: bool,
     /// Operations that wait for an edge.
@@ -71,9 +69,9 @@ struct Watched {
     registered: u32,
 }
 
-struct Receive {
+struct WatchedReceive {
     id: Id,
-    sink: Rc<dyn Sink>,
+    receive: Rc<Receive>,
     /// How many datagrams to read next time, judged by how many there were last time.
     wanted: usize,
 }
@@ -124,11 +122,11 @@ impl Epoll {
     }
 
     /// A socket is to be received from, until its pool is empty, it fails, or it is cancelled.
-    pub(crate) fn receive(&mut self, id: Id, sink: Rc<dyn Sink>) {
-        let number = sink.socket().as_raw_fd();
+    pub(crate) fn receive(&mut self, id: Id, receive: Rc<Receive>) {
+        let number = receive.socket().as_raw_fd();
         self.places.insert(id, number);
         let watched = self.watched_or_new(number);
-        watched.receive = Some(Receive { id, sink, wanted: DATAGRAMS_AT_ONCE });
+        watched.receive = Some(WatchedReceive { id, receive, wanted: DATAGRAMS_AT_ONCE });
         if watched.registered & libc::EPOLLIN.cast_unsigned() == 0 {
             self.register(number);
         }
@@ -228,26 +226,26 @@ impl Epoll {
     }
 
     /// Carries out what is ready: completions as a ring would post them.
-    pub(crate) fn collect(&mut self, intake: &mut Intake<'_>) {
+    pub(crate) fn collect(&mut self, dispatch: &mut Dispatch<'_>) {
         for (id, errno) in self.ended.drain(..) {
-            intake.accept(id, -errno, Finality::Final);
+            dispatch.accept(id, -errno, Finality::Final);
         }
         for _ in 0..self.attempts.len() {
             let Some(id) = self.attempts.pop_front() else { break };
-            self.attempt(id, intake);
+            self.attempt(id, dispatch);
         }
         for _ in 0..self.readable.len() {
             let Some(number) = self.readable.pop_front() else { break };
-            self.read(number, intake);
+            self.read(number, dispatch);
         }
     }
 
-    fn attempt(&mut self, id: Id, intake: &mut Intake<'_>) {
-        let operation = intake.operation(id);
+    fn attempt(&mut self, id: Id, dispatch: &mut Dispatch<'_>) {
+        let operation = dispatch.operation(id);
         let result = match operation.attempt() {
             Ok(result) => i32::try_from(result).unwrap_or(i32::MAX),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let Submission::Ready { descriptor, interest } = operation.submission();
+                let Request::Ready { descriptor, interest } = operation.request();
                 let number = descriptor.as_raw_fd();
                 self.places.insert(id, number);
                 self.watched_or_new(number).waiting.push((id, interest));
@@ -261,36 +259,37 @@ impl Epoll {
             }
             Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
         };
-        intake.accept(id, result, Finality::Final);
+        dispatch.accept(id, result, Finality::Final);
     }
 
     /// Reads a batch from a socket, and puts it back to the end of the queue unless it is empty.
-    fn read(&mut self, number: RawFd, intake: &mut Intake<'_>) {
+    fn read(&mut self, number: RawFd, dispatch: &mut Dispatch<'_>) {
         let Some(watched) = self.watched.get_mut(place(number)) else { return };
         watched.is_queued = false;
-        let Some(receive) = &mut watched.receive else { return };
-        let (id, sink, wanted) = (receive.id, Rc::clone(&receive.sink), receive.wanted);
-        while self.buffers.len() < wanted
-            && let Some(buffer) = intake.take_buffer()
+        let Some(WatchedReceive { id, receive, wanted }) = &mut watched.receive else { return };
+        let id = *id;
+        while self.buffers.len() < *wanted
+            && let Some(buffer) = dispatch.take_buffer()
         {
             self.buffers.push(buffer);
         }
         let room = self.buffers.len();
         if room == 0 {
-            return self.end_receive(number, libc::ENOBUFS, intake);
+            return self.end_receive(number, libc::ENOBUFS, dispatch);
         }
-        match sink.socket().receive_into(&mut self.buffers, sink.layout(), &mut self.lens) {
+        let layout = receive.sink().layout();
+        match receive.socket().receive_into(&mut self.buffers, layout, &mut self.lens) {
             Ok(count) => {
                 // One more than there were finds out that the queue is empty without another call.
-                let wanted = if count == room { 2 * count } else { count + 1 };
-                receive.wanted = wanted.min(DATAGRAMS_AT_ONCE);
+                let next = if count == room { 2 * count } else { count + 1 };
+                *wanted = next.min(DATAGRAMS_AT_ONCE);
                 // To the pool: the socket is judged by what is free.
                 self.buffers.truncate(count);
                 for (buffer, len) in self.buffers.drain(..).zip(&*self.lens) {
                     let len = u32::try_from(*len).expect("the builder bounds the size of buffers");
-                    intake.receive(id, Finality::More, |_| Filled::new(buffer.freeze(), len));
+                    dispatch.receive(id, Finality::More, |_| Filled::new(buffer.freeze(), len));
                 }
-                let verdict = intake.end_run();
+                let verdict = dispatch.end_burst();
                 // An error that came between them has brought an edge of its own.
                 if count == room || verdict != Verdict::Keep {
                     self.queue(number);
@@ -301,7 +300,7 @@ impl Epoll {
                 io::ErrorKind::Interrupted => self.queue(number),
                 _ => {
                     let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                    self.end_receive(number, errno, intake);
+                    self.end_receive(number, errno, dispatch);
                 }
             },
         }
@@ -309,11 +308,11 @@ impl Epoll {
     }
 
     /// The receive of a socket ends for a reason of its own.
-    fn end_receive(&mut self, number: RawFd, errno: i32, intake: &mut Intake<'_>) {
+    fn end_receive(&mut self, number: RawFd, errno: i32, dispatch: &mut Dispatch<'_>) {
         let watched = self.watched.get_mut(place(number)).expect("it is being read");
         let receive = watched.receive.take().expect("it is being read");
         self.places.remove(&receive.id);
-        intake.accept(receive.id, -errno, Finality::Final);
+        dispatch.accept(receive.id, -errno, Finality::Final);
     }
 
     fn queue(&mut self, number: RawFd) {

@@ -12,21 +12,16 @@
 //! The driver knows no socket and runs no user code: what is to be woken or dropped is left in
 //! [`Wakes`] for the runtime, which runs it when the driver is no longer borrowed.
 
-// UNSAFETY: `Backend::receive`, whose contract this file keeps.
-#![expect(unsafe_code, reason = "argued above")]
-
 mod backend;
 pub(crate) mod descriptor;
-mod direct;
+mod dispatch;
+mod enter;
 mod epoll;
-mod intake;
-mod message;
-mod multishots;
+mod error;
 mod operation;
-mod queues;
+mod receive;
 mod recovery;
 mod ring;
-mod sink;
 mod start;
 mod table;
 #[cfg(test)]
@@ -42,39 +37,41 @@ use std::task::Waker;
 use std::time::Duration;
 
 use self::backend::Backend;
-pub(crate) use self::backend::{Entered, Wait};
 pub use self::descriptor::{Interest, poll_now, watch_writable};
-pub use self::direct::{READ_BATCH, Scratch, Source};
-use self::intake::{Intake, Run};
-pub use self::message::{Batch, Filled, ReceivedMessage};
-pub use self::multishots::MultishotKey;
-use self::multishots::{Membership, Multishots, Phase};
+use self::dispatch::{Burst, Dispatch};
+pub(crate) use self::enter::{EnterOutcome, Wait};
+pub use self::error::{StartCause, StartError};
 use self::operation::{ActiveOperations, AnyOperation};
-pub use self::operation::{Activity, Operation, Readiness, Submission};
+pub use self::operation::{Activity, Operation, Readiness, Request};
+pub use self::receive::{
+    Armed, Batch, Filled, READ_BATCH, ReceiveKey, ReceivedMessage, Scratch, Sink, Source, Verdict,
+};
+use self::receive::{Cancel, Receive, Receives};
 use self::recovery::Recovery;
-pub use self::sink::{Armed, Sink, Verdict, Wakes};
+pub use self::ring::TaskRun;
 use self::start::Started;
-pub use self::start::{DriverChoice, RunningDriver, StartCause, StartError, TaskRun};
+pub use self::start::{DriverChoice, RunningDriver};
 use self::table::{Finality, Orphan, Table};
 pub(crate) use self::table::{Id, Polled};
 pub use crate::buffer::Layout;
 use crate::buffer::Pool;
+use crate::clock;
 use crate::limits::{Limits, MOST_TURNS_STARVED, REAP_LIMIT_MS, REFUSED_PAUSE_MS};
-use crate::time::clock;
+use crate::wakes::Wakes;
 
 pub(crate) struct Driver {
     backend: Backend,
-    table: Table<Box<dyn AnyOperation>, MultishotKey>,
-    multishots: Multishots,
+    table: Table<Box<dyn AnyOperation>, Rc<Receive>>,
+    receives: Receives,
     pool: Pool,
     /// Free buffers at which a busy turn re-arms starved receives.
     resume_threshold: usize,
     /// Turns since starved receives were last re-armed.
     turns_starved: u32,
     /// Empty between two `collect`s; kept for its memory.
-    run: Run,
+    burst: Burst,
     /// Verdicts of one `collect`, carried out after it; kept for its memory.
-    verdicts: Vec<(MultishotKey, Verdict)>,
+    verdicts: Vec<(Rc<Receive>, Verdict)>,
     active: ActiveOperations,
     running: RunningDriver,
     completions: u64,
@@ -83,6 +80,15 @@ pub(crate) struct Driver {
     recovery: Option<Recovery>,
     /// Why the last enter failed. `None` if it did not.
     failure: Option<io::Error>,
+}
+
+/// What a cancel came upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The receive, whose final completion comes.
+    InFlight,
+    /// Nothing: the receive has ended, or was never armed.
+    NothingInFlight,
 }
 
 /// Whether `reap_all` saw every final completion.
@@ -118,11 +124,11 @@ impl Driver {
         Self {
             backend,
             table: Table::new(),
-            multishots: Multishots::new(),
+            receives: Receives::default(),
             pool,
             resume_threshold: limits.resume_threshold(),
             turns_starved: 0,
-            run: Run::default(),
+            burst: Burst::default(),
             verdicts: Vec::new(),
             active: ActiveOperations::default(),
             running,
@@ -194,73 +200,61 @@ impl Driver {
     }
 
     /// Takes in a sink, whose receive is not armed yet.
-    pub(crate) fn register(&mut self, sink: Rc<dyn Sink>) -> MultishotKey {
-        self.multishots.insert(sink)
+    pub(crate) fn register(&mut self, sink: Rc<dyn Sink>) -> ReceiveKey {
+        self.receives.insert(sink)
     }
 
     /// Arms the receive of `key`, unless it is armed. If no buffer is free, or others wait for one,
-    /// it joins the end of those who wait: a flooded socket would otherwise take every buffer
+    /// it joins the end of those that wait: a flooded socket would otherwise take every buffer
     /// that comes back.
-    pub(crate) fn arm(&mut self, key: MultishotKey) {
-        if self.pool.free() == 0 || self.multishots.has_starved() {
+    pub(crate) fn arm(&mut self, key: ReceiveKey) {
+        if self.pool.free() == 0 || self.receives.has_starved() {
             // Without a buffer it would end at once, even if no datagram waits.
-            self.multishots.starve(key);
+            self.receives.starve(key);
         } else {
             self.arm_now(key);
         }
     }
 
-    fn arm_now(&mut self, key: MultishotKey) {
+    fn arm_now(&mut self, key: ReceiveKey) {
         if let Backend::Ended = self.backend {
             return;
         }
-        let Some(multishot) = self.multishots.get_mut(key) else { return };
-        if !matches!(multishot.phase, Phase::Idle | Phase::Starved) {
-            return;
+        let Some(receive) = self.receives.get(key) else { return };
+        if receive.is_idle() {
+            let id = self.table.insert_multishot(Rc::clone(receive));
+            receive.armed(id);
+            self.backend.receive(id, receive);
         }
-        let id = self.table.insert_multishot(key);
-        multishot.phase = Phase::InFlight(id);
-        // SAFETY: owned until final: `deregister` removes the sink, which keeps the socket open,
-        // and the template, which is boxed, only when no receive is in flight. Payloads go to the
-        // pool, which outlives the backend.
-        unsafe { self.backend.receive(id, &multishot.sink, &multishot.template) };
     }
 
     /// Asks for the end of the receive of `key`. Completions go on until the final one.
-    pub(crate) fn cancel(&mut self, key: MultishotKey) {
-        let Some(multishot) = self.multishots.get_mut(key) else { return };
-        match multishot.phase {
-            Phase::InFlight(id) => {
-                multishot.phase = Phase::Cancelling(id);
-                self.backend.cancel(id);
-            }
-            Phase::Starved => multishot.phase = Phase::Idle,
-            Phase::Idle | Phase::Cancelling(_) => {}
+    pub(crate) fn cancel(&mut self, key: ReceiveKey) -> Cancelled {
+        match self.receives.get(key).map_or(Cancel::NotInFlight, |receive| receive.cancel()) {
+            Cancel::Ask(id) => self.backend.cancel(id),
+            Cancel::Asked => {}
+            Cancel::NotInFlight => return Cancelled::NothingInFlight,
         }
+        Cancelled::InFlight
     }
 
     /// Whether nothing of `key` is in flight.
-    pub(crate) fn is_reaped(&self, key: MultishotKey) -> bool {
-        let multishot = self.multishots.get(key);
-        multishot.is_none_or(|member| matches!(member.phase, Phase::Idle | Phase::Starved))
+    pub(crate) fn is_reaped(&self, key: ReceiveKey) -> bool {
+        self.receives.get(key).is_none_or(|receive| receive.is_idle())
     }
 
     /// Lets the sink of `key` go: now, or at the final completion of its receive, which is
     /// cancelled. Drop what it returns after the borrow.
-    pub(crate) fn deregister(&mut self, key: MultishotKey) -> Option<Rc<dyn Sink>> {
-        self.cancel(key);
-        if self.is_reaped(key) {
-            return self.remove(key);
+    pub(crate) fn deregister(&mut self, key: ReceiveKey) -> Option<Rc<impl Sized + use<>>> {
+        let cancelled = self.cancel(key);
+        let receive = self.receives.remove(key)?;
+        match cancelled {
+            Cancelled::InFlight => None,
+            Cancelled::NothingInFlight => {
+                self.backend.forget(&receive);
+                Some(receive)
+            }
         }
-        let multishot = self.multishots.get_mut(key)?;
-        multishot.membership = Membership::Leaving;
-        None
-    }
-
-    fn remove(&mut self, key: MultishotKey) -> Option<Rc<dyn Sink>> {
-        let sink = self.multishots.remove(key)?;
-        self.backend.forget(&sink);
-        Some(sink)
     }
 
     /// Takes in every completion that there is: wakes futures, feeds sinks, carries out what the
@@ -270,45 +264,46 @@ impl Driver {
         if self.recovery.is_some() {
             self.recover(wakes);
         }
-        let (backend, mut intake) = self.parts(wakes);
-        backend.collect(&mut intake);
+        let (backend, mut dispatch) = self.parts(wakes);
+        backend.collect(&mut dispatch);
         self.carry_out_verdicts(wakes);
         self.completions - before
     }
 
     /// The backend, and where its completions go.
-    fn parts<'a>(&'a mut self, wakes: &'a mut Wakes) -> (&'a mut Backend, Intake<'a>) {
-        let intake = Intake {
+    fn parts<'a>(&'a mut self, wakes: &'a mut Wakes) -> (&'a mut Backend, Dispatch<'a>) {
+        let dispatch = Dispatch {
             table: &mut self.table,
-            multishots: &mut self.multishots,
             pool: &self.pool,
             active: &mut self.active,
             completions: &mut self.completions,
-            run: &mut self.run,
+            burst: &mut self.burst,
             verdicts: &mut self.verdicts,
             wakes,
         };
-        (&mut self.backend, intake)
+        (&mut self.backend, dispatch)
     }
 
     fn carry_out_verdicts(&mut self, wakes: &mut Wakes) {
         let mut verdicts = mem::take(&mut self.verdicts);
-        for (key, verdict) in verdicts.drain(..) {
-            // An earlier verdict of this batch may have been its last.
-            let Some(multishot) = self.multishots.get(key) else { continue };
-            if multishot.membership == Membership::Leaving {
-                if self.is_reaped(key) {
-                    wakes.retire_sink(self.remove(key));
+        for (receive, verdict) in verdicts.drain(..) {
+            let key = receive.key();
+            if receive.has_left() {
+                if receive.is_idle() {
+                    self.backend.forget(&receive);
+                    wakes.retire(Box::new(receive));
                 }
                 continue;
             }
             match verdict {
                 Verdict::Keep => {}
-                Verdict::Cancel => self.cancel(key),
+                Verdict::Cancel => {
+                    self.cancel(key);
+                }
                 Verdict::Rearm => self.arm(key),
                 Verdict::RearmWhenBuffersReturn => {
                     self.pool.ran_out();
-                    self.multishots.starve(key);
+                    self.receives.starve(key);
                 }
             }
         }
@@ -317,7 +312,7 @@ impl Driver {
 
     /// Whether a receive waits for buffers to come back.
     pub(crate) fn has_starved(&self) -> bool {
-        self.multishots.has_starved()
+        self.receives.has_starved()
     }
 
     /// Re-arms starved receives if buffers have come back: a few at once in a busy turn; any at all
@@ -325,7 +320,7 @@ impl Driver {
     /// free buffer, so that a single buffer that comes back does not make a hundred sockets fail
     /// again.
     pub(crate) fn resume_starved(&mut self, pace: Pace) -> Resumed {
-        if !self.multishots.has_starved() {
+        if !self.receives.has_starved() {
             self.turns_starved = 0;
             return Resumed::All;
         }
@@ -337,7 +332,7 @@ impl Driver {
         }
         self.turns_starved = 0;
         for _ in 0..free {
-            let Some(key) = self.multishots.next_starved() else { return Resumed::All };
+            let Some(key) = self.receives.next_starved() else { return Resumed::All };
             self.arm_now(key);
         }
         Resumed::NotAll
@@ -345,7 +340,7 @@ impl Driver {
 
     /// Submits what was queued and waits as asked. It never panics: sockets that are dropped while a
     /// panic unwinds come here, too.
-    pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> Entered {
+    pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> EnterOutcome {
         // What has to be recovered from is not slept over.
         let wait = if self.recovery.is_some() { Wait::No } else { wait };
         self.pool.refill();
@@ -356,19 +351,19 @@ impl Driver {
             }
             Err(error) => {
                 self.failure = Some(error);
-                Entered::Failed
+                EnterOutcome::Failed
             }
         };
         match entered {
-            Entered::CompletionLost => {
+            EnterOutcome::CompletionLost => {
                 self.completions_lost = self.backend.lost();
                 self.recovery.get_or_insert_default();
             }
             // Trying again at once would only spin.
-            Entered::Refused | Entered::Failed if wait != Wait::No => {
+            EnterOutcome::Refused | EnterOutcome::Failed if wait != Wait::No => {
                 clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
             }
-            Entered::Done | Entered::Refused | Entered::Failed => {}
+            EnterOutcome::Done | EnterOutcome::Refused | EnterOutcome::Failed => {}
         }
         entered
     }
@@ -402,9 +397,7 @@ impl Driver {
         for id in self.table.ids_in_flight() {
             self.backend.cancel(id);
         }
-        for multishot in self.multishots.iter_mut() {
-            multishot.membership = Membership::Leaving;
-        }
+        self.receives.leave_all();
         self.backend.stop_watching();
         let deadline = clock::now() + Duration::from_millis(REAP_LIMIT_MS);
         while self.table.in_flight() > 0 || self.backend.is_watching() {
@@ -412,7 +405,7 @@ impl Driver {
                 return Reaped::Leaked(self.table.in_flight());
             }
             let entered = self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
-            if self.collect(wakes) == 0 && entered == Entered::Failed {
+            if self.collect(wakes) == 0 && entered == EnterOutcome::Failed {
                 return Reaped::Leaked(self.table.in_flight());
             }
         }
@@ -425,8 +418,8 @@ impl Driver {
         if let Backend::Ring(ring) = mem::replace(&mut self.backend, Backend::Ended) {
             ring.close();
         }
-        for multishot in self.multishots.drain_idle() {
-            wakes.retire_sink(Some(multishot.sink));
+        for receive in self.receives.drain() {
+            wakes.retire(Box::new(receive));
         }
     }
 }
@@ -444,7 +437,6 @@ impl Drop for Driver {
         if let Reaped::Leaked(_) = reaped {
             mem::forget(self.pool.clone());
             mem::forget(mem::replace(&mut self.table, Table::new()));
-            mem::forget(mem::replace(&mut self.multishots, Multishots::new()));
         }
     }
 }

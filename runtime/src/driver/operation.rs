@@ -1,6 +1,6 @@
 //! What an operation is: data, with two ways to be carried out.
 //!
-//! An [`Operation`] says what to ask the kernel ([`submission`](Operation::submission)), how to do
+//! An [`Operation`] says what to ask the kernel ([`request`](Operation::request)), how to do
 //! it by hand ([`attempt`](Operation::attempt)), and what the caller gets
 //! ([`finish`](Operation::finish)). It is handed to the driver whole; the driver keeps it until the
 //! kernel is done with it, so dropping the future that waits for it frees nothing early.
@@ -21,7 +21,7 @@ pub trait Operation: 'static {
 
     /// What to ask of the kernel. Called while the driver is borrowed: it must not call back into
     /// it.
-    fn submission(&mut self) -> Submission<'_>;
+    fn request(&mut self) -> Request<'_>;
 
     /// How to do it now, without waiting; `WouldBlock` if that is not possible. For drivers that
     /// wait for readiness.
@@ -90,7 +90,7 @@ impl ActiveOperations {
 /// `operation/room.rs`).
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Submission<'a> {
+pub enum Request<'a> {
     /// Wait until the descriptor is ready, once: poll(2). A driver that waits for readiness waits
     /// for this, and attempts the operation then.
     Ready {
@@ -119,8 +119,8 @@ impl<F: AsFd + 'static> Operation for Readiness<F> {
     type Output = io::Result<()>;
     const ACTIVITY: Activity = Activity::Passive;
 
-    fn submission(&mut self) -> Submission<'_> {
-        Submission::Ready { descriptor: self.descriptor.as_fd(), interest: self.interest }
+    fn request(&mut self) -> Request<'_> {
+        Request::Ready { descriptor: self.descriptor.as_fd(), interest: self.interest }
     }
 
     fn attempt(&mut self) -> io::Result<u32> {
@@ -134,14 +134,14 @@ impl<F: AsFd + 'static> Operation for Readiness<F> {
 
 /// An operation without its type, as the table holds it.
 pub(crate) trait AnyOperation: std::any::Any {
-    fn submission(&mut self) -> Submission<'_>;
+    fn request(&mut self) -> Request<'_>;
     fn attempt(&mut self) -> io::Result<u32>;
     fn activity(&self) -> Activity;
 }
 
 impl<O: Operation> AnyOperation for O {
-    fn submission(&mut self) -> Submission<'_> {
-        Operation::submission(self)
+    fn request(&mut self) -> Request<'_> {
+        Operation::request(self)
     }
 
     fn attempt(&mut self) -> io::Result<u32> {

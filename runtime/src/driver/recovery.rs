@@ -20,60 +20,13 @@ use std::io;
 use std::time::Duration;
 
 use super::Driver;
-use super::backend::{Backend, Entered, Wait};
-use super::queues::Found;
-use super::sink::Wakes;
+use super::backend::Backend;
+use super::enter::{EnterOutcome, Wait};
+use super::ring::Found;
 use super::table::{Finality, Id};
+use crate::clock;
 use crate::limits::{REAP_LIMIT_MS, REFUSED_PAUSE_MS};
-use crate::time::clock;
-
-/// How many completions were lost. Pure.
-#[derive(Debug, Default)]
-pub(super) struct Losses {
-    /// The kernel's counter when it was last looked at.
-    seen: u32,
-    count: u64,
-    /// True exactly while a loss was noticed by the counter, of which an enter that sleeps will tell.
-    is_owed: bool,
-}
-
-/// Whether an enter has failed with `-EBADR`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    Yes,
-    No,
-}
-
-/// What an enter has shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// Completions were lost that nobody has noticed before.
-    New,
-    None,
-}
-
-impl Losses {
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// The counter of the kernel is `counter`. It is the first to show a loss: an enter that does not
-    /// sleep never fails for it.
-    #[inline]
-    pub(super) fn note(&mut self, counter: u32, told: Told) -> Loss {
-        let new = counter.wrapping_sub(self.seen);
-        if new == 0 && told == Told::No {
-            return Loss::None;
-        }
-        self.seen = counter;
-        let was_owed = std::mem::replace(&mut self.is_owed, told == Told::No);
-        if new == 0 && was_owed {
-            return Loss::None;
-        }
-        self.count += u64::from(new.max(1));
-        Loss::New
-    }
-}
+use crate::wakes::Wakes;
 
 /// How far a recovery has come that the kernel has not let end yet.
 #[derive(Debug, Default)]
@@ -163,7 +116,7 @@ impl Driver {
             self.pool.refill();
             let entered = self.backend.enter(Wait::No)?;
             self.take_in(recovery, wakes);
-            if entered == Entered::Refused {
+            if entered == EnterOutcome::Refused {
                 clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
             } else if !self.backend.has_work() && !self.backend.has_completions() {
                 return Ok(Step::Done);
@@ -177,15 +130,15 @@ impl Driver {
     /// As `collect`, but nothing is armed again yet; and an operation that was cancelled here is not
     /// over for its future.
     fn take_in(&mut self, recovery: &mut Recovery, wakes: &mut Wakes) {
-        let (Backend::Ring(ring), mut intake) = self.parts(wakes) else { return };
+        let (Backend::Ring(ring), mut dispatch) = self.parts(wakes) else { return };
         ring.collect(|id, result, buffer, finality| {
-            if result == -libc::ECANCELED && intake.table.is_waiting(id) {
+            if result == -libc::ECANCELED && dispatch.table.is_waiting(id) {
                 recovery.again.push(id);
             } else {
-                intake.complete(id, result, buffer, finality);
+                dispatch.complete(id, result, buffer, finality);
             }
         });
-        intake.end_run();
+        dispatch.end_burst();
     }
 
     /// Returns what the kernel does not have.
@@ -211,26 +164,5 @@ impl Driver {
         } else {
             self.parts(wakes).1.accept(id, -libc::ECANCELED, Finality::Final);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_loss_is_counted_once() {
-        let mut losses = Losses::default();
-        assert_eq!(losses.note(0, Told::No), Loss::None);
-        // Noticed by the counter, and told later.
-        assert_eq!(losses.note(2, Told::No), Loss::New);
-        assert_eq!(losses.note(2, Told::No), Loss::None);
-        assert_eq!(losses.note(2, Told::Yes), Loss::None);
-        // Noticed and told at once.
-        assert_eq!(losses.note(3, Told::Yes), Loss::New);
-        assert_eq!(losses.note(3, Told::No), Loss::None);
-        // By a kernel that does not count.
-        assert_eq!(losses.note(3, Told::Yes), Loss::New);
-        assert_eq!(losses.count(), 4);
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct Table<O, M> {
 
 #[derive(Debug)]
 struct Slot<O, M> {
-    /// Grows whenever the slot is vacated; an id with another generation is stale.
+    /// Grows whenever the slot is freed; an id with another generation is stale.
     generation: u32,
     state: State<O, M>,
 }
@@ -63,7 +63,7 @@ enum State<O, M> {
         operation: O,
         result: i32,
     },
-    /// In flight until a completion says that it was the last.
+    /// In flight until a completion says that it was the last. Owns the receive until then.
     Multishot {
         member: M,
     },
@@ -114,7 +114,7 @@ pub(crate) enum Orphan<O> {
     Retire(O),
 }
 
-impl<O, M: Copy> Table<O, M> {
+impl<O, M: Clone> Table<O, M> {
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), vacant: None, in_flight: 0 }
     }
@@ -170,14 +170,21 @@ impl<O, M: Copy> Table<O, M> {
         if slot.generation != id.generation {
             return Completion::Stale;
         }
-        if let State::Multishot { member } = slot.state {
-            if finality == Finality::Final {
-                self.in_flight -= 1;
-                self.vacate(id);
+        match &slot.state {
+            State::Multishot { member } if finality == Finality::More => {
+                Completion::Deliver(member.clone())
             }
-            return Completion::Deliver(member);
+            State::Multishot { .. } => self.end_multishot(id),
+            _ => self.complete_operation(id, result, finality),
         }
-        self.complete_operation(id, result, finality)
+    }
+
+    fn end_multishot(&mut self, id: Id) -> Completion<O, M> {
+        self.in_flight -= 1;
+        match self.free(id) {
+            State::Multishot { member } => Completion::Deliver(member),
+            _ => unreachable!("it is a multishot"),
+        }
     }
 
     fn complete_operation(&mut self, id: Id, result: i32, finality: Finality) -> Completion<O, M> {
@@ -194,7 +201,7 @@ impl<O, M: Copy> Table<O, M> {
             }
             State::Orphaned { operation } => {
                 self.in_flight -= 1;
-                self.vacate(id);
+                self.free(id);
                 Completion::Retire(operation)
             }
             state @ (State::Vacant { .. } | State::Completed { .. }) => {
@@ -213,7 +220,7 @@ impl<O, M: Copy> Table<O, M> {
         }
         match mem::replace(&mut slot.state, State::Vacant { next: None }) {
             State::Completed { operation, result } => {
-                self.vacate(id);
+                self.free(id);
                 Polled::Ready { operation, result, unused: waker }
             }
             _ => unreachable!("a future polled an operation that is not its own"),
@@ -229,7 +236,7 @@ impl<O, M: Copy> Table<O, M> {
                 Orphan::Cancel { waker }
             }
             State::Completed { operation, .. } => {
-                self.vacate(id);
+                self.free(id);
                 Orphan::Retire(operation)
             }
             _ => unreachable!("a future dropped an operation that is not its own"),
@@ -266,12 +273,13 @@ impl<O, M: Copy> Table<O, M> {
         Id { index, generation: slot.generation }
     }
 
-    /// Frees the slot for the next operation and makes every copy of its id stale.
-    fn vacate(&mut self, id: Id) {
+    /// Frees the slot for the next operation and makes every copy of its id stale. Returns what was
+    /// in it.
+    fn free(&mut self, id: Id) -> State<O, M> {
         let next = self.vacant.replace(id.index);
         let slot = &mut self.slots[id.index as usize];
         slot.generation = slot.generation.wrapping_add(1);
-        slot.state = State::Vacant { next };
+        mem::replace(&mut slot.state, State::Vacant { next })
     }
 
     fn slot(&mut self, id: Id) -> &mut Slot<O, M> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::backend::Backend;
 use super::descriptor::eventfd;
-use super::{Armed, Batch, Driver, DriverChoice, Layout, MultishotKey, Sink, Verdict, Wait, Wakes};
+use super::{Armed, Batch, Driver, DriverChoice, Layout, ReceiveKey, Sink, Verdict, Wait, Wakes};
 use crate::limits::Limits;
 
 #[cfg(ebbtide_model)]
@@ -47,7 +47,7 @@ impl Sink for Quiet {
 }
 
 /// A driver with the receive of `sink` in flight.
-fn receiving(choice: DriverChoice, sink: &Rc<Quiet>) -> (Driver, MultishotKey) {
+fn receiving(choice: DriverChoice, sink: &Rc<Quiet>) -> (Driver, ReceiveKey) {
     let eventfd = Arc::new(eventfd().unwrap());
     let limits = Limits { buffers: 8, buffer_size: 512, ..Limits::default() };
     let mut driver = Driver::new(choice, &limits, eventfd).unwrap();
@@ -57,7 +57,7 @@ fn receiving(choice: DriverChoice, sink: &Rc<Quiet>) -> (Driver, MultishotKey) {
     (driver, key)
 }
 
-/// Fails when the sink is let go of while its receive, which names its socket and the template that
+/// Fails when the sink is let go of while its receive, which names its socket and the request that
 /// is kept with it, is in flight.
 #[test]
 fn a_sink_stays_until_the_final_completion_of_its_receive() {

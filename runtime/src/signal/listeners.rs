@@ -41,12 +41,12 @@ fn state(process: Process, used: Use) -> u64 {
 
 /// A runtime in the list, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Registration {
+pub(super) struct Listening {
     listener: &'static Listener,
     process: Process,
 }
 
-impl Registration {
+impl Listening {
     /// Has signals wake the owner of `eventfd` from now on.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for Listening {
     fn drop(&mut self) {
         // In a forked child the entry may be used again already.
         if self.process == Process::current() {

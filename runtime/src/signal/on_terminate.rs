@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::terminate;
 use crate::drain::{Drain, DrainReport, drain_with};
-use crate::handle::Handle;
+use crate::handle::LocalHandle;
 use crate::task::{Cause, JoinHandle};
 
 /// Drains the runtime at SIGTERM or SIGINT, in a task of its own; a second signal ends that at once.
@@ -42,7 +42,7 @@ pub fn drain_on_terminate() -> io::Result<JoinHandle<DrainReport>> {
 /// Those of [`drain_on_terminate`].
 pub fn drain_on_terminate_with(policy: Drain) -> io::Result<JoinHandle<DrainReport>> {
     // Before the handler is installed, which stays.
-    Handle::try_current()?;
+    LocalHandle::try_current()?;
     let mut first = terminate();
     let handle = first.listening_handle()?;
     Ok(handle.clone().spawn(async move {

@@ -32,10 +32,10 @@ pub(crate) use by_pointer_if_large;
 mod activity;
 mod budget;
 mod current;
-mod inbox;
-#[cfg(test)]
-mod inbox_tests;
 mod join;
+mod remote_queue;
+#[cfg(test)]
+mod remote_queue_tests;
 mod root;
 mod tasks;
 mod yield_now;
@@ -45,8 +45,8 @@ pub use self::activity::Told;
 pub use self::budget::{GiveWay, note_sent, poll_receive_budget, poll_send_budget};
 pub(crate) use self::budget::{OuterBudget, refill_budget, set_budget_aside, take_sent};
 pub use self::current::TaskId;
-pub(crate) use self::inbox::{Inbox, Permission};
 pub use self::join::{JoinError, JoinHandle};
+pub(crate) use self::remote_queue::{Permission, RemoteQueue};
 pub(crate) use self::root::Root;
-pub(crate) use self::tasks::{Entered, Presence, Runnable, Survey, Tasks};
+pub(crate) use self::tasks::{Presence, Runnable, Survey, Tasks};
 pub use self::yield_now::{YieldNow, yield_now};

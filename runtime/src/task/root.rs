@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::Wake;
 
-use super::inbox::{Inbox, Permission};
+use super::remote_queue::{Permission, RemoteQueue};
 use crate::sync::{AtomicBool, Ordering};
 
 /// The third handshake of the [inbox](super::inbox): say "woken", then look whether the owner
@@ -11,12 +11,12 @@ use crate::sync::{AtomicBool, Ordering};
 pub(crate) struct Root<T> {
     /// True exactly when the future has to be polled.
     woken: AtomicBool,
-    inbox: Arc<Inbox<T>>,
+    inbox: Arc<RemoteQueue<T>>,
 }
 
 impl<T> Root<T> {
     /// Woken from the start: the future has to be polled once.
-    pub(crate) fn new(inbox: Arc<Inbox<T>>) -> Self {
+    pub(crate) fn new(inbox: Arc<RemoteQueue<T>>) -> Self {
         Self { woken: AtomicBool::new(true), inbox }
     }
 

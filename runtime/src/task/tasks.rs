@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
-use std::mem::{self, ManuallyDrop};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,16 +16,15 @@ use slab::Slab;
 use super::activity::{Activity, Cause, Told};
 use super::budget::refill_budget;
 use super::current::{Polling, TaskId};
-use super::inbox::Inbox;
 use super::join::{JoinError, JoinHandle};
+use super::remote_queue::RemoteQueue;
+use crate::clock;
+use crate::current::{Current, EnterGuard};
 use crate::panics::{catch, contain};
-use crate::time::clock;
 
 thread_local! {
     /// The tasks of the runtime that runs on this thread: what wakes here, wakes without a lock.
-    /// Never dropped, so that it is there until the thread is gone: a runtime may end with it.
-    static CURRENT: RefCell<ManuallyDrop<Option<Rc<Tasks>>>> =
-        const { RefCell::new(ManuallyDrop::new(None)) };
+    static CURRENT: Current<Rc<Tasks>> = const { Current::new() };
 }
 
 /// A task that is to be polled.
@@ -35,7 +33,7 @@ pub(crate) type Runnable = async_task::Runnable<Home>;
 /// Where a task goes when it is woken on another thread. With the task and not with its schedule
 /// function, which has nothing of its own then: async-task would count the task up and down twice
 /// for each wake, to keep what it has.
-pub(crate) struct Home(Arc<Inbox<Runnable>>);
+pub(crate) struct Home(Arc<RemoteQueue<Runnable>>);
 
 /// Every task of a runtime.
 pub(crate) struct Tasks {
@@ -47,7 +45,7 @@ pub(crate) struct Tasks {
     root_waker: RefCell<Option<Waker>>,
     /// How often it was told something by a socket. Outlives it.
     root_told: RefCell<Rc<Cell<u64>>>,
-    inbox: Arc<Inbox<Runnable>>,
+    inbox: Arc<RemoteQueue<Runnable>>,
     operations_per_poll: u32,
     /// True once the tasks are being dropped: what is spawned from then on never runs.
     closed: Cell<bool>,
@@ -119,7 +117,7 @@ impl Entry {
 }
 
 impl Tasks {
-    pub(crate) fn new(inbox: Arc<Inbox<Runnable>>, operations_per_poll: u32) -> Self {
+    pub(crate) fn new(inbox: Arc<RemoteQueue<Runnable>>, operations_per_poll: u32) -> Self {
         Self {
             ready: RefCell::default(),
             living: RefCell::default(),
@@ -141,12 +139,11 @@ impl Tasks {
     }
 
     /// Makes these the tasks of this thread until the guard is dropped.
-    pub(crate) fn enter(self: &Rc<Self>) -> Entered {
-        let own = Some(Rc::clone(self));
-        Entered { outer: CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), own)) }
+    pub(crate) fn enter(self: &Rc<Self>) -> EnterGuard<Rc<Self>> {
+        Current::enter(&CURRENT, Rc::clone(self))
     }
 
-    pub(crate) fn inbox(&self) -> &Arc<Inbox<Runnable>> {
+    pub(crate) fn inbox(&self) -> &Arc<RemoteQueue<Runnable>> {
         &self.inbox
     }
 
@@ -553,30 +550,19 @@ impl Drop for RootPoll<'_> {
 fn schedule(runnable: Runnable) {
     let mut runnable = Some(runnable);
     CURRENT.with(|current| {
-        if let Some(tasks) = &**current.borrow()
-            && let Some(runnable) =
-                runnable.take_if(|task| Arc::ptr_eq(&tasks.inbox, &task.metadata().0))
-        {
-            tasks.push(runnable, tasks.cause.get());
-        }
+        current.with(|current| {
+            if let Some(tasks) = current
+                && let Some(runnable) =
+                    runnable.take_if(|task| Arc::ptr_eq(&tasks.inbox, &task.metadata().0))
+            {
+                tasks.push(runnable, tasks.cause.get());
+            }
+        })
     });
     if let Some(runnable) = runnable {
         // A share of its own: the task may have run and gone before the push is over.
         let inbox = Arc::clone(&runnable.metadata().0);
         inbox.push(runnable);
-    }
-}
-
-/// Undoes a [`Tasks::enter`].
-pub(crate) struct Entered {
-    outer: Option<Rc<Tasks>>,
-}
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        let outer = self.outer.take();
-        // Possibly the last reference: dropped when nothing is borrowed.
-        drop(CURRENT.with(|current| mem::replace(&mut **current.borrow_mut(), outer)));
     }
 }
 

@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::{Sleep, clock, saturating_add};
+use super::Sleep;
+use crate::clock;
+use crate::timers::saturating_add;
 
 /// How late a tick may be before it counts as missed. Below it, lateness is only the resolution of
 /// timers and the load of the thread, and every behaviour keeps to the schedule. Tokio's value.
@@ -354,7 +356,7 @@ mod tests {
         for behavior in EACH {
             let due = Instant::now();
             let next = behavior.next_tick(due, due + 2 * TOLERANCE, Duration::MAX);
-            assert!(next >= due + super::super::FAR_FUTURE, "{behavior:?}");
+            assert!(next >= due + crate::timers::FAR_FUTURE, "{behavior:?}");
         }
     }
 

@@ -7,9 +7,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::{Key, Standing, clock, saturating_add};
-use crate::Handle;
+use crate::LocalHandle;
+use crate::clock;
 use crate::task::{GiveWay, TaskId};
+use crate::timers::{Key, Standing, saturating_add};
 
 /// Waits until `duration` has passed, counted from this call and not from the first poll.
 ///
@@ -223,7 +224,7 @@ impl Sleep {
     /// Polls it on the runtime that `handle` gives, which is asked for only when it has to wait.
     pub(crate) fn poll_on(
         &mut self,
-        handle: impl FnOnce() -> Handle,
+        handle: impl FnOnce() -> LocalHandle,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         let Some(armed) = &self.armed else {
@@ -247,7 +248,7 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        self.get_mut().poll_on(Handle::current, cx)
+        self.get_mut().poll_on(LocalHandle::current, cx)
     }
 }
 
@@ -263,7 +264,7 @@ impl fmt::Debug for Sleep {
 /// after it.
 struct Armed {
     /// Keeps the timers alive, also when the runtime has been shut down.
-    handle: Handle,
+    handle: LocalHandle,
     key: Key,
     purpose: Purpose,
     /// Whose sleep or tick it counts as. `None`: nobody's, because it only bounds something.
@@ -271,7 +272,7 @@ struct Armed {
 }
 
 impl Armed {
-    fn new(handle: Handle, deadline: Instant, purpose: Purpose, cx: &Context<'_>) -> Self {
+    fn new(handle: LocalHandle, deadline: Instant, purpose: Purpose, cx: &Context<'_>) -> Self {
         let waker = cx.waker().clone();
         let key = handle.timers().borrow_mut().register(deadline, waker);
         let sleeper = match purpose {
@@ -321,8 +322,8 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
-    use super::super::TICK;
     use super::*;
+    use crate::timers::TICK;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -474,14 +475,14 @@ mod tests {
     }
 
     fn no_timers() -> bool {
-        Handle::current().timers().borrow().is_empty()
+        LocalHandle::current().timers().borrow().is_empty()
     }
 
     /// Moves the wheel to the tick of `deadline`, ahead of the clock, and wakes as the runtime
     /// does.
     fn expire(deadline: Instant) {
         let mut expired = Vec::new();
-        let handle = Handle::current();
+        let handle = LocalHandle::current();
         handle.timers().borrow_mut().expire(deadline + TICK, &mut expired);
         expired.into_iter().for_each(Waker::wake);
     }

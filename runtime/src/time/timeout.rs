@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use pin_project_lite::pin_project;
 
-use super::{Sleep, clock, saturating_add};
+use super::Sleep;
+use crate::clock;
+use crate::timers::saturating_add;
 
 /// Awaits `future`, but for no longer than `duration`, counted from this call.
 ///

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use super::super::backend::{Backend, Entered, Wait};
+use super::super::backend::Backend;
 use super::super::descriptor::{Interest, eventfd};
+use super::super::enter::{EnterOutcome, Wait};
 use super::super::{Armed, Batch, Driver, Layout, Polled, Readiness, Sink, Verdict, Wakes};
 use crate::limits::Limits;
 use crate::model::ModelQueues;
@@ -89,7 +90,7 @@ impl Lossy {
     /// Loses `count` completions, and returns how many entries are submitted for it.
     fn lose(&self, driver: &mut Driver, count: u32) -> usize {
         self.0.lost.set(self.0.lost.get() + count);
-        assert_eq!(driver.submit_and_wait(Wait::Forever), Entered::CompletionLost);
+        assert_eq!(driver.submit_and_wait(Wait::Forever), EnterOutcome::CompletionLost);
         let before = self.0.submitted.get();
         driver.collect(&mut Wakes::default());
         driver.submit_and_wait(Wait::No);

@@ -1,35 +1,35 @@
-//! [`Intake`]: where completions go, whichever backend brings them.
+//! [`Dispatch`]: where completions go, whichever backend brings them.
 
-use super::message::{Batch, Filled};
-use super::multishots::{MultishotKey, Multishots};
+use std::rc::Rc;
+
 use super::operation::{ActiveOperations, AnyOperation};
-use super::sink::{Verdict, Wakes};
+use super::receive::{Batch, Filled, Receive, Verdict};
 use super::table::{Completion, Finality, Id, Table};
 use crate::buffer::{Buffer, Pool};
+use crate::wakes::Wakes;
 
 /// Where completions go: to the table, and from there to futures and sinks.
-pub(super) struct Intake<'a> {
-    pub(super) table: &'a mut Table<Box<dyn AnyOperation>, MultishotKey>,
-    pub(super) multishots: &'a mut Multishots,
+pub(super) struct Dispatch<'a> {
+    pub(super) table: &'a mut Table<Box<dyn AnyOperation>, Rc<Receive>>,
     pub(super) pool: &'a Pool,
     pub(super) active: &'a mut ActiveOperations,
     pub(super) completions: &'a mut u64,
-    pub(super) run: &'a mut Run,
+    pub(super) burst: &'a mut Burst,
     /// To be carried out when all completions are in.
-    pub(super) verdicts: &'a mut Vec<(MultishotKey, Verdict)>,
+    pub(super) verdicts: &'a mut Vec<(Rc<Receive>, Verdict)>,
     pub(super) wakes: &'a mut Wakes,
 }
 
 /// Messages of one receive that came one after the other, and go to its sink together.
 #[derive(Default)]
-pub(super) struct Run {
-    /// Of which receive. `None` while there is no run.
-    of: Option<(Id, MultishotKey)>,
+pub(super) struct Burst {
+    /// Of which receive. `None` while there is no burst.
+    of: Option<(Id, Rc<Receive>)>,
     /// Each is `None` once it was taken.
     filled: Vec<Option<Filled>>,
 }
 
-impl Intake<'_> {
+impl Dispatch<'_> {
     /// Takes in a completion of a ring, and the buffer that came with it.
     #[inline]
     pub(super) fn complete(
@@ -54,8 +54,8 @@ impl Intake<'_> {
     }
 
     /// Takes in a completion of a receive that has filled a buffer, which `take` takes from the pool:
-    /// not before the run that it ends was handed over, whose socket is judged by what is free.
-    /// [`end_run`](Self::end_run) is to follow when there is no other.
+    /// not before the burst that it ends was handed over, whose socket is judged by what is free.
+    /// [`end_burst`](Self::end_burst) is to follow when there is no other.
     #[inline]
     pub(super) fn receive(
         &mut self,
@@ -63,24 +63,24 @@ impl Intake<'_> {
         finality: Finality,
         take: impl FnOnce(&Pool) -> Filled,
     ) {
-        match self.run.of {
-            Some((of, _)) if of == id && finality == Finality::More => {
+        match &self.burst.of {
+            Some((of, _)) if *of == id && finality == Finality::More => {
                 *self.completions += 1;
-                self.run.filled.push(Some(take(self.pool)));
+                self.burst.filled.push(Some(take(self.pool)));
             }
-            _ => self.begin_run(id, finality, take),
+            _ => self.begin_burst(id, finality, take),
         }
     }
 
-    fn begin_run(&mut self, id: Id, finality: Finality, take: impl FnOnce(&Pool) -> Filled) {
-        self.end_run();
+    fn begin_burst(&mut self, id: Id, finality: Finality, take: impl FnOnce(&Pool) -> Filled) {
+        self.end_burst();
         *self.completions += 1;
         let filled = take(self.pool);
-        if let Completion::Deliver(key) = self.table.complete(id, 0, finality) {
-            self.run.of = Some((id, key));
+        if let Completion::Deliver(receive) = self.table.complete(id, 0, finality) {
+            self.burst.of = Some((id, receive));
             // A sink that panicked may have left some.
-            self.run.filled.clear();
-            self.run.filled.push(Some(filled));
+            self.burst.filled.clear();
+            self.burst.filled.push(Some(filled));
             if finality == Finality::Final {
                 self.deliver(finality);
             }
@@ -89,7 +89,7 @@ impl Intake<'_> {
 
     /// Takes in any other completion.
     pub(super) fn accept(&mut self, id: Id, result: i32, finality: Finality) {
-        self.end_run();
+        self.end_burst();
         *self.completions += 1;
         match self.table.complete(id, result, finality) {
             Completion::Wake(waker) => {
@@ -102,35 +102,32 @@ impl Intake<'_> {
                 self.active.retired(operation.as_ref().activity());
                 self.wakes.retire(operation);
             }
-            Completion::Deliver(key) => {
-                let multishot = self.multishots.get_mut(key);
-                let multishot = multishot.expect("it stays to its final completion");
-                let verdict = multishot.end(result, finality, self.wakes);
-                self.judge(key, verdict, finality);
+            Completion::Deliver(receive) => {
+                let verdict = receive.end(result, finality, self.wakes);
+                self.judge(receive, verdict, finality);
             }
             Completion::Stale => {}
         }
     }
 
-    /// Hands the run to its sink, and gives what that answers.
+    /// Hands the burst to its sink, and returns its verdict.
     #[inline]
-    pub(super) fn end_run(&mut self) -> Verdict {
+    pub(super) fn end_burst(&mut self) -> Verdict {
         self.deliver(Finality::More)
     }
 
     fn deliver(&mut self, finality: Finality) -> Verdict {
-        let Some((_, key)) = self.run.of.take() else { return Verdict::Keep };
-        let multishot = self.multishots.get_mut(key).expect("it stays to its final completion");
-        let batch = Batch::new(&mut self.run.filled);
-        let verdict = multishot.deliver(batch, finality, self.wakes);
-        self.judge(key, verdict, finality);
+        let Some((_, receive)) = self.burst.of.take() else { return Verdict::Keep };
+        let batch = Batch::new(&mut self.burst.filled);
+        let verdict = receive.deliver(batch, finality, self.wakes);
+        self.judge(receive, verdict, finality);
         verdict
     }
 
     /// Notes what is to be done.
-    fn judge(&mut self, key: MultishotKey, verdict: Verdict, finality: Finality) {
+    fn judge(&mut self, receive: Rc<Receive>, verdict: Verdict, finality: Finality) {
         if finality == Finality::Final || verdict != Verdict::Keep {
-            self.verdicts.push((key, verdict));
+            self.verdicts.push((receive, verdict));
         }
     }
 

@@ -68,7 +68,7 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     #[inline]
-    pub(super) fn new(filled: &'a mut [Option<Filled>]) -> Self {
+    pub(in crate::driver) fn new(filled: &'a mut [Option<Filled>]) -> Self {
         Self { filled: filled.iter_mut() }
     }
 }

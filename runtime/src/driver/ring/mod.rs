@@ -6,6 +6,10 @@
 // UNSAFETY: pushing an entry hands raw pointers to the kernel.
 #![expect(unsafe_code, reason = "argued above")]
 
+mod losses;
+mod queues;
+mod setup;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
@@ -15,10 +19,14 @@ use std::sync::Arc;
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 
-use super::backend::{Entered, Wait};
-use super::operation::Submission;
-use super::queues::{Found, Queues, Room};
-use super::recovery::{Loss, Losses, Told};
+use self::losses::{Loss, Losses, Told};
+pub(super) use self::queues::Found;
+use self::queues::{Push, Queues};
+pub(super) use self::setup::Opened;
+pub use self::setup::TaskRun;
+use super::enter::{EnterOutcome, Wait};
+use super::operation::Request;
+use super::receive::Receive;
 use super::table::{Finality, Id};
 use crate::buffer::Pool;
 
@@ -43,7 +51,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(queues: Queues, eventfd: Arc<File>) -> Self {
+    fn new(queues: Queues, eventfd: Arc<File>) -> Self {
         let mut ring = Self {
             queues,
             backlog: VecDeque::new(),
@@ -62,35 +70,25 @@ impl Ring {
     }
 
     /// Queues a one-shot operation.
-    pub(crate) fn submit(&mut self, id: Id, submission: &Submission<'_>) {
-        let entry = match submission {
-            Submission::Ready { descriptor, interest } => opcode::PollAdd::new(
+    pub(crate) fn submit(&mut self, id: Id, request: &Request<'_>) {
+        let entry = match request {
+            Request::Ready { descriptor, interest } => opcode::PollAdd::new(
                 number(*descriptor),
                 interest.poll_events().cast_unsigned().into(),
             )
             .build(),
         };
-        // SAFETY: a poll names no memory, only a descriptor, which the operation keeps open.
-        unsafe { self.push(entry.user_data(id.to_user_data())) };
+        self.push(entry.user_data(id.to_user_data()));
     }
 
     /// Queues a multishot recvmsg into the pool (Linux 6.0).
-    ///
-    /// # Safety
-    ///
-    /// That of [`push`](Self::push), for `template`; and the pool must outlive the ring.
-    pub(crate) unsafe fn receive(
-        &mut self,
-        id: Id,
-        socket: BorrowedFd<'_>,
-        template: &libc::msghdr,
-    ) {
+    pub(crate) fn receive(&mut self, id: Id, receive: &Receive) {
         // MSG_TRUNC: without it the header gives the length that fitted, not the true one.
-        let entry = opcode::RecvMsgMulti::new(number(socket), template, BUFFER_GROUP)
-            .flags(libc::MSG_TRUNC as u32)
-            .build();
-        // SAFETY: the caller keeps the contract.
-        unsafe { self.push(entry.user_data(id.to_user_data())) };
+        let entry =
+            opcode::RecvMsgMulti::new(number(receive.socket()), receive.request(), BUFFER_GROUP)
+                .flags(libc::MSG_TRUNC as u32)
+                .build();
+        self.push(entry.user_data(id.to_user_data()));
     }
 
     /// Asks for the end of what `id` names, whose final completion still comes.
@@ -100,8 +98,7 @@ impl Ring {
 
     fn cancel_user_data(&mut self, user_data: u64) {
         let entry = opcode::AsyncCancel::new(user_data).build();
-        // SAFETY: a cancel names no memory.
-        unsafe { self.push(entry.user_data(CANCEL)) };
+        self.push(entry.user_data(CANCEL));
     }
 
     /// Polls the eventfd until told otherwise: a completion for every write (Linux 5.13).
@@ -110,8 +107,7 @@ impl Ring {
         let entry = opcode::PollAdd::new(number(self.eventfd.as_fd()), libc::POLLIN as u32)
             .multi(true)
             .build();
-        // SAFETY: a poll names no memory, only a descriptor, which `self` keeps open.
-        unsafe { self.push(entry.user_data(WAKEUP)) };
+        self.push(entry.user_data(WAKEUP));
     }
 
     /// Asks for the end of the poll of the eventfd.
@@ -132,28 +128,24 @@ impl Ring {
     }
 
     /// Queues an entry. It counts as in flight from now on, whatever the next enter returns.
-    ///
-    /// # Safety
-    ///
-    /// What the entry points to must stay where it is, and untouched, until the final completion
-    /// with its user data was collected.
-    unsafe fn push(&mut self, entry: squeue::Entry) {
+    fn push(&mut self, entry: squeue::Entry) {
         // Never past entries that wait already: a cancel must follow what it cancels.
-        if self.backlog.is_empty() && self.push_entry(&entry) == Room::Yes {
+        if self.backlog.is_empty() && self.push_entry(&entry) == Push::Done {
             return;
         }
         self.backlog.push_back(entry);
     }
 
-    fn push_entry(&mut self, entry: &squeue::Entry) -> Room {
-        // SAFETY: the caller of `push` answers for what the entry points to, also where it went
-        // through the backlog.
+    fn push_entry(&mut self, entry: &squeue::Entry) -> Push {
+        // SAFETY: owned until final. Only a receive names memory: its request, which its slot of the
+        // table owns, and the buffers of the pool, which outlives the ring. Operations and receives
+        // keep the descriptors open that their entries name, `self` that of the eventfd.
         unsafe { self.queues.push(entry) }
     }
 
     fn empty_backlog(&mut self) {
         while let Some(entry) = self.backlog.pop_front() {
-            if self.push_entry(&entry) == Room::No {
+            if self.push_entry(&entry) == Push::Full {
                 self.backlog.push_front(entry);
                 return;
             }
@@ -201,14 +193,14 @@ impl Ring {
 
     /// Submits what was pushed, lets the kernel post what it has ready, and waits if asked to: one
     /// system call, or none if there is nothing to do.
-    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<Entered> {
+    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<EnterOutcome> {
         loop {
             self.empty_backlog();
-            let queued = self.queues.submission().queued;
+            let queued = self.queues.state().queued;
             // While entries wait for room in the queue, the enter only makes room.
             let wait = if self.backlog.is_empty() { wait } else { Wait::No };
             if wait == Wait::No && !self.has_work() {
-                return Ok(Entered::Done);
+                return Ok(EnterOutcome::Done);
             }
             self.enters += 1;
             let entered = self.queues.enter(queued, wait);
@@ -217,17 +209,17 @@ impl Ring {
                 _ => Told::No,
             };
             if self.losses.note(self.queues.lost(), told) == Loss::New {
-                return Ok(Entered::CompletionLost);
+                return Ok(EnterOutcome::CompletionLost);
             }
             let submitted = match entered {
                 Ok(submitted) => submitted,
                 Err(error) => return sort(error),
             };
             if submitted < queued {
-                return Ok(Entered::Refused);
+                return Ok(EnterOutcome::Refused);
             }
             if self.backlog.is_empty() {
-                return Ok(Entered::Done);
+                return Ok(EnterOutcome::Done);
             }
         }
     }
@@ -258,13 +250,13 @@ impl Ring {
 
     /// Whether completions wait to be collected, here or in the kernel's overflow list.
     pub(crate) fn has_completions(&mut self) -> bool {
-        !self.queues.is_empty() || self.queues.submission().has_overflowed
+        !self.queues.is_empty() || self.queues.state().has_overflowed
     }
 
     /// Whether entering the kernel now would do something: it has completions that it posts only
     /// then, or requests are queued.
     pub(crate) fn has_work(&mut self) -> bool {
-        let queue = self.queues.submission();
+        let queue = self.queues.state();
         let is_queued = queue.queued > 0 || !self.backlog.is_empty();
         is_queued || queue.has_task_work || queue.has_overflowed
     }
@@ -292,12 +284,12 @@ fn number(descriptor: BorrowedFd<'_>) -> Fd {
 }
 
 /// Which failures of `io_uring_enter(2)` are part of life.
-fn sort(error: io::Error) -> io::Result<Entered> {
+fn sort(error: io::Error) -> io::Result<EnterOutcome> {
     match error.raw_os_error() {
         // A signal, or the time is over: nothing was lost. Or a loss that was noticed before.
-        Some(libc::EINTR | libc::ETIME | libc::EBADR) => Ok(Entered::Done),
+        Some(libc::EINTR | libc::ETIME | libc::EBADR) => Ok(EnterOutcome::Done),
         // No memory for a request, or completions in the overflow list have to be collected first.
-        Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(Entered::Refused),
+        Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(EnterOutcome::Refused),
         _ => Err(error),
     }
 }
@@ -354,10 +346,9 @@ mod tests {
 
     /// Queues polls that are answered at once.
     fn submit_ready(ring: &mut Ring, eventfd: &File, count: u64) {
-        let submission =
-            Submission::Ready { descriptor: eventfd.as_fd(), interest: Interest::Writable };
+        let request = Request::Ready { descriptor: eventfd.as_fd(), interest: Interest::Writable };
         for number in 0..count {
-            ring.submit(Id::from_user_data(number), &submission);
+            ring.submit(Id::from_user_data(number), &request);
         }
     }
 

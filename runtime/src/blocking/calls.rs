@@ -1,4 +1,4 @@
-//! [`UnderWay`]: how many blocking calls hold up the exit.
+//! [`BlockingCalls`]: how many blocking calls hold up the exit.
 //!
 //! A call is held by two: by the call itself, on its thread, and by the task that takes its result.
 //! The task lets go last, on the thread of the runtime, where the loop looks at the count before it
@@ -9,28 +9,28 @@ use std::sync::Arc;
 use crate::sync::{AtomicUsize, Ordering};
 
 #[derive(Default)]
-pub(crate) struct UnderWay {
+pub(crate) struct BlockingCalls {
     calls: Arc<AtomicUsize>,
 }
 
-impl UnderWay {
+impl BlockingCalls {
     /// How many calls hold up the exit.
     pub(crate) fn count(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn hold(&self) -> Hold {
+    pub(crate) fn hold(&self) -> CallGuard {
         self.calls.fetch_add(1, Ordering::SeqCst);
-        Hold { calls: Arc::clone(&self.calls) }
+        CallGuard { calls: Arc::clone(&self.calls) }
     }
 }
 
 /// Holds up the exit while it exists, on whichever thread.
-pub(crate) struct Hold {
+pub(crate) struct CallGuard {
     calls: Arc<AtomicUsize>,
 }
 
-impl Drop for Hold {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         self.calls.fetch_sub(1, Ordering::SeqCst);
     }

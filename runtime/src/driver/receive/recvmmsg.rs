@@ -24,7 +24,7 @@ pub const READ_BATCH: usize = 64;
 const CHUNK: usize = 16 * 1024;
 
 /// What a receive of messages of `layout` is asked for with, without where to put them.
-pub(super) fn template(layout: Layout) -> libc::msghdr {
+pub(super) fn request(layout: Layout) -> libc::msghdr {
     // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
     header.msg_namelen = libc::socklen_t::try_from(layout.name()).expect("a name is short");
@@ -67,7 +67,7 @@ impl Source for BorrowedFd<'_> {
             let (control, payload) = rest.split_at_mut(layout.control());
             let iov_base = payload.as_mut_ptr().cast();
             let vector = vector.write(libc::iovec { iov_base, iov_len: payload.len() });
-            let mut request = template(layout);
+            let mut request = request(layout);
             request.msg_name = name.as_mut_ptr().cast();
             request.msg_control = control.as_mut_ptr().cast();
             request.msg_iov = vector;

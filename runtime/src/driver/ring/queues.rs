@@ -10,9 +10,9 @@ use std::io;
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, squeue};
 
-use super::backend::Wait;
-use super::ring::BUFFER_GROUP;
+use super::BUFFER_GROUP;
 use crate::buffer::BufferRing;
+use crate::driver::enter::Wait;
 #[cfg(ebbtide_model)]
 use crate::model::ModelQueues;
 
@@ -26,8 +26,8 @@ pub(super) enum Queues {
     Model(Box<dyn ModelQueues>),
 }
 
-/// What there is to see of the submission queue.
-pub(super) struct Submission {
+/// What the flags and the indices of the submission queue say.
+pub(super) struct QueueState {
     /// Entries that wait.
     pub(super) queued: usize,
     /// Whether the kernel has something to post that it posts only when it is entered
@@ -39,17 +39,19 @@ pub(super) struct Submission {
 
 /// What a cancel came upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(in crate::driver) enum Found {
     /// The request: its final completion comes.
     Request,
     /// Nothing: the final completion is posted already, or lost.
     Nothing,
 }
 
-#[derive(PartialEq, Eq)]
-pub(super) enum Room {
-    Yes,
-    No,
+/// Whether an entry was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Push {
+    Done,
+    /// The submission queue is full.
+    Full,
 }
 
 impl Queues {
@@ -59,29 +61,29 @@ impl Queues {
     ///
     /// What the entry points to must stay where it is, and untouched, until the final completion
     /// with its user data was collected.
-    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> Room {
+    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> Push {
         let pushed = match self {
             // SAFETY: the caller answers for it.
             Self::Kernel(ring) => unsafe { ring.submission().push(entry) }.is_ok(),
             #[cfg(ebbtide_model)]
             Self::Model(model) => model.push(entry),
         };
-        if pushed { Room::Yes } else { Room::No }
+        if pushed { Push::Done } else { Push::Full }
     }
 
     /// How many entries wait in the submission queue, and what its flags say.
-    pub(super) fn submission(&mut self) -> Submission {
+    pub(super) fn state(&mut self) -> QueueState {
         match self {
             Self::Kernel(ring) => {
                 let queue = ring.submission();
-                Submission {
+                QueueState {
                     queued: queue.len(),
                     has_task_work: queue.taskrun(),
                     has_overflowed: queue.cq_overflow(),
                 }
             }
             #[cfg(ebbtide_model)]
-            Self::Model(model) => Submission {
+            Self::Model(model) => QueueState {
                 queued: model.queued(),
                 has_task_work: model.has_task_work(),
                 has_overflowed: model.has_overflowed(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::sync::{AtomicBool, Eventfd, Ordering, Queue, signal};
 
-pub(crate) struct Inbox<T> {
+pub(crate) struct RemoteQueue<T> {
     queue: Queue<T>,
     /// True exactly while the owner sleeps, or is about to, and nobody has woken it yet.
     asleep: AtomicBool,
@@ -30,7 +30,7 @@ pub(crate) enum Permission {
     StayAwake,
 }
 
-impl<T> Inbox<T> {
+impl<T> RemoteQueue<T> {
     pub(crate) fn new(eventfd: Arc<Eventfd>) -> Self {
         Self {
             queue: Queue::new(),

@@ -1,15 +1,15 @@
-//! Tests of [`Inbox`] with a real eventfd. Not in its file, which `loom/` compiles as well, without
+//! Tests of [`RemoteQueue`] with a real eventfd. Not in its file, which `loom/` compiles as well, without
 //! a kernel.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::task::Wake;
 
-use super::{Inbox, Permission, Root};
+use super::{Permission, RemoteQueue, Root};
 
-fn inbox() -> (Arc<Inbox<u32>>, Arc<File>) {
+fn inbox() -> (Arc<RemoteQueue<u32>>, Arc<File>) {
     let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
-    (Arc::new(Inbox::new(Arc::clone(&eventfd))), eventfd)
+    (Arc::new(RemoteQueue::new(Arc::clone(&eventfd))), eventfd)
 }
 
 fn writes(eventfd: &File) -> u64 {
@@ -41,7 +41,7 @@ fn wakes_while_awake_write_nothing() {
 #[test]
 fn what_is_pushed_after_the_end_is_dropped() {
     let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
-    let inbox = Inbox::new(eventfd);
+    let inbox = RemoteQueue::new(eventfd);
     let item = Arc::new(());
     inbox.push(Arc::clone(&item));
     inbox.close();

@@ -1,4 +1,4 @@
-//! [`Port`]: what a socket sees of its runtime. For crates that bring kinds of sockets.
+//! [`Registration`]: what a socket sees of its runtime. For crates that bring kinds of sockets.
 //!
 //! Every call is short, and what it must drop or wake happens after its borrow.
 
@@ -10,27 +10,28 @@ use std::time::Duration;
 
 use crate::buffer::Pool;
 use crate::drain::{DrainKey, Drainable, membarrier, seal_sockets};
-use crate::driver::{MultishotKey, Operation, Pace, Scratch, Sink, Wait, Wakes};
-use crate::handle::{Handle, Phase};
+use crate::driver::{Cancelled, Operation, Pace, ReceiveKey, Scratch, Sink, Wait};
+use crate::handle::{LocalHandle, Phase};
 use crate::in_flight::InFlight;
 use crate::retry::Retry;
 use crate::task::{TaskId, Told};
 use crate::turn_end::AtTurnEnd;
+use crate::wakes::Wakes;
 
 /// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
 #[derive(Clone, Debug)]
-pub struct Port {
-    handle: Handle,
+pub struct Registration {
+    handle: LocalHandle,
 }
 
-impl Port {
+impl Registration {
     /// The port of the runtime that runs on this thread.
     ///
     /// # Errors
     ///
     /// Outside a runtime.
     pub fn current() -> io::Result<Self> {
-        Handle::try_current().map(|handle| Self { handle })
+        LocalHandle::try_current().map(|handle| Self { handle })
     }
 
     /// Whether the runtime was made before this process was forked. Nothing can be asked of it then,
@@ -77,28 +78,28 @@ impl Port {
 
     /// Takes in a sink, whose receive is not armed yet. To be undone by
     /// [`remove_sink`](Self::remove_sink).
-    pub fn add_sink(&self, sink: Rc<dyn Sink>) -> MultishotKey {
+    pub fn add_sink(&self, sink: Rc<dyn Sink>) -> ReceiveKey {
         self.handle.driver().register(sink)
     }
 
     /// Arms the receive of a sink, unless it is armed; if no buffer is free, as soon as one is.
-    pub fn arm(&self, key: MultishotKey) {
+    pub fn arm(&self, key: ReceiveKey) {
         self.handle.driver().arm(key);
     }
 
     /// Asks for the end of a receive; completions go on until the final one.
-    pub fn cancel(&self, key: MultishotKey) {
-        self.handle.driver().cancel(key);
+    pub fn cancel(&self, key: ReceiveKey) -> Cancelled {
+        self.handle.driver().cancel(key)
     }
 
     /// Whether the kernel has nothing of the sink.
-    pub fn is_reaped(&self, key: MultishotKey) -> bool {
+    pub fn is_reaped(&self, key: ReceiveKey) -> bool {
         self.handle.driver().is_reaped(key)
     }
 
     /// Cancels the receive of a sink and waits for its final completion. Short by nature: a receive
     /// waits for a poll, and cancelling that never blocks.
-    pub fn reap(&self, key: MultishotKey) {
+    pub fn reap(&self, key: ReceiveKey) {
         let mut wakes = Wakes::default();
         self.handle.driver().cancel(key);
         self.handle.collect_until(|| self.is_reaped(key), &mut wakes);
@@ -106,9 +107,9 @@ impl Port {
     }
 
     /// Lets a sink go whose receive was reaped.
-    pub fn remove_sink(&self, key: MultishotKey) {
-        let sink = self.handle.driver().deregister(key);
-        drop(sink);
+    pub fn remove_sink(&self, key: ReceiveKey) {
+        let receive = self.handle.driver().deregister(key);
+        drop(receive);
     }
 
     /// Calls `socket` when the tasks that are ready now have run, and before the thread sleeps.

@@ -192,7 +192,7 @@ fn are_the_datagrams_of(
 
 #[cfg(test)]
 mod replay {
-    include!("../../../../fuzz/replay.rs");
+    include!("../../../../../fuzz/replay.rs");
 
     #[test]
     fn they_hold_for_the_corpus_of_the_fuzzer_and_its_neighbours() {

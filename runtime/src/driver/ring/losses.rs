@@ -1,0 +1,70 @@
+//! [`Losses`]: completions that the kernel has lost, each counted once. Pure.
+
+/// How many completions were lost.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    /// The kernel's counter when it was last looked at.
+    seen: u32,
+    count: u64,
+    /// True exactly while a loss was noticed by the counter, of which an enter that sleeps will tell.
+    is_owed: bool,
+}
+
+/// Whether an enter has failed with `-EBADR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Yes,
+    No,
+}
+
+/// What an enter has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// Completions were lost that nobody has noticed before.
+    New,
+    None,
+}
+
+impl Losses {
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The counter of the kernel is `counter`. It is the first to show a loss: an enter that does not
+    /// sleep never fails for it.
+    #[inline]
+    pub(super) fn note(&mut self, counter: u32, told: Told) -> Loss {
+        let new = counter.wrapping_sub(self.seen);
+        if new == 0 && told == Told::No {
+            return Loss::None;
+        }
+        self.seen = counter;
+        let was_owed = std::mem::replace(&mut self.is_owed, told == Told::No);
+        if new == 0 && was_owed {
+            return Loss::None;
+        }
+        self.count += u64::from(new.max(1));
+        Loss::New
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_loss_is_counted_once() {
+        let mut losses = Losses::default();
+        assert_eq!(losses.note(0, Told::No), Loss::None);
+        // Noticed by the counter, and told later.
+        assert_eq!(losses.note(2, Told::No), Loss::New);
+        assert_eq!(losses.note(2, Told::No), Loss::None);
+        assert_eq!(losses.note(2, Told::Yes), Loss::None);
+        // Noticed and told at once.
+        assert_eq!(losses.note(3, Told::Yes), Loss::New);
+        assert_eq!(losses.note(3, Told::No), Loss::None);
+        // By a kernel that does not count.
+        assert_eq!(losses.note(3, Told::Yes), Loss::New);
+        assert_eq!(losses.count(), 4);
+    }
+}
