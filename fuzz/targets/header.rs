@@ -1,5 +1,5 @@
-//! Received messages: `runtime/src/driver/message.rs`.
+//! Received messages: `net/src/datagram/receive/message.rs`.
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| ebbtide_runtime::driver::fuzz_message(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ebbtide_net::fuzzing::header(input));

@@ -17,7 +17,7 @@ use ebbtide_runtime::{Drain, DrainOutcome, JoinHandle, SocketStats, drain_with, 
 use crate::coverage::Event;
 use crate::holding::Held;
 use crate::receiver::Manner;
-use crate::ring::LocalHandle;
+use crate::ring::SocketHandle;
 use crate::socket::{Arrival, Kind};
 use crate::world::{Sender, Shared};
 
@@ -177,7 +177,7 @@ impl Program {
             self.world.borrow_mut().violate("there is no descriptor left".into());
             return None;
         };
-        let handle = LocalHandle::open(&self.world, kind, capacity, file);
+        let handle = SocketHandle::open(&self.world, kind, capacity, file);
         let index = handle.index();
         let opened = match kind {
             Kind::Udp => ebbtide_net::model::udp(Box::new(handle))

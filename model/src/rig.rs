@@ -14,7 +14,7 @@ use ebbtide_runtime::model::{ModelQueues, set_time};
 use io_uring::squeue;
 
 use crate::choices::Choices;
-use crate::ring::{LocalHandle, Ring};
+use crate::ring::{Ring, SocketHandle};
 use crate::socket::{Datagram, Kind};
 use crate::world::{Sent, Shared, World};
 
@@ -22,7 +22,7 @@ use crate::world::{Sent, Shared, World};
 pub struct Rig {
     world: Shared,
     ring: Ring,
-    socket: LocalHandle,
+    socket: SocketHandle,
 }
 
 /// Which of the kernel's kinds of datagram sockets it is.
@@ -48,7 +48,7 @@ impl Rig {
             Family::Internet => Kind::Udp,
             Family::Unix => Kind::Unix,
         };
-        let socket = LocalHandle::open(&world, kind, usize::MAX, File::open("/dev/null")?);
+        let socket = SocketHandle::open(&world, kind, usize::MAX, File::open("/dev/null")?);
         Ok(Self { world, ring, socket })
     }
 

@@ -1,4 +1,4 @@
-//! What the runtime and the sockets see of the world: [`Ring`] and [`LocalHandle`].
+//! What the runtime and the sockets see of the world: [`Ring`] and [`SocketHandle`].
 
 // UNSAFETY: an entry names a descriptor by its number.
 #![expect(unsafe_code, reason = "argued above")]
@@ -93,7 +93,7 @@ impl ModelQueues for Ring {
 }
 
 /// A socket of a world, as its owner sees it.
-pub(crate) struct LocalHandle {
+pub(crate) struct SocketHandle {
     world: Shared,
     index: usize,
     /// What its descriptor is the number of.
@@ -126,7 +126,7 @@ fn index_of(address: &SockAddr) -> Option<usize> {
     address.as_pathname()?.to_str()?.strip_prefix("t/")?.parse().ok()
 }
 
-impl LocalHandle {
+impl SocketHandle {
     /// Opens a socket that can queue `capacity` datagrams; `file` is any file, for its descriptor.
     pub(crate) fn open(world: &Shared, kind: Kind, capacity: usize, file: File) -> Self {
         let mut inside = world.borrow_mut();
@@ -160,7 +160,7 @@ fn failed<T>(errno: i32) -> io::Result<T> {
     Err(io::Error::from_raw_os_error(errno))
 }
 
-impl ModelSocket for LocalHandle {
+impl ModelSocket for SocketHandle {
     fn drop_count(&self) -> io::Result<u32> {
         let mut world = self.world.borrow_mut();
         world.call();
@@ -288,7 +288,7 @@ impl ModelSocket for LocalHandle {
         }
     }
 
-    fn vacate(&self) -> io::Result<()> {
+    fn replace_descriptor(&self) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
         world.call();
         world.check_unused(self.index);
@@ -299,13 +299,13 @@ impl ModelSocket for LocalHandle {
     }
 }
 
-impl AsFd for LocalHandle {
+impl AsFd for SocketHandle {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 }
 
-impl Drop for LocalHandle {
+impl Drop for SocketHandle {
     fn drop(&mut self) {
         let mut world = self.world.borrow_mut();
         world.check_unused(self.index);

@@ -10,26 +10,21 @@
     warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
 )]
 
-mod address;
-mod adopted;
-mod control;
 mod datagram;
 mod listen_fds;
 #[cfg(ebbtide_model)]
 #[doc(hidden)]
 pub mod model;
-mod operation;
-mod option;
-mod socket;
+mod sys;
 
-pub use address::Address;
-pub use control::EcnCodepoint;
 pub use datagram::{
     Datagram, DatagramSocket, Incoming, Recv, RecvBatch, RecvFrom, RecvTrain, SendBatch, Sending,
     Train, Transmit, UdpOptions, UdpSocket, UnixAddr, UnixDatagram, Writable,
 };
 pub use ebbtide_runtime::{Exit, SocketStats};
 pub use listen_fds::{ListenFd, listen_fds};
+pub use sys::address::Address;
+pub use sys::control::EcnCodepoint;
 
 /// Runs the examples of this crate's documentation.
 #[doc(hidden)]
@@ -42,10 +37,14 @@ pub fn doc_run<F: Future<Output = std::io::Result<()>>>(example: F) {
 #[doc(hidden)]
 pub mod fuzzing {
     pub fn address(input: &[u8]) {
-        crate::address::properties::hold(input);
+        crate::sys::address::properties::hold(input);
+    }
+
+    pub fn header(input: &[u8]) {
+        crate::datagram::message_properties::hold(input);
     }
 
     pub fn control(input: &[u8]) {
-        crate::control::properties::hold(input);
+        crate::sys::control::properties::hold(input);
     }
 }

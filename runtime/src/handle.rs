@@ -15,7 +15,7 @@ use crate::drain::{OpenSockets, Quiescence};
 use crate::driver::{Driver, EnterOutcome, Scratch, Wait};
 use crate::limits::{Limits, REAP_LIMIT_MS};
 use crate::process::Process;
-use crate::signal;
+use crate::signal_handler;
 use crate::task::{self, Cause, JoinHandle, RemoteQueue, Runnable, Tasks, by_pointer_if_large};
 use crate::timers::Timers;
 use crate::turn_end::TurnEnds;
@@ -44,7 +44,7 @@ struct Shared {
     quiescence: Quiescence,
     blocking: BlockingCalls,
     threads: Threads,
-    signals: signal::Waiting,
+    signals: signal_handler::Waiting,
     turn_ends: TurnEnds,
     pool: Pool,
     /// What drains read through.
@@ -84,7 +84,7 @@ impl LocalHandle {
             scratch: RefCell::default(),
             blocking: BlockingCalls::default(),
             threads: Threads::default(),
-            signals: signal::Waiting::default(),
+            signals: signal_handler::Waiting::default(),
             turn_ends: TurnEnds::default(),
             limits,
             phase: Cell::new(Phase::Running),
@@ -230,7 +230,7 @@ impl LocalHandle {
         &self.shared.threads
     }
 
-    pub(crate) fn signals(&self) -> &signal::Waiting {
+    pub(crate) fn signals(&self) -> &signal_handler::Waiting {
         &self.shared.signals
     }
 

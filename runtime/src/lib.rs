@@ -33,6 +33,8 @@ mod registration;
 mod retry;
 mod runtime;
 pub mod signal;
+mod signal_handler;
+mod spawn_blocking;
 mod sync;
 pub mod task;
 pub mod time;
@@ -40,7 +42,6 @@ mod timers;
 mod turn_end;
 mod wakes;
 
-pub use blocking::spawn_blocking;
 pub use builder::Builder;
 pub use drain::{
     Drain, DrainError, DrainKey, DrainOutcome, DrainReport, Drainable, Draining, Exit, ExitHold,
@@ -54,6 +55,7 @@ pub use metrics::Metrics;
 pub use registration::Registration;
 pub use retry::Retry;
 pub use runtime::{Runtime, run, spawn};
+pub use spawn_blocking::spawn_blocking;
 pub use task::{JoinError, JoinHandle};
 pub use turn_end::{Again, AtTurnEnd};
 pub use wakes::Wakes;

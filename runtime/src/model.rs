@@ -10,9 +10,6 @@ use std::time::{Duration, Instant};
 
 use io_uring::squeue;
 
-use crate::builder::Builder;
-use crate::runtime::Runtime;
-
 /// The submission queue, the completion queue and the registered buffers of one ring.
 pub trait ModelQueues {
     /// Is shown the ring of buffers: where it lies, and how many entries it has. Called first.
@@ -52,19 +49,6 @@ pub trait ModelQueues {
 
     /// `IORING_SQ_TASKRUN`.
     fn has_task_work(&self) -> bool;
-}
-
-impl Builder {
-    /// Makes a runtime on a kernel in memory, whose queues are as large as this builder asks for.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a limit out of range.
-    #[doc(hidden)]
-    pub fn build_on(self, queues: Box<dyn ModelQueues>) -> io::Result<Runtime> {
-        self.limits.validate()?;
-        Runtime::start_on(queues, self.limits, self.drain)
-    }
 }
 
 thread_local! {

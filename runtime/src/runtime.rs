@@ -79,6 +79,20 @@ impl Builder {
         self.limits.validate()?;
         Runtime::start(self.driver, self.limits, self.drain)
     }
+
+    /// Makes a runtime on a kernel in memory, whose queues are as large as this builder asks for.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a limit out of range.
+    #[cfg(ebbtide_model)]
+    #[doc(hidden)]
+    pub fn build_on(self, queues: Box<dyn crate::model::ModelQueues>) -> io::Result<Runtime> {
+        self.limits.validate()?;
+        let eventfd = Arc::new(eventfd()?);
+        let driver = Driver::on_model(queues, &self.limits, Arc::clone(&eventfd))?;
+        Ok(Runtime::with_driver(driver, eventfd, self.limits, self.drain))
+    }
 }
 
 impl Runtime {
@@ -99,18 +113,6 @@ impl Runtime {
     pub(crate) fn start(choice: DriverChoice, limits: Limits, drain: Drain) -> io::Result<Self> {
         let eventfd = Arc::new(eventfd().map_err(StartError::explain)?);
         let driver = Driver::new(choice, &limits, Arc::clone(&eventfd))?;
-        Ok(Self::with_driver(driver, eventfd, limits, drain))
-    }
-
-    /// Starts on a kernel in memory.
-    #[cfg(ebbtide_model)]
-    pub(crate) fn start_on(
-        queues: Box<dyn crate::model::ModelQueues>,
-        limits: Limits,
-        drain: Drain,
-    ) -> io::Result<Self> {
-        let eventfd = Arc::new(eventfd()?);
-        let driver = Driver::on_model(queues, &limits, Arc::clone(&eventfd))?;
         Ok(Self::with_driver(driver, eventfd, limits, drain))
     }
 

@@ -14,11 +14,10 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use ebbtide_runtime::{Drainable, Exit};
 use socket2::{Domain, Socket, Type};
 
-use super::endpoint::{Endpoint, Family};
-use crate::socket::disconnect;
+use super::registered::RegisteredSocket;
+use crate::sys::socket::{Family, disconnect};
 
 /// A port from which nobody sends.
 const NOBODY: u16 = 1;
@@ -142,12 +141,11 @@ fn source(ip: IpAddr) -> Source {
 #[derive(Debug, Default)]
 pub(super) struct Place(RefCell<Option<Aside>>);
 
-impl Endpoint {
+impl RegisteredSocket {
     /// Leaves the share of a socket that others share an address with to them. Does nothing to any
-    /// other socket, nor to one that is to be left as it is.
+    /// other socket.
     pub(super) fn leave_share(&self) {
         if self.family() == Family::Internet
-            && self.exit() != Exit::Leave
             && !self.stands_aside()
             && let Ok(socket) = self.socket.kernel()
         {
@@ -178,7 +176,7 @@ impl Endpoint {
     pub(super) fn connect(&self, peer: SocketAddr) -> io::Result<()> {
         let stood_aside = self.stands_aside();
         self.take_share()?;
-        let connected = self.socket()?.connect(&peer.into());
+        let connected = self.kernel()?.connect(&peer.into());
         if connected.is_err() && stood_aside {
             self.leave_share();
         }
@@ -187,7 +185,7 @@ impl Endpoint {
 
     /// The address that the program knows an internet socket by.
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        let socket = self.socket()?;
+        let socket = self.kernel()?;
         if let Some(aside) = &*self.place.0.borrow() {
             return Ok(aside.local);
         }
@@ -196,7 +194,7 @@ impl Endpoint {
 
     /// The peer that the program has connected an internet socket to.
     pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        let socket = self.socket()?;
+        let socket = self.kernel()?;
         if self.stands_aside() {
             return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
         }

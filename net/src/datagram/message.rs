@@ -6,10 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::time::SystemTime;
 
-use ebbtide_runtime::driver::ReceivedMessage;
-
-use crate::address::Address;
-use crate::control::{EcnCodepoint, Metadata};
+use super::receive::ReceivedMessage;
+use crate::sys::address::Address;
+use crate::sys::control::{EcnCodepoint, Metadata};
 
 /// A received datagram. Dereferences to its payload.
 ///

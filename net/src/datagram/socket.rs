@@ -10,11 +10,11 @@ use ebbtide_runtime::{Drainable, Exit, SocketStats};
 use socket2::SockAddr;
 
 use super::endpoint::Endpoint;
-use super::future::{Incoming, Recv, RecvBatch, RecvFrom, Sending, Writable};
-use super::inbox::Portion;
 use super::message::Datagram;
-use crate::address::Address;
-use crate::option::size;
+use super::receive::{Incoming, ReceivedMessage, Recv, RecvBatch, RecvFrom, Take};
+use super::send::{Sending, Writable};
+use crate::sys::address::Address;
+use crate::sys::option::size;
 
 /// A datagram socket: a channel with the kernel at the other end. Use it by its names
 /// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram).
@@ -49,7 +49,7 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     pub(super) fn socket(&self) -> io::Result<&socket2::Socket> {
-        self.endpoint.socket()
+        self.endpoint.socket.kernel()
     }
 
     pub(super) fn send_raw<'a>(
@@ -61,7 +61,11 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     pub(super) fn try_send_raw(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
-        self.endpoint.try_send(payload, to)
+        self.endpoint.send.try_send(self.endpoint.sends(), payload, to)
+    }
+
+    pub(super) fn receive(&self, take: Take) -> io::Result<Option<ReceivedMessage>> {
+        self.endpoint.receive.try_receive(&self.endpoint.socket, take)
     }
 
     pub(super) fn detach(self) -> io::Result<(socket2::Socket, Vec<Datagram<A>>)> {
@@ -131,7 +135,7 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// `WouldBlock` if nothing is queued, else those of [`recv`](Self::recv).
     pub fn try_recv(&self) -> io::Result<Option<Datagram<A>>> {
-        Ok(self.endpoint.try_receive(Portion::Datagram)?.map(Datagram::new))
+        Ok(self.receive(Take::One)?.map(Datagram::new))
     }
 
     /// Every datagram, as a stream that ends when the socket is sealed and drained.
@@ -213,7 +217,7 @@ impl<A: Address> DatagramSocket<A> {
 
     /// What has happened on the socket so far.
     pub fn stats(&self) -> SocketStats {
-        self.endpoint.socket_stats()
+        self.endpoint.stats()
     }
 
     /// The size of the kernel's receive buffer in bytes (`SO_RCVBUF`), twice what was asked for.
@@ -265,7 +269,7 @@ impl<A: Address> DatagramSocket<A> {
     /// Those of getsockopt(2).
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         let error = self.socket()?.take_error()?;
-        Ok(error.or_else(|| self.endpoint.take_unclaimed_error()))
+        Ok(error.or_else(|| self.endpoint.receive.take_unclaimed_error(&self.endpoint.socket)))
     }
 }
 

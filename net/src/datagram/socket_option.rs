@@ -11,7 +11,7 @@ use socket2::InterfaceIndexOrAddress;
 
 use super::endpoint::Endpoint;
 use super::udp::UdpSocket;
-use crate::option::{
+use crate::sys::option::{
     Membership, bind_device, count, set_source_membership, traffic_class, traffic_classes,
 };
 
@@ -480,7 +480,8 @@ impl Endpoint {
     /// Reads the traffic classes of the socket: a send with a congestion notification of its own keeps
     /// the rest of them.
     pub(super) fn note_traffic_classes(&self) -> io::Result<()> {
-        self.sender.traffic_classes.set(traffic_classes(self.socket()?)?);
+        let classes = traffic_classes(self.socket.kernel()?)?;
+        self.send.traffic_classes.set(classes);
         Ok(())
     }
 }

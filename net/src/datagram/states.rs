@@ -201,15 +201,15 @@ impl Rig {
     }
 
     fn is_sealed(&self) -> bool {
-        self.receiver.endpoint().has_seal()
+        self.receiver.endpoint().receive.has_seal()
     }
 
     fn is_left(&self) -> bool {
-        self.receiver.endpoint().is_left()
+        self.receiver.endpoint().receive.is_left()
     }
 
     fn state(&self) -> String {
-        self.receiver.endpoint().held.borrow().machine.state()
+        self.receiver.endpoint().receive.machine().state()
     }
 
     async fn turns(&self) {
@@ -238,8 +238,9 @@ impl Rig {
                     self.held.push(self.other.recv().await.unwrap().expect("not drained"));
                 }
                 // What arms it again finds no buffer.
-                self.receiver.endpoint().without_receive(|| Ok(())).unwrap();
-                assert_eq!(self.receiver.endpoint().registration.pool().free(), 0);
+                let endpoint = self.receiver.endpoint();
+                endpoint.receive.without_receive(&endpoint.socket, || Ok(())).unwrap();
+                assert_eq!(endpoint.socket.registration.pool().free(), 0);
                 self.send_many();
                 self.turns().await;
                 assert_eq!((self.state().as_str(), self.receiver.stats().received), ("Armed", 0));
@@ -247,8 +248,8 @@ impl Rig {
             State::Pausing => {
                 self.send(20, false);
                 let endpoint = self.receiver.endpoint();
-                let verdict = endpoint.held.borrow_mut().machine.pause();
-                endpoint.carry_out(verdict);
+                let verdict = endpoint.receive.machine().pause();
+                endpoint.receive.carry_out(&endpoint.socket, verdict);
                 self.send(20, true);
             }
             State::Paused => {
@@ -279,8 +280,8 @@ impl Rig {
                 self.send_many();
                 let endpoint = self.receiver.endpoint();
                 let _ = endpoint.seal();
-                let verdict = endpoint.held.borrow_mut().machine.stop(Then::Read);
-                endpoint.carry_out(verdict);
+                let verdict = endpoint.receive.machine().stop(Then::Read);
+                endpoint.receive.carry_out(&endpoint.socket, verdict);
             }
             State::Left => {
                 self.send_many();
@@ -299,7 +300,7 @@ impl Rig {
                 self.drain();
                 let endpoint = self.receiver.endpoint();
                 if state == State::GivenUp {
-                    return endpoint.held.borrow_mut().machine.give_up();
+                    return endpoint.receive.machine().give_up();
                 }
                 let mut wakes = Wakes::default();
                 while endpoint.read(1_000, Pass::Last, &mut wakes) == ReadProgress::More {}

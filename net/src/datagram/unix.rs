@@ -8,12 +8,13 @@ use ebbtide_runtime::Exit;
 use ebbtide_runtime::driver::Layout;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::endpoint::{Endpoint, Family};
-use super::future::Sending;
+use super::endpoint::Endpoint;
 use super::message::Datagram;
+use super::send::Sending;
 use super::socket::DatagramSocket;
-use crate::address::{Address, UNIX_NAME_LEN, from_path, from_unix_addr};
-use crate::adopted::check_adopted;
+use crate::sys::address::{Address, UNIX_NAME_LEN, from_path, from_unix_addr};
+use crate::sys::adopted::check_adopted;
+use crate::sys::socket::Family;
 
 /// The address of a Unix socket: a path, an abstract name, or none.
 pub type UnixAddr = net::SocketAddr;
@@ -111,7 +112,7 @@ impl UnixDatagram {
     /// The same, with what a drain does to it.
     pub(crate) fn adopt(socket: Socket, exit: Exit) -> io::Result<Self> {
         check_adopted(&socket, Family::Unix)?;
-        open_with(crate::socket::Socket::new(socket)?, exit)
+        open_with(crate::sys::socket::Socket::new(socket)?, exit)
     }
 
     /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
@@ -169,7 +170,7 @@ impl UnixDatagram {
     ///
     /// Those of getsockname(2).
     pub fn local_addr(&self) -> io::Result<UnixAddr> {
-        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket()?.local_addr()?)))
+        Ok(UnixAddr::from_raw(crate::sys::socket::raw_name(&self.socket()?.local_addr()?)))
     }
 
     /// The address that the socket is connected to.
@@ -178,7 +179,7 @@ impl UnixDatagram {
     ///
     /// `NotConnected`.
     pub fn peer_addr(&self) -> io::Result<UnixAddr> {
-        Ok(UnixAddr::from_raw(crate::socket::raw_name(&self.socket()?.peer_addr()?)))
+        Ok(UnixAddr::from_raw(crate::sys::socket::raw_name(&self.socket()?.peer_addr()?)))
     }
 
     /// Sends `payload` to the connected peer, in one datagram; gives its length. Waits while the
@@ -247,15 +248,15 @@ impl UnixDatagram {
 }
 
 fn open(socket: Socket) -> io::Result<UnixDatagram> {
-    open_on(crate::socket::Socket::new(socket)?)
+    open_on(crate::sys::socket::Socket::new(socket)?)
 }
 
 /// Opens a socket of whichever kernel.
-pub(crate) fn open_on(socket: crate::socket::Socket) -> io::Result<UnixDatagram> {
+pub(crate) fn open_on(socket: crate::sys::socket::Socket) -> io::Result<UnixDatagram> {
     open_with(socket, Exit::Seal)
 }
 
-fn open_with(socket: crate::socket::Socket, exit: Exit) -> io::Result<UnixDatagram> {
+fn open_with(socket: crate::sys::socket::Socket, exit: Exit) -> io::Result<UnixDatagram> {
     let layout = Layout::new(UNIX_NAME_LEN, 0);
     let endpoint =
         Endpoint::open(socket, Family::Unix, layout, |endpoint| endpoint.set_exit(exit))?;

@@ -99,11 +99,11 @@ impl Rig {
     }
 
     fn is_sealed(&self) -> bool {
-        self.receiver.endpoint().has_seal()
+        self.receiver.endpoint().receive.has_seal()
     }
 
     fn state(&self) -> String {
-        self.receiver.endpoint().held.borrow().machine.state()
+        self.receiver.endpoint().receive.machine().state()
     }
 
     async fn bring_to(&mut self, state: State) {
@@ -117,13 +117,13 @@ impl Rig {
                     self.held.push(other.recv().await.unwrap().expect("not drained"));
                 }
                 // What arms it again finds no buffer.
-                endpoint.without_receive(|| Ok(())).unwrap();
-                assert_eq!(endpoint.registration.pool().free(), 0);
+                endpoint.receive.without_receive(&endpoint.socket, || Ok(())).unwrap();
+                assert_eq!(endpoint.socket.registration.pool().free(), 0);
             }
             State::Pausing => {
                 self.send(20);
-                let verdict = endpoint.held.borrow_mut().machine.pause();
-                endpoint.carry_out(verdict);
+                let verdict = endpoint.receive.machine().pause();
+                endpoint.receive.carry_out(&endpoint.socket, verdict);
             }
             State::Paused => {
                 self.send(self.buffers as u64 / 2 + 2);
@@ -138,8 +138,8 @@ impl Rig {
             State::Sealing => {
                 self.send(150);
                 endpoint.seal().unwrap();
-                let verdict = endpoint.held.borrow_mut().machine.stop(Then::Read);
-                endpoint.carry_out(verdict);
+                let verdict = endpoint.receive.machine().stop(Then::Read);
+                endpoint.receive.carry_out(&endpoint.socket, verdict);
             }
             State::Left => {
                 self.send(150);
@@ -157,7 +157,7 @@ impl Rig {
             self.send(150);
         }
         if state == State::GivenUp {
-            endpoint.held.borrow_mut().machine.give_up();
+            endpoint.receive.machine().give_up();
         }
         if state == State::Drained {
             let mut wakes = Wakes::default();
@@ -205,7 +205,7 @@ impl Rig {
         while let Some(datagram) = self.receiver.recv().await.unwrap() {
             self.receive(&datagram);
         }
-        if self.receiver.endpoint().is_left() {
+        if self.receiver.endpoint().receive.is_left() {
             return self.end_by_into_std();
         }
         assert_eq!(self.received, self.sent);
@@ -215,7 +215,7 @@ impl Rig {
         self.held.clear();
         let (_, other) = UnixDatagram::pair().unwrap();
         let receiver = std::mem::replace(&mut self.receiver, other);
-        let is_sealed = receiver.endpoint().has_seal();
+        let is_sealed = receiver.endpoint().receive.has_seal();
         let (socket, taken) = receiver.into_std().unwrap();
         taken.iter().for_each(|datagram| self.receive(datagram));
         if !is_sealed {

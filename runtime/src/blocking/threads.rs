@@ -16,7 +16,7 @@ use crate::limits::{BLOCKING_IDLE_MS, MAX_BLOCKING_THREADS};
 use crate::panics::contain;
 
 /// A blocking call. It reports its own panic; one that leaves it all the same ends nothing.
-pub(super) type Call = Box<dyn FnOnce() + Send>;
+pub(crate) type Call = Box<dyn FnOnce() + Send>;
 
 /// What becomes of a call that was handed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ struct State {
 
 impl Threads {
     /// Hands a call in, for the first thread that is free.
-    pub(super) fn hand(&self, call: Call) -> Handed {
+    pub(crate) fn hand(&self, call: Call) -> Handed {
         {
             let mut state = self.shared.lock();
             if state.closed {
@@ -67,7 +67,7 @@ impl Threads {
     }
 
     /// Sees to it that the calls that wait get threads.
-    pub(super) fn grow(&self) -> Handed {
+    pub(crate) fn grow(&self) -> Handed {
         {
             let mut state = self.shared.lock();
             if state.calls.len() <= state.idle {

@@ -9,21 +9,13 @@
 
 mod block;
 mod canary;
-mod contents;
 mod mapping;
-mod outside;
 mod pool;
 mod record;
 mod ring;
 mod window;
 
-pub use contents::Layout;
-#[cfg(test)]
-pub(crate) use contents::tests;
-pub(crate) use contents::{Contents, HEADER_LEN, Header};
 pub(crate) use mapping::Pages;
-pub(crate) use outside::Outside;
-pub use pool::Pool;
-pub(crate) use pool::{Buffer, FilledBy};
-pub(crate) use record::Share;
+pub use pool::{Buffer, FilledBy, Pool};
+pub use record::{Note, Share};
 pub(crate) use ring::BufferRing;

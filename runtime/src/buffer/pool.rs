@@ -7,13 +7,12 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::block::Block;
-use super::outside::{Origin, Outside};
-use super::record::Share;
+use super::record::{Note, Origin, Share, Unpooled};
 use super::ring::BufferRing;
 use super::window::Window;
 use crate::limits::BUFFER_OVERHEAD;
@@ -41,7 +40,7 @@ pub(super) struct Memory {
     /// How many messages the program holds that have left their buffers; each counts as if it were one.
     claimed: Cell<usize>,
     /// How many messages the program holds that were read past the pool.
-    held_beside: Cell<usize>,
+    held_unpooled: Cell<usize>,
     /// What keeps the block for the buffers that are held: `Some` exactly while any is.
     own: Cell<Option<Rc<Memory>>>,
 }
@@ -56,7 +55,7 @@ struct Provided {
 
 /// Which kind of driver a pool is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FilledBy {
+pub enum FilledBy {
     /// The kernel fills buffers on its own: a ring.
     Kernel,
     /// The driver asks for a buffer and has it filled.
@@ -65,7 +64,11 @@ pub(crate) enum FilledBy {
 
 impl Pool {
     /// A pool of `count` buffers for payloads of `payload` bytes, all of them free.
-    pub(crate) fn new(count: usize, payload: usize, filled_by: FilledBy) -> io::Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Those of mmap(2).
+    pub fn new(count: usize, payload: usize, filled_by: FilledBy) -> io::Result<Self> {
         let ring = match filled_by {
             FilledBy::Kernel => Some(Provided {
                 ring: BufferRing::new(count)?,
@@ -85,7 +88,7 @@ impl Pool {
             payload,
             unheld: Cell::new(count),
             claimed: Cell::new(0),
-            held_beside: Cell::new(0),
+            held_unpooled: Cell::new(0),
             own: Cell::default(),
         });
         let pool = Self { memory };
@@ -115,13 +118,15 @@ impl Pool {
     /// How many messages are held, in inboxes and by the program; those outside the pool count once
     /// the program has them.
     pub(crate) fn held(&self) -> usize {
-        let Memory { unheld, claimed, held_beside, .. } = &*self.memory;
-        self.count() - unheld.get() + claimed.get() + held_beside.get()
+        let Memory { unheld, claimed, held_unpooled, .. } = &*self.memory;
+        self.count() - unheld.get() + claimed.get() + held_unpooled.get()
     }
 
-    /// A place for a message that was read past the pool, beside others in `bytes`.
-    pub(crate) fn beside(&self, bytes: &Rc<Box<[u8]>>) -> Outside {
-        Outside::new(Rc::clone(bytes), Rc::clone(&self.memory), Origin::DirectRead)
+    /// Bytes that were read past the pool: those at `range` of `bytes`, which others may share.
+    pub fn unpooled(&self, bytes: &Rc<Box<[u8]>>, range: Range<usize>, note: Note) -> Share {
+        let memory = Rc::clone(&self.memory);
+        let unpooled = Unpooled::new(Rc::clone(bytes), memory, Origin::DirectRead);
+        Share::unpooled(unpooled, range, note)
     }
 
     /// Gives the kernel as many free buffers as it is to have. To be called before it is entered.
@@ -194,7 +199,7 @@ impl Pool {
 
     /// Takes a free buffer that the kernel does not have, to fill it by hand. `None` when there is
     /// none.
-    pub(crate) fn take_free(&self) -> Option<Buffer> {
+    pub fn take_free(&self) -> Option<Buffer> {
         if self.free() == 0 {
             return None;
         }
@@ -249,7 +254,7 @@ impl Memory {
     fn held_outside(&self, origin: Origin) -> &Cell<usize> {
         match origin {
             Origin::Buffer => &self.claimed,
-            Origin::DirectRead => &self.held_beside,
+            Origin::DirectRead => &self.held_unpooled,
         }
     }
 
@@ -268,13 +273,13 @@ impl Memory {
 
 /// A buffer that is filled by hand, by the only one who holds it. Goes back to the pool when it is
 /// dropped.
-pub(crate) struct Buffer {
+pub struct Buffer {
     share: Share,
 }
 
 impl Buffer {
     /// It is filled, and from now on only read.
-    pub(crate) fn freeze(self) -> Share {
+    pub fn freeze(self) -> Share {
         self.share
     }
 }
@@ -301,7 +306,6 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
 
-    use super::super::contents::HEADER_LEN;
     use super::*;
 
     #[test]
@@ -358,13 +362,19 @@ mod tests {
         let _again = pool.take(1);
     }
 
+    /// Copies 16 bytes.
+    fn copy_16(bytes: &[u8], copy: &mut Vec<u8>) -> Note {
+        copy.extend_from_slice(&bytes[..16]);
+        Note::default()
+    }
+
     #[test]
     fn a_message_outside_counts_as_a_buffer_while_the_program_holds_it() {
         let pool = Pool::new(2, 100, FilledBy::Kernel).unwrap();
-        let message = pool.take(0).copied_out().unwrap();
+        let message = pool.take(0).copied_out(copy_16).unwrap();
         assert_eq!(pool.free(), 2);
         for _ in 0..2 {
-            message.outside_memory().unwrap().claim();
+            message.claim();
             assert_eq!(pool.free(), 1);
         }
         drop(message);
@@ -391,12 +401,12 @@ mod tests {
     #[test]
     fn a_message_outside_outlives_its_pool() {
         let pool = Pool::new(1, 100, FilledBy::Kernel).unwrap();
-        let message = pool.take(0).copied_out().unwrap();
-        let part = message.part(message.contents());
+        let message = pool.take(0).copied_out(copy_16).unwrap();
+        let part = message.part(message.note());
         let memory = Rc::downgrade(&pool.memory);
         drop((pool, message));
-        part.outside_memory().unwrap().claim();
-        assert_eq!(part.bytes().len(), HEADER_LEN);
+        part.claim();
+        assert_eq!(part.bytes().len(), 16);
         drop(part);
         assert_eq!(memory.strong_count(), 0);
     }

@@ -1,4 +1,4 @@
-//! [`Record`] and [`Share`]: which message lies where, and who holds its memory.
+//! [`Record`] and [`Share`]: who holds which received bytes, in the pool and outside of it.
 
 // UNSAFETY: a record is counted by hand, because the count of a record in a pool decides about its
 // buffer and not about itself; and its memory is a part of a block that the kernel writes the other
@@ -7,11 +7,10 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::{Deref, Range};
 use std::ptr::NonNull;
 use std::rc::{Rc, Weak};
 
-use super::contents::Contents;
-use super::outside::{Origin, Outside};
 use super::pool::Memory;
 use crate::process::Process;
 
@@ -29,7 +28,7 @@ pub(super) struct Record {
     start: NonNull<u8>,
     /// Bytes from `start` on.
     len: u32,
-    contents: Cell<Contents>,
+    note: Cell<Note>,
     keeper: Keeper,
 }
 
@@ -39,28 +38,28 @@ enum Keeper {
     Pool(NonNull<Memory>),
     /// The message that it is a part of.
     Whole(Share),
-    Outside(Outside),
+    Unpooled(Unpooled),
 }
 
 impl Record {
     /// The record of the free buffer `id`, which is `len` bytes from `start` on.
     pub(super) fn buffer(id: u16, start: NonNull<u8>, len: usize, memory: &Weak<Memory>) -> Self {
-        let (holders, contents) = (Cell::default(), Cell::default());
+        let (holders, note) = (Cell::default(), Cell::default());
         let memory = NonNull::new(memory.as_ptr().cast_mut()).expect("it is being made");
         let len = u32::try_from(len).expect("the builder bounds buffers");
         let process = Some(Process::current());
-        Self { holders, id, process, start, len, contents, keeper: Keeper::Pool(memory) }
+        Self { holders, id, process, start, len, note, keeper: Keeper::Pool(memory) }
     }
 
     fn loose(
         process: Option<Process>,
         start: NonNull<u8>,
         len: u32,
-        contents: Contents,
+        note: Note,
         keeper: Keeper,
     ) -> Share {
-        let (holders, contents) = (Cell::new(1), Cell::new(contents));
-        let record = Self { holders, id: 0, process, start, len, contents, keeper };
+        let (holders, note) = (Cell::new(1), Cell::new(note));
+        let record = Self { holders, id: 0, process, start, len, note, keeper };
         Share { record: NonNull::from(Box::leak(Box::new(record))) }
     }
 
@@ -81,17 +80,21 @@ impl Record {
     }
 }
 
-/// A share in a message. The memory goes back to the pool, or is freed, with the last of them.
-pub(crate) struct Share {
+/// What the owner of a buffer notes of the bytes in it. The pool keeps it, and does not look at it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note(pub [u32; 6]);
+
+/// A share in received bytes. The memory goes back to the pool, or is freed, with the last of them.
+pub struct Share {
     record: NonNull<Record>,
 }
 
 impl Share {
-    /// A message outside the pool: `bytes` of `outside`.
-    pub(crate) fn outside(outside: Outside, offset: usize, contents: Contents) -> Self {
-        let bytes = NonNull::from(&outside[offset..][..contents.len()]);
+    /// Bytes outside the pool: those at `range` of `unpooled`.
+    pub(super) fn unpooled(unpooled: Unpooled, range: Range<usize>, note: Note) -> Self {
+        let bytes = NonNull::from(&unpooled[range]);
         let len = u32::try_from(bytes.len()).expect("the builder bounds messages");
-        Record::loose(None, bytes.cast(), len, contents, Keeper::Outside(outside))
+        Record::loose(None, bytes.cast(), len, note, Keeper::Unpooled(unpooled))
     }
 
     #[inline]
@@ -100,13 +103,13 @@ impl Share {
         unsafe { self.record.as_ref() }
     }
 
-    /// The memory, from the header of the message on.
+    /// The bytes, of a buffer to its end.
     ///
     /// # Panics
     ///
     /// In a forked child, which has no memory of the pool.
     #[inline]
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &[u8] {
         let record = self.record();
         let is_here = record.process.is_none_or(|process| process == Process::current());
         assert!(
@@ -137,48 +140,57 @@ impl Share {
         unsafe { std::slice::from_raw_parts_mut(record.start.as_ptr(), record.len as usize) }
     }
 
+    /// What is noted of the bytes.
     #[inline]
-    pub(crate) fn contents(&self) -> Contents {
-        self.record().contents.get()
+    pub fn note(&self) -> Note {
+        self.record().note.get()
     }
 
-    /// What holds for all who share it, but not for the parts that were made of it.
+    /// Notes what holds for all who share it, but not for the parts that were made of it.
     #[inline]
-    pub(crate) fn set_contents(&self, contents: Contents) {
-        self.record().contents.set(contents);
+    pub fn set_note(&self, note: Note) {
+        self.record().note.set(note);
     }
 
-    /// A message of its own that lies in the same memory.
-    pub(crate) fn part(&self, contents: Contents) -> Self {
+    /// A part with a note of its own, in the same memory.
+    #[must_use]
+    pub fn part(&self, note: Note) -> Self {
         let Record { process, start, len, keeper, .. } = self.record();
         let keeper = match keeper {
             Keeper::Pool(_) => Keeper::Whole(self.clone()),
             Keeper::Whole(whole) => Keeper::Whole(whole.clone()),
-            Keeper::Outside(outside) => Keeper::Outside(outside.share()),
+            Keeper::Unpooled(unpooled) => Keeper::Unpooled(unpooled.share()),
         };
-        Record::loose(*process, *start, *len, contents, keeper)
+        Record::loose(*process, *start, *len, note, keeper)
     }
 
-    /// Copies the message to a place outside the pool, if it lies in one.
-    pub(crate) fn copied_out(&self) -> Option<Self> {
+    /// A copy outside the pool, if it lies in one. `copy` appends what is to be kept, and returns the
+    /// note of the copy.
+    pub fn copied_out(&self, copy: impl FnOnce(&[u8], &mut Vec<u8>) -> Note) -> Option<Self> {
         let mut record = self.record();
         if let Keeper::Whole(whole) = &record.keeper {
             record = whole.record();
         }
         let Keeper::Pool(memory) = &record.keeper else { return None };
         let mut bytes = Vec::new();
-        let contents = self.contents().append(self.bytes(), &mut bytes);
+        let note = copy(self.bytes(), &mut bytes);
         // SAFETY: the pool stays as long as one of its buffers is held, as this one is.
         let memory = unsafe { memory.as_ref() };
-        let outside = Outside::new(Rc::new(bytes.into()), memory.share(), Origin::Buffer);
-        Some(Self::outside(outside, 0, contents))
+        let range = 0..bytes.len();
+        let unpooled = Unpooled::new(Rc::new(bytes.into()), memory.share(), Origin::Buffer);
+        Some(Self::unpooled(unpooled, range, note))
     }
 
-    /// What keeps the memory, if it is outside the pool.
-    pub(crate) fn outside_memory(&self) -> Option<&Outside> {
-        match &self.record().keeper {
-            Keeper::Outside(outside) => Some(outside),
-            Keeper::Pool(_) | Keeper::Whole(_) => None,
+    /// Whether it lies in a buffer of the pool.
+    pub fn is_pooled(&self) -> bool {
+        !matches!(self.record().keeper, Keeper::Unpooled(_))
+    }
+
+    /// The program takes it: from now on it counts against the pool, also if it left it.
+    #[inline]
+    pub fn claim(&self) {
+        if let Keeper::Unpooled(unpooled) = &self.record().keeper {
+            unpooled.claim();
         }
     }
 }
@@ -225,8 +237,76 @@ unsafe fn free(record: NonNull<Record>) {
 impl fmt::Debug for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Share")
-            .field("contents", &self.contents())
-            .field("is_outside", &self.outside_memory().is_some())
+            .field("note", &self.note())
+            .field("is_pooled", &self.is_pooled())
             .finish_non_exhaustive()
+    }
+}
+
+/// The memory of a message outside the pool, or a share in it: all parts of a message share it.
+///
+/// While it waits in an inbox it takes nothing from the pool. Once the program holds it, it counts.
+pub(crate) struct Unpooled {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    /// Other messages may lie in it, too.
+    bytes: Rc<Box<[u8]>>,
+    pool: Rc<Memory>,
+    origin: Origin,
+    holder: Cell<Holder>,
+}
+
+/// Where a message came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A buffer of the pool. The program holds at most as much as the pool has, wherever it lies: it
+    /// still counts as a buffer.
+    Buffer,
+    /// It was read past the pool, by a drain: it only counts as held.
+    DirectRead,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    Inbox,
+    Program,
+}
+
+impl Unpooled {
+    /// A place for a message of its own.
+    pub(super) fn new(bytes: Rc<Box<[u8]>>, pool: Rc<Memory>, origin: Origin) -> Self {
+        let holder = Cell::new(Holder::Inbox);
+        Self { shared: Rc::new(Shared { bytes, pool, origin, holder }) }
+    }
+
+    /// Another share in the same message.
+    pub(super) fn share(&self) -> Self {
+        Self { shared: Rc::clone(&self.shared) }
+    }
+
+    /// The program holds it, or a share in it, from now on.
+    pub(super) fn claim(&self) {
+        let Shared { pool, origin, holder, .. } = &*self.shared;
+        if holder.replace(Holder::Program) == Holder::Inbox {
+            pool.claim(*origin);
+        }
+    }
+}
+
+impl Deref for Unpooled {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.shared.bytes
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if self.holder.get() == Holder::Program {
+            self.pool.release_claim(self.origin);
+        }
     }
 }

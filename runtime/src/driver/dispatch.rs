@@ -41,7 +41,7 @@ impl Dispatch<'_> {
     ) {
         match (buffer, u32::try_from(result)) {
             (Some(buffer), Ok(len)) => {
-                self.receive(id, finality, |pool| Filled::new(pool.take(buffer), len));
+                self.receive(id, finality, |pool| Filled { buffer: pool.take(buffer), len });
             }
             (Some(buffer), Err(_)) => {
                 // A receive that fails on a worker thread of the kernel may keep the buffer that it

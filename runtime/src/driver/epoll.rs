@@ -287,7 +287,8 @@ impl Epoll {
                 self.buffers.truncate(count);
                 for (buffer, len) in self.buffers.drain(..).zip(&*self.lens) {
                     let len = u32::try_from(*len).expect("the builder bounds the size of buffers");
-                    dispatch.receive(id, Finality::More, |_| Filled::new(buffer.freeze(), len));
+                    dispatch
+                        .receive(id, Finality::More, |_| Filled { buffer: buffer.freeze(), len });
                 }
                 let verdict = dispatch.end_burst();
                 // An error that came between them has brought an edge of its own.

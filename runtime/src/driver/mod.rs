@@ -44,7 +44,8 @@ pub use self::error::{StartCause, StartError};
 use self::operation::{ActiveOperations, AnyOperation};
 pub use self::operation::{Activity, Operation, Readiness, Request};
 pub use self::receive::{
-    Armed, Batch, Filled, READ_BATCH, ReceiveKey, ReceivedMessage, Scratch, Sink, Source, Verdict,
+    Armed, Batch, Filled, HEADER_LEN, Header, Layout, READ_BATCH, ReceiveKey, Scratch, Sink,
+    Source, Verdict,
 };
 use self::receive::{Cancel, Receive, Receives};
 use self::recovery::Recovery;
@@ -53,7 +54,6 @@ use self::start::Started;
 pub use self::start::{DriverChoice, RunningDriver};
 use self::table::{Finality, Orphan, Table};
 pub(crate) use self::table::{Id, Polled};
-pub use crate::buffer::Layout;
 use crate::buffer::Pool;
 use crate::clock;
 use crate::limits::{Limits, MOST_TURNS_STARVED, REAP_LIMIT_MS, REFUSED_PAUSE_MS};
@@ -465,11 +465,4 @@ pub(crate) struct DriverCounts {
     pub(crate) completions: u64,
     pub(crate) completions_lost: u64,
     pub(crate) in_flight: usize,
-}
-
-/// For `fuzz/`: what must hold for every message.
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub fn fuzz_message(input: &[u8]) {
-    message::properties::hold(input);
 }

@@ -1,13 +1,13 @@
 //! Receives: their sinks, what is in flight, and how messages are read.
 
-mod message;
+mod batch;
+mod layout;
 mod receives;
 mod recvmmsg;
 mod sink;
 
-#[cfg(fuzzing)]
-pub(super) use self::message::properties;
-pub use self::message::{Batch, Filled, ReceivedMessage};
+pub use self::batch::{Batch, Filled};
+pub use self::layout::{HEADER_LEN, Header, Layout};
 pub use self::receives::ReceiveKey;
 pub(super) use self::receives::{Cancel, Receive, Receives};
 pub use self::recvmmsg::{READ_BATCH, Scratch, Source};

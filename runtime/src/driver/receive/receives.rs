@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-use super::message::Batch;
+use super::batch::Batch;
 use super::recvmmsg::request;
 use super::sink::{Armed, Sink, Verdict};
 use crate::driver::table::{Finality, Id};

@@ -11,17 +11,13 @@ use std::mem::{self, MaybeUninit};
 use std::ops::DerefMut;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
-use std::rc::Rc;
 
-use super::message::{Copied, Filled, ReceivedMessage};
-use crate::buffer::{Buffer, HEADER_LEN, Header, Layout, Pages, Pool};
+use super::batch::Filled;
+use super::layout::{HEADER_LEN, Header, Layout};
+use crate::buffer::{Buffer, Pages, Pool};
 
 /// Messages that one call reads at most.
 pub const READ_BATCH: usize = 64;
-
-/// Bytes of messages that share a block of memory, which stays as long as a receiver keeps any of
-/// them.
-const CHUNK: usize = 16 * 1024;
 
 /// What a receive of messages of `layout` is asked for with, without where to put them.
 pub(super) fn request(layout: Layout) -> libc::msghdr {
@@ -109,7 +105,7 @@ impl Source for BorrowedFd<'_> {
     }
 }
 
-/// The length of a message in a buffer, as contents keep it.
+/// The length of a message in a buffer.
 fn short(len: usize) -> u32 {
     u32::try_from(len).expect("the builder bounds buffers")
 }
@@ -150,13 +146,15 @@ impl Scratch {
         let received = source.receive_into(&mut self.buffers, layout, &mut lens);
         if let Ok(count) = received {
             let filled = self.buffers.drain(..count).zip(lens);
-            filled.map(|(buffer, len)| Filled::new(buffer.freeze(), short(len))).for_each(each);
+            filled
+                .map(|(buffer, len)| Filled { buffer: buffer.freeze(), len: short(len) })
+                .for_each(each);
         }
         self.buffers.clear();
         received.map(Some)
     }
 
-    /// The same, copied into memory of their length, beside the pool.
+    /// The same past the pool: `each` is shown the memory and the length of each message.
     ///
     /// # Errors
     ///
@@ -167,7 +165,7 @@ impl Scratch {
         layout: Layout,
         pool: &Pool,
         limit: usize,
-        each: impl FnMut(ReceivedMessage),
+        mut each: impl FnMut(&[u8], usize),
     ) -> io::Result<usize> {
         let len = layout.payload_offset() + pool.payload_capacity();
         // An odd number of cache lines, so that small messages do not share cache sets.
@@ -177,8 +175,8 @@ impl Scratch {
             memory.take(limit.min(READ_BATCH)).map(|memory| &mut memory[..len]).collect();
         let mut lens = [0; READ_BATCH];
         let received = source.receive_into(&mut memories, layout, &mut lens)?;
-        let messages = memories.iter().map(|memory| &**memory).zip(lens).take(received);
-        copy_out(messages, layout, pool, each);
+        let messages = memories.iter().map(|memory| &**memory).zip(lens);
+        messages.take(received).for_each(|(memory, len)| each(memory, len));
         Ok(received)
     }
 
@@ -189,28 +187,6 @@ impl Scratch {
         }
         Ok(self.memory.as_mut().expect("it was just made"))
     }
-}
-
-/// Copies messages, each as long as it says, to where they may stay: several share one block of
-/// memory, until it is [`CHUNK`] bytes long.
-fn copy_out<'a>(
-    messages: impl Iterator<Item = (&'a [u8], usize)>,
-    layout: Layout,
-    pool: &Pool,
-    mut each: impl FnMut(ReceivedMessage),
-) {
-    let mut hand_over = |bytes: Vec<u8>, copies: &mut Vec<Copied>| {
-        let bytes = Rc::new(bytes.into());
-        copies.drain(..).for_each(|copy| each(copy.in_memory(pool.beside(&bytes))));
-    };
-    let (mut chunk, mut copies) = (Vec::new(), Vec::with_capacity(READ_BATCH));
-    for (memory, len) in messages {
-        copies.push(Copied::copy(&mut chunk, memory, len, layout));
-        if chunk.len() >= CHUNK {
-            hand_over(mem::take(&mut chunk), &mut copies);
-        }
-    }
-    hand_over(chunk, &mut copies);
 }
 
 impl fmt::Debug for Scratch {

@@ -4,8 +4,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use super::message::Batch;
-use crate::buffer::Layout;
+use super::batch::Batch;
+use super::layout::Layout;
 use crate::wakes::Wakes;
 
 /// The receiving end of a socket, as the driver sees it.

@@ -1,0 +1,351 @@
+//! Receive offload (UDP GRO, Linux 5.0): switching it on and, which is the hard part, off.
+//!
+//! Whether the kernel tells the length of a train's datagrams is decided when the train is *read*,
+//! and whether it queues trains when they *arrive* (`udp_queue_rcv_skb`, `udp_recvmsg`). A train
+//! that is still queued when the option goes off would be read as one long datagram. So the option
+//! goes off only over an empty queue.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use ebbtide_runtime::Wakes;
+use ebbtide_runtime::limits::{DRAIN_READ_BATCH, MAX_DRAIN_ERRORS};
+
+use super::machine::Read;
+use super::{ReceiveHalf, read_now};
+use crate::datagram::registered::RegisteredSocket;
+use crate::sys::option::{flag, set_flag};
+use crate::sys::socket::Family;
+
+/// Payload bytes of the longest train: what fits into an IPv6 datagram.
+const LONGEST_TRAIN: usize = 65_527;
+
+/// How often GRO is switched off and on again over a queue that is not empty, before the queue is
+/// closed for the moment.
+const MOST_TRIES: usize = 64;
+
+/// Messages that all tries together read, into memory: more than a receive buffer of the default
+/// size holds.
+const MOST_READ: usize = 4_096;
+
+/// How long nothing must arrive before other CPUs are waited for: many times what a delivery on one of
+/// them takes, where it is not held up.
+const QUIET: Duration = Duration::from_millis(1);
+
+/// Whether a new socket is to receive trains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum GroWish {
+    /// If the buffers hold trains and the kernel has them.
+    #[default]
+    IfPossible,
+    On,
+    Off,
+    /// As the socket that is taken over has it.
+    AsItIs,
+}
+
+/// Whether the kernel may queue trains now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gro {
+    On,
+    Off,
+}
+
+impl ReceiveHalf {
+    /// Whether the kernel may queue trains.
+    pub(crate) fn gro(&self) -> bool {
+        self.arrivals.borrow().gro()
+    }
+
+    /// Carries out the wish on a socket that is not received from yet.
+    pub(crate) fn wish_gro(&self, socket: &RegisteredSocket, wish: GroWish) -> io::Result<()> {
+        match wish {
+            GroWish::IfPossible => {
+                if socket.registration.buffer_size() >= LONGEST_TRAIN {
+                    // Before Linux 5.0 there are no trains.
+                    let _ = self.turn_gro_on(socket);
+                }
+                Ok(())
+            }
+            GroWish::On => self.turn_gro_on(socket),
+            GroWish::Off => Ok(()),
+            GroWish::AsItIs if flag(socket.kernel()?, libc::SOL_UDP, libc::UDP_GRO)? => {
+                self.turn_gro_on(socket)
+            }
+            GroWish::AsItIs => Ok(()),
+        }
+    }
+
+    /// Switches GRO on or off, while datagrams come.
+    pub(crate) fn set_gro(&self, socket: &RegisteredSocket, on: bool) -> io::Result<()> {
+        socket.check_open()?;
+        match (self.gro(), on) {
+            (true, true) | (false, false) => Ok(()),
+            (false, true) => self.turn_gro_on(socket),
+            (true, false) if self.is_left() => {
+                self.without_receive(socket, || self.turn_gro_off_of_a_left_socket(socket))
+            }
+            (true, false) => self.without_receive(socket, || self.turn_gro_off(socket)),
+        }
+    }
+
+    /// Switches GRO off for a user who reads by other means. The receive must not be in flight.
+    pub(crate) fn end_gro(&self, socket: &RegisteredSocket) -> io::Result<()> {
+        if self.gro() { self.turn_gro_off(socket) } else { Ok(()) }
+    }
+
+    fn turn_gro_on(&self, socket: &RegisteredSocket) -> io::Result<()> {
+        let size = socket.registration.buffer_size();
+        if socket.family() != Family::Internet || size < LONGEST_TRAIN {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "GRO needs buffers that hold the longest train: give \
+                     Builder::buffer_size at least {LONGEST_TRAIN} (it is {size}), or leave GRO off"
+                ),
+            ));
+        }
+        set_flag(socket.kernel()?, libc::SOL_UDP, libc::UDP_GRO, true)?;
+        self.arrivals.borrow_mut().set_gro(true);
+        Ok(())
+    }
+
+    /// Reads the queue to its end into the inbox and switches GRO off over an empty queue. The
+    /// receive must not be in flight.
+    fn turn_gro_off(&self, socket: &RegisteredSocket) -> io::Result<()> {
+        // After the seal the queue only shrinks.
+        let most = if self.has_seal() { usize::MAX } else { MOST_READ };
+        let tried = self.try_to_turn_gro_off(socket, most)?;
+        self.after_trying(socket, tried)
+    }
+
+    /// What is queued belongs to others, and is not read.
+    fn turn_gro_off_of_a_left_socket(&self, socket: &RegisteredSocket) -> io::Result<()> {
+        if self.turn_gro_off_for_good(socket)? == Gro::Off {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "GRO stays on: datagrams are queued that are left to others who hold the socket",
+        ))
+    }
+
+    /// Where trying has not led to it, datagrams come too fast, or reading the queue only fails.
+    fn after_trying(&self, socket: &RegisteredSocket, gro: Gro) -> io::Result<()> {
+        match gro {
+            Gro::Off => Ok(()),
+            Gro::On if self.has_seal() => Err(not_read_to_the_end()),
+            Gro::On => self.turn_gro_off_while_shut(socket),
+        }
+    }
+
+    /// Shuts datagrams out until those that were on their way have arrived. The kernel counts what
+    /// it drops meanwhile.
+    fn turn_gro_off_while_shut(&self, socket: &RegisteredSocket) -> io::Result<()> {
+        let own = socket.socket.seal_by_filter()?;
+        socket.registration.wait_for_deliveries();
+        let turned = self.try_to_turn_gro_off(socket, usize::MAX);
+        socket.socket.unseal(&own)?;
+        match turned? {
+            Gro::Off => Ok(()),
+            Gro::On => Err(not_read_to_the_end()),
+        }
+    }
+
+    /// Reads `left` messages at most.
+    fn try_to_turn_gro_off(&self, socket: &RegisteredSocket, mut left: usize) -> io::Result<Gro> {
+        for _ in 0..MOST_TRIES {
+            if self.read_to_the_end(socket, &mut left) == Read::Empty
+                && self.turn_gro_off_for_good(socket)? == Gro::Off
+            {
+                return Ok(Gro::Off);
+            }
+        }
+        Ok(Gro::On)
+    }
+
+    /// Switches GRO off over an empty queue, and on again where a train may have been queued that
+    /// another CPU had accepted before. Waiting for other CPUs does not pay where datagrams keep
+    /// coming: so first nothing must arrive for a moment.
+    fn turn_gro_off_for_good(&self, socket: &RegisteredSocket) -> io::Result<Gro> {
+        let since = Instant::now();
+        loop {
+            if self.turn_gro_off_over_an_empty_queue(socket)? == Gro::On {
+                return Ok(Gro::On);
+            }
+            if since.elapsed() >= QUIET {
+                break;
+            }
+        }
+        // However slow other CPUs are.
+        socket.registration.wait_for_deliveries();
+        self.turn_gro_off_over_an_empty_queue(socket)
+    }
+
+    /// Reads until the queue is empty, no messages are `left` to be read, or reading only fails.
+    fn read_to_the_end(&self, socket: &RegisteredSocket, left: &mut usize) -> Read {
+        let mut wakes = Wakes::default();
+        let (mut last, mut errors) = (Read::Interrupted, 0);
+        {
+            let mut arrivals = self.arrivals.borrow_mut();
+            while last != Read::Empty && *left > 0 && errors < MAX_DRAIN_ERRORS {
+                last = read_now(socket, &mut arrivals, DRAIN_READ_BATCH, &mut wakes);
+                errors = if last == Read::Error { errors + 1 } else { 0 };
+                *left = left.saturating_sub(match last {
+                    Read::Datagrams(count) => count,
+                    Read::Error | Read::Interrupted | Read::Empty => 1,
+                });
+            }
+        }
+        wakes.run();
+        last
+    }
+
+    /// What arrives from now on is single; if something had arrived before that, it may be a train,
+    /// and GRO goes on again, so that it is read as one.
+    fn turn_gro_off_over_an_empty_queue(&self, socket: &RegisteredSocket) -> io::Result<Gro> {
+        let kernel = socket.kernel()?;
+        set_flag(kernel, libc::SOL_UDP, libc::UDP_GRO, false)?;
+        let gro = match self.peek(socket) {
+            Peek::Empty => Gro::Off,
+            Peek::Queued => {
+                set_flag(kernel, libc::SOL_UDP, libc::UDP_GRO, true)?;
+                Gro::On
+            }
+        };
+        self.arrivals.borrow_mut().set_gro(gro == Gro::On);
+        Ok(gro)
+    }
+
+    /// Looks into the queue. A look takes a pending error of the socket away, as a receive does: so it
+    /// goes where that of a receive goes.
+    fn peek(&self, socket: &RegisteredSocket) -> Peek {
+        for _ in 0..MOST_TRIES {
+            match socket.socket.peek() {
+                Ok(_) => return Peek::Queued,
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return Peek::Empty,
+                    io::ErrorKind::Interrupted => {}
+                    _ => self.surface(socket, error),
+                },
+            }
+        }
+        Peek::Queued
+    }
+}
+
+/// What a look into the queue has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peek {
+    Empty,
+    /// Something is queued, or cannot be seen for errors.
+    Queued,
+}
+
+/// A train may be queued behind what cannot be read.
+fn not_read_to_the_end() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "GRO stays on: the queue of the socket cannot be read to its end, because reading it only fails",
+    )
+}
+
+#[cfg(test)]
+#[cfg(not(miri))]
+mod tests {
+    use ebbtide_runtime::{Drain, Runtime};
+
+    use super::*;
+    use crate::UdpSocket;
+    use crate::datagram::states::{MARK, refuse_marked};
+
+    /// As when an ICMP answer comes between the last read and the moment that GRO goes off. Fails
+    /// when the look into the queue keeps the error to itself, or takes it for a datagram.
+    #[test]
+    fn an_error_that_a_look_finds_goes_to_the_receiver() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            // It listens to somebody else: for us the port is closed, and for others it is taken.
+            let closed_to_us = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            closed_to_us.connect("127.0.0.1:9").unwrap();
+            socket.connect(closed_to_us.local_addr().unwrap()).unwrap();
+            let (half, on) = (&socket.endpoint().receive, &socket.endpoint().socket);
+            half.halt(on);
+            socket.try_send(b"anybody there?").unwrap();
+            let turned = half.turn_gro_off_over_an_empty_queue(on).unwrap();
+            assert_eq!(turned, Gro::Off, "nothing is queued");
+            assert!(!half.gro());
+            half.start(on);
+            let error = socket.try_recv().expect_err("nobody is there");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        });
+        runtime.shutdown(Drain::default());
+    }
+
+    /// As under a flood that never pauses. Fails when the filter of the program is lost, or the
+    /// socket stays shut.
+    #[test]
+    fn a_filter_of_the_program_survives_the_moment_in_which_the_socket_is_shut() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let bound = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            refuse_marked(&bound);
+            let socket = UdpSocket::from_std(bound).unwrap();
+            socket.set_gro(true).unwrap();
+            let address = socket.local_addr().unwrap();
+            socket.try_send_to(b"queued", address).unwrap();
+            let (half, on) = (&socket.endpoint().receive, &socket.endpoint().socket);
+            half.without_receive(on, || half.turn_gro_off_while_shut(on)).unwrap();
+            assert!(!socket.gro());
+            for payload in [&[MARK][..], b"accepted"] {
+                socket.try_send_to(payload, address).unwrap();
+            }
+            for expected in [&b"queued"[..], b"accepted"] {
+                assert_eq!(socket.recv().await.unwrap().expect("not drained")[..], *expected);
+            }
+        });
+        runtime.shutdown(Drain::default());
+    }
+
+    /// As when the queue of a drained socket cannot be read. Fails when the seal is taken off.
+    #[test]
+    fn a_drained_socket_that_cannot_be_read_keeps_its_seal() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.drain().unwrap();
+            let (half, on) = (&socket.endpoint().receive, &socket.endpoint().socket);
+            let error = half.after_trying(on, Gro::On).expect_err("it could not be read");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            socket.try_send_to(b"late", socket.local_addr().unwrap()).unwrap();
+            assert!(socket.recv().await.unwrap().is_none());
+            assert_eq!(socket.stats().refused, 1);
+        });
+        runtime.shutdown(Drain::default());
+    }
+
+    /// As when a train comes between the last read and the moment that GRO goes off. Fails when it
+    /// is left to be read as one datagram.
+    #[test]
+    fn gro_stays_on_over_a_queue_that_is_not_empty() {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let (half, on) = (&socket.endpoint().receive, &socket.endpoint().socket);
+            assert!(half.gro(), "the default buffers hold a train");
+            half.halt(on);
+            let address = socket.local_addr().unwrap();
+            socket.try_send_to(b"late", address).unwrap();
+            let turned = half.turn_gro_off_over_an_empty_queue(on).unwrap();
+            assert_eq!(turned, Gro::On, "it was not empty");
+            assert!(half.gro());
+            assert!(flag(on.kernel().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
+            let mut left = 10;
+            assert_eq!(half.read_to_the_end(on, &mut left), Read::Empty);
+            assert_eq!(half.turn_gro_off_over_an_empty_queue(on).unwrap(), Gro::Off);
+            assert!(!flag(on.kernel().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
+        });
+        runtime.shutdown(Drain::default());
+    }
+}

@@ -1,0 +1,132 @@
+//! [`Seal`]: whether the kernel queues anything more on a socket, and what it has dropped.
+
+use std::cell::{Cell, OnceCell};
+use std::io;
+
+use crate::sys::socket::{Family, OwnFilter, Socket};
+
+/// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
+/// again for ever. More than a receive buffer of the default size holds.
+const UNSEALED_READ_LIMIT: u64 = 65_536;
+
+pub(super) struct Seal {
+    state: Cell<State>,
+    /// What the seal of a UDP socket took the place of. Set exactly when it is sealed.
+    own_filter: OnceCell<OwnFilter>,
+    /// The kernel's drop counter when the socket was taken in: it may have come with some.
+    drops_before: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Open,
+    /// `drops`: the kernel's drop counter at the seal. What it counts from then on was refused.
+    Sealed {
+        drops: u32,
+    },
+    /// The kernel refused the seal; `left` datagrams may still be read.
+    Refused {
+        left: u64,
+    },
+    /// It is to be left to others who hold it: there is no seal.
+    Left,
+}
+
+/// Whether a socket without a seal has been read for long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sealed {
+    ReadOn,
+    UsedUp,
+}
+
+/// What the kernel has dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drops {
+    pub(super) before_the_seal: u64,
+    pub(super) refused: u64,
+}
+
+impl Seal {
+    pub(super) fn new(socket: &Socket) -> Self {
+        Self {
+            state: Cell::new(State::Open),
+            own_filter: OnceCell::new(),
+            drops_before: socket.drop_count().unwrap_or(0),
+        }
+    }
+
+    /// Seals the socket.
+    ///
+    /// # Errors
+    ///
+    /// That the kernel refuses it. It counts as sealed all the same, and is read as far as a bound
+    /// allows.
+    pub(super) fn seal(&self, socket: &Socket, family: Family) -> io::Result<()> {
+        let drops = socket.drop_count().unwrap_or(0);
+        let sealed = match family {
+            Family::Internet => socket.seal_by_filter().map(|own| {
+                self.own_filter.set(own).expect("sealed once");
+            }),
+            Family::Unix => socket.seal_by_shutdown(),
+        };
+        self.state.set(match sealed {
+            Ok(()) => State::Sealed { drops },
+            Err(_) => State::Refused { left: UNSEALED_READ_LIMIT },
+        });
+        sealed
+    }
+
+    /// The socket is left to others who hold it.
+    pub(super) fn leave(&self) {
+        self.state.set(State::Left);
+    }
+
+    /// Takes the seal of a UDP socket off.
+    pub(super) fn take_off(&self, socket: &Socket) -> io::Result<()> {
+        self.own_filter.get().map_or(Ok(()), |own| socket.unseal(own))
+    }
+
+    /// Whether the drain has come to this socket, also where the kernel refused the seal.
+    pub(super) fn has_come(&self) -> bool {
+        !matches!(self.state.get(), State::Open)
+    }
+
+    /// Whether another drain has nothing to seal.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self.state.get(), State::Sealed { .. } | State::Left)
+    }
+
+    pub(super) fn is_left(&self) -> bool {
+        matches!(self.state.get(), State::Left)
+    }
+
+    /// Whether the kernel queues nothing more.
+    pub(super) fn holds(&self) -> bool {
+        matches!(self.state.get(), State::Sealed { .. })
+    }
+
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.state.get(), State::Refused { .. })
+    }
+
+    /// So many were read.
+    pub(super) fn use_up(&self, read: usize) -> Sealed {
+        let State::Refused { left } = self.state.get() else { return Sealed::ReadOn };
+        let left = left.saturating_sub(read as u64);
+        self.state.set(State::Refused { left });
+        if left == 0 { Sealed::UsedUp } else { Sealed::ReadOn }
+    }
+
+    /// What the kernel's counter says, which now is `drops`. `None`: it is not known.
+    pub(super) fn drops(&self, drops: Option<u32>) -> Drops {
+        let drops = drops.unwrap_or(self.drops_before);
+        let at_seal = match self.state.get() {
+            State::Sealed { drops } => drops,
+            State::Open | State::Refused { .. } | State::Left => drops,
+        };
+        Drops {
+            before_the_seal: u64::from(at_seal.wrapping_sub(self.drops_before)),
+            refused: u64::from(drops.wrapping_sub(at_seal)),
+        }
+    }
+}

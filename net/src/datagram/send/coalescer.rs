@@ -1,0 +1,295 @@
+//! Sends that wait to leave together. Pure, but for the wakers that it keeps.
+//!
+//! The endpoint sends them all when the tasks that were ready have run. Which of their futures are
+//! polled then, held or forgotten, makes no difference to the others. Each send has a ticket, with
+//! which its future asks for the result. What is kept of a send that has left is its result alone.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::task::Waker;
+
+use slab::Slab;
+
+use super::plan::Transmit;
+
+/// Memory for payloads that is kept while no send waits: more than leaves together in most programs,
+/// as a send buffer of the default size holds less.
+const MOST_KEPT: usize = 1 << 20;
+
+/// Sends for which there is memory while there is none: of more, the memory is given back.
+const MOST_SENDS_KEPT: usize = 4_096;
+
+/// Names one send until its future has the result, or has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ticket(usize);
+
+#[derive(Debug, Default)]
+pub(super) struct Coalescer {
+    sends: Slab<Send>,
+    /// Those that wait, in the order in which they are to leave.
+    waiting: VecDeque<Ticket>,
+    /// The payloads of those that wait, in the same order, and of some that do not any more.
+    bytes: Vec<u8>,
+    /// How many of `bytes` belong to those that wait.
+    wanted: usize,
+}
+
+#[derive(Debug)]
+enum Send {
+    Waiting {
+        to: Option<SocketAddr>,
+        range: Range<usize>,
+        waker: Waker,
+    },
+    /// The future has not yet taken the result.
+    Dealt {
+        result: io::Result<usize>,
+    },
+}
+
+/// What a future learns that asks for its result.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Result(io::Result<usize>),
+    /// It is woken when there is a result.
+    Wait,
+}
+
+impl Coalescer {
+    /// Whether some wait.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes in a send; `waker` is woken when it has a result.
+    pub(super) fn push(&mut self, payload: &[u8], to: Option<SocketAddr>, waker: Waker) -> Ticket {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(payload);
+        self.wanted += payload.len();
+        let range = start..self.bytes.len();
+        let ticket = Ticket(self.sends.insert(Send::Waiting { to, range, waker }));
+        self.waiting.push_back(ticket);
+        ticket
+    }
+
+    /// A future asks for its result, or leaves `waker`. A waker that is returned is to be dropped
+    /// when nothing is borrowed.
+    pub(super) fn ask(&mut self, ticket: Ticket, waker: Waker) -> (Asked, Option<Waker>) {
+        if let Send::Waiting { waker: known, .. } = &mut self.sends[ticket.0] {
+            return (Asked::Wait, Some(std::mem::replace(known, waker)));
+        }
+        match self.remove(ticket) {
+            Send::Dealt { result } => (Asked::Result(result), Some(waker)),
+            Send::Waiting { .. } => unreachable!("it was just seen"),
+        }
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Send {
+        let send = self.sends.remove(ticket.0);
+        if self.sends.is_empty() && self.sends.capacity() > MOST_SENDS_KEPT {
+            self.sends.shrink_to_fit();
+            self.waiting.shrink_to(MOST_SENDS_KEPT);
+        }
+        send
+    }
+
+    /// All that wait, in order.
+    pub(super) fn waiting(&self) -> Vec<Transmit<'_>> {
+        let transmits = self.waiting.iter().map(|ticket| match &self.sends[ticket.0] {
+            Send::Waiting { to: Some(to), range, .. } => {
+                Transmit::to(&self.bytes[range.clone()], *to)
+            }
+            Send::Waiting { to: None, range, .. } => Transmit::new(&self.bytes[range.clone()]),
+            Send::Dealt { .. } => unreachable!("it waits"),
+        });
+        transmits.collect()
+    }
+
+    /// The first of those that wait have left, or failed: one for each of `results`. Returns whom to
+    /// wake.
+    pub(super) fn deal(&mut self, results: Vec<io::Result<usize>>) -> Vec<Waker> {
+        let dealt = self.waiting.drain(..results.len()).zip(results);
+        let wakers = dealt
+            .map(|(ticket, result)| {
+                let send = &mut self.sends[ticket.0];
+                match std::mem::replace(send, Send::Dealt { result }) {
+                    Send::Waiting { range, waker, .. } => {
+                        self.wanted -= range.len();
+                        waker
+                    }
+                    Send::Dealt { .. } => unreachable!("a send is dealt with once"),
+                }
+            })
+            .collect();
+        self.give_back();
+        wakers
+    }
+
+    /// None of those that wait will leave. Returns whom to wake.
+    pub(super) fn fail(&mut self, error: impl Fn() -> io::Error) -> Vec<Waker> {
+        self.deal(self.waiting.iter().map(|_| Err(error())).collect())
+    }
+
+    /// A future was dropped: its send does not take place, unless it has. What is returned is to be
+    /// dropped when nothing is borrowed.
+    pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
+        match self.remove(ticket) {
+            Send::Waiting { range, waker, .. } => {
+                let at = self.waiting.iter().position(|waiting| *waiting == ticket);
+                self.waiting.remove(at.expect("it waits"));
+                self.wanted -= range.len();
+                self.give_back();
+                Some(waker)
+            }
+            Send::Dealt { .. } => None,
+        }
+    }
+
+    /// Gives the memory of payloads back that nobody wants any more, if it is more than the rest: so
+    /// each byte is moved once, on average.
+    fn give_back(&mut self) {
+        if self.bytes.len() - self.wanted <= self.wanted && self.is_waiting() {
+            return;
+        }
+        let mut end = 0;
+        for ticket in &self.waiting {
+            let Send::Waiting { range, .. } = &mut self.sends[ticket.0] else {
+                unreachable!("it waits");
+            };
+            let moved = end..end + range.len();
+            self.bytes.copy_within(range.clone(), end);
+            end = moved.end;
+            *range = moved;
+        }
+        self.bytes.truncate(end);
+        self.bytes.shrink_to(MOST_KEPT.max(2 * end));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(outbox: &mut Coalescer, payload: &str) -> Ticket {
+        outbox.push(payload.as_bytes(), None, Waker::noop().clone())
+    }
+
+    fn ask(outbox: &mut Coalescer, ticket: Ticket) -> Asked {
+        outbox.ask(ticket, Waker::noop().clone()).0
+    }
+
+    /// Deals with the first `count`; how many there are to be woken.
+    fn deal(outbox: &mut Coalescer, count: usize) -> usize {
+        outbox.deal((0..count).map(Ok).collect()).len()
+    }
+
+    fn waiting(outbox: &Coalescer) -> Vec<&[u8]> {
+        outbox.waiting().iter().map(Transmit::contents).collect()
+    }
+
+    #[test]
+    fn each_send_gets_its_own_result() {
+        let mut outbox = Coalescer::default();
+        let tickets = ["a", "bc"].map(|payload| push(&mut outbox, payload));
+        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Wait));
+        assert_eq!(waiting(&outbox), [&b"a"[..], b"bc"]);
+        let refused = io::ErrorKind::ConnectionRefused.into();
+        assert_eq!(outbox.deal(vec![Ok(1), Err(refused)]).len(), 2);
+        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Err(_))));
+        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Result(Ok(1))));
+        assert!(outbox.sends.is_empty() && outbox.bytes.is_empty());
+    }
+
+    #[test]
+    fn a_send_whose_future_is_dropped_does_not_leave() {
+        let mut outbox = Coalescer::default();
+        let tickets = ["a", "b", "c"].map(|payload| push(&mut outbox, payload));
+        assert!(outbox.leave(tickets[1]).is_some());
+        assert!(outbox.leave(tickets[0]).is_some());
+        assert_eq!(waiting(&outbox), [b"c"]);
+    }
+
+    #[test]
+    fn a_future_dropped_after_its_send_changes_nothing() {
+        let mut outbox = Coalescer::default();
+        let tickets = ["a", "b"].map(|payload| push(&mut outbox, payload));
+        assert_eq!(deal(&mut outbox, 2), 2);
+        assert!(outbox.leave(tickets[0]).is_none());
+        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Ok(1))));
+    }
+
+    #[test]
+    fn where_nothing_can_leave_any_more_everybody_is_told() {
+        let mut outbox = Coalescer::default();
+        let tickets = ["a", "b"].map(|payload| push(&mut outbox, payload));
+        assert_eq!(deal(&mut outbox, 1), 1);
+        assert_eq!(outbox.fail(|| io::ErrorKind::NotConnected.into()).len(), 1);
+        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Result(Ok(0))));
+        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Err(_))));
+    }
+
+    /// Always some wait. Fails when the payloads of those that have left stay for as long, or those
+    /// that wait are sent another's.
+    #[test]
+    fn memory_is_given_back_while_others_wait() {
+        // Miri runs it thousands of times slower.
+        const LEN: usize = if cfg!(miri) { 20 } else { 1_000 };
+        const SENDS: usize = if cfg!(miri) { 100 } else { 1_000 };
+        let mut outbox = Coalescer::default();
+        let payload = |number: usize| format!("{number:0LEN$}");
+        let mut futures = VecDeque::new();
+        for number in 0..SENDS {
+            futures.push_back((number, push(&mut outbox, &payload(number))));
+            match number % 7 {
+                0 => {}
+                // One in the middle gives up.
+                3 => {
+                    let (_, ticket) = futures.remove(futures.len() / 2).unwrap();
+                    outbox.leave(ticket);
+                }
+                _ => {
+                    let (_, ticket) = futures.pop_front().unwrap();
+                    deal(&mut outbox, 1);
+                    assert!(matches!(ask(&mut outbox, ticket), Asked::Result(Ok(0))));
+                }
+            }
+            let expected: Vec<_> = futures.iter().map(|(number, _)| payload(*number)).collect();
+            assert_eq!(waiting(&outbox), expected.iter().map(String::as_bytes).collect::<Vec<_>>());
+            assert!(outbox.bytes.len() <= 2 * LEN * futures.len(), "{number}");
+        }
+    }
+
+    /// Fails when a future that is kept after its send has left keeps the memory of later sends.
+    #[test]
+    fn a_result_that_nobody_takes_keeps_nothing_else() {
+        let mut outbox = Coalescer::default();
+        let _forgotten = push(&mut outbox, "forgotten");
+        deal(&mut outbox, 1);
+        for _ in 0..1_000 {
+            let ticket = push(&mut outbox, "taken");
+            deal(&mut outbox, 1);
+            ask(&mut outbox, ticket);
+        }
+        assert_eq!((outbox.sends.len(), outbox.bytes.len()), (1, 0));
+        assert!(outbox.sends.capacity() < 100);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "thousands of sends, which Miri runs thousands of times slower")]
+    fn the_memory_of_a_burst_is_given_back() {
+        let mut outbox = Coalescer::default();
+        let payload = "x".repeat(MOST_KEPT);
+        let long = [(); 4].map(|()| push(&mut outbox, &payload));
+        deal(&mut outbox, 4);
+        assert!(outbox.bytes.capacity() <= 2 * MOST_KEPT);
+        let many: Vec<_> = (0..4 * MOST_SENDS_KEPT).map(|_| push(&mut outbox, "")).collect();
+        deal(&mut outbox, many.len());
+        for ticket in many.into_iter().chain(long) {
+            ask(&mut outbox, ticket);
+        }
+        let places = (outbox.sends.capacity(), outbox.waiting.capacity());
+        assert!(places.0 + places.1 <= 4 * MOST_SENDS_KEPT, "{places:?}");
+    }
+}

@@ -1,0 +1,478 @@
+//! [`SendHalf`]: what an endpoint does with datagrams that are to leave.
+//!
+//! A lone send is the plain call, a batch is one sendmmsg, and both wait for buffer space as often
+//! as they find none. With coalescing, sends of several tasks wait in the [`Coalescer`] until all tasks
+//! that were ready have run. Then the socket sends them, by itself and as a batch.
+//!
+//! ```text
+//! send  -> sendmsg                     ── EAGAIN ──> SpaceWait ─┐
+//! batch -> next_message .. -> sendmmsg ── EAGAIN ──> SpaceWait ─┤ again
+//! send, coalescing -> Coalescer ── end of turn ──> as a batch <────┘
+//! ```
+
+mod coalescer;
+mod future;
+mod plan;
+mod ready;
+mod space;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use ebbtide_runtime::task::{note_sent, poll_send_budget};
+use ebbtide_runtime::{Again, Wakes};
+use socket2::SockAddr;
+
+use self::coalescer::{Asked, Coalescer, Ticket};
+pub use self::future::{SendBatch, Sending, Writable};
+pub use self::plan::Transmit;
+use self::plan::{Cursor, Offload, Planned, next_message};
+use self::space::SpaceWait;
+use super::receive::ReceiveHalf;
+use super::registered::{RegisteredSocket, ended};
+use crate::sys::control::TrafficClasses;
+use crate::sys::message::MESSAGES_PER_CALL;
+
+/// The sending half of a socket.
+pub(crate) struct SendHalf {
+    /// Longest datagram that the kernel is asked to cut out of a longer message; less after it has
+    /// refused. 0: none.
+    longest_segment: Cell<usize>,
+    /// What the socket sends with, besides what a transmit says.
+    pub(crate) traffic_classes: Cell<TrafficClasses>,
+    /// Whether sends wait for each other.
+    pub(crate) coalesces: Cell<bool>,
+    /// Sends that are to leave together.
+    coalescer: RefCell<Coalescer>,
+    /// What they wait for. `None` while there was buffer space.
+    space: Cell<Option<SpaceWait>>,
+}
+
+impl Default for SendHalf {
+    fn default() -> Self {
+        Self {
+            longest_segment: Cell::new(usize::from(u16::MAX)),
+            traffic_classes: Cell::default(),
+            coalesces: Cell::new(false),
+            coalescer: RefCell::default(),
+            space: Cell::default(),
+        }
+    }
+}
+
+/// What a send works on, beside its own half.
+#[derive(Clone, Copy)]
+pub(crate) struct Sends<'a> {
+    pub(super) socket: &'a Rc<RegisteredSocket>,
+    /// Where the error of an earlier send may wait, because a receive has found it.
+    pub(super) receive: &'a ReceiveHalf,
+}
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// What comes next.
+    at: Cursor,
+    /// Until here the kernel has refused to cut: these datagrams leave one by one.
+    one_by_one: Cursor,
+    /// The longest segment that the refusal leaves to others. `None` once it is known whether it was
+    /// the cutting that was refused: then the datagrams leave one by one.
+    refusal: Option<usize>,
+}
+
+/// What came of sending some of a batch.
+#[derive(Debug)]
+enum Step {
+    /// There may be more.
+    Sent,
+    /// There is no buffer space now.
+    Full,
+    /// The datagram at the cursor was not sent.
+    Failed(io::Error),
+    /// Everything was dealt with.
+    Done,
+}
+
+impl SendHalf {
+    /// Sends now if that is possible without waiting.
+    pub(crate) fn try_send(
+        &self,
+        on: Sends<'_>,
+        payload: &[u8],
+        to: Option<&SockAddr>,
+    ) -> io::Result<usize> {
+        on.socket.check_open()?;
+        self.flush_first(on)?;
+        if let Some(error) = on.receive.take_unclaimed_error(on.socket) {
+            return Err(error);
+        }
+        if on.socket.stands_aside() {
+            return self.try_send_aside(on.socket, payload, to);
+        }
+        loop {
+            match on.socket.socket.send(payload, to) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(len) => {
+                    note_sent(1);
+                    return Ok(len);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends from a socket that stands aside, whose datagrams have to be given their source.
+    #[cold]
+    fn try_send_aside(
+        &self,
+        socket: &RegisteredSocket,
+        payload: &[u8],
+        to: Option<&SockAddr>,
+    ) -> io::Result<usize> {
+        let transmit = match to.and_then(SockAddr::as_socket) {
+            Some(to) => Transmit::to(payload, to),
+            None => Transmit::new(payload),
+        };
+        let mut progress = Progress::default();
+        loop {
+            match self.send_some(socket, &[transmit], &mut progress) {
+                Step::Sent => {}
+                Step::Done => return Ok(payload.len()),
+                Step::Full => return Err(io::ErrorKind::WouldBlock.into()),
+                Step::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends by the plain call, which costs less than a lone send through the ring, and waits for
+    /// buffer space as often as it finds none.
+    fn poll_send(
+        &self,
+        on: Sends<'_>,
+        payload: &[u8],
+        to: Option<&SockAddr>,
+        space: &mut Option<Box<SpaceWait>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(poll_space(space, cx))?;
+            ready!(poll_send_budget(cx, payload.len()));
+            match self.try_send(on, payload, to) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            *space = Some(Box::new(SpaceWait::new(on.socket, to)?));
+        }
+    }
+
+    /// Sends the rest of a batch. Returns how many transmits were sent whole, all of them unless one
+    /// failed.
+    fn poll_send_batch(
+        &self,
+        on: Sends<'_>,
+        transmits: &[Transmit<'_>],
+        progress: &mut Progress,
+        space: &mut Option<Box<SpaceWait>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(poll_space(space, cx))?;
+            let next = transmits.get(progress.at.index).map_or(0, Transmit::len);
+            ready!(poll_send_budget(cx, next));
+            match self.try_send_batch(on, transmits, progress) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+            *space = Some(Box::new(SpaceWait::new(on.socket, None)?));
+        }
+    }
+
+    /// Sends as much of a batch as there is buffer space for. Returns how many transmits were sent
+    /// whole; `WouldBlock` if none was.
+    pub(crate) fn try_send_some(
+        &self,
+        on: Sends<'_>,
+        transmits: &[Transmit<'_>],
+    ) -> io::Result<usize> {
+        let mut progress = Progress::default();
+        match self.try_send_batch(on, transmits, &mut progress) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && progress.at.index > 0 => {
+                Ok(progress.at.index)
+            }
+            result => result,
+        }
+    }
+
+    /// Sends the rest of a batch, as far as there is buffer space for it.
+    fn try_send_batch(
+        &self,
+        on: Sends<'_>,
+        transmits: &[Transmit<'_>],
+        progress: &mut Progress,
+    ) -> io::Result<usize> {
+        on.socket.check_open()?;
+        self.flush_first(on)?;
+        if progress.at == Cursor::default()
+            && let Some(error) = on.receive.take_unclaimed_error(on.socket)
+        {
+            return Err(error);
+        }
+        loop {
+            match self.send_some(on.socket, transmits, progress) {
+                Step::Sent => {}
+                Step::Done => return Ok(transmits.len()),
+                Step::Full => return Err(io::ErrorKind::WouldBlock.into()),
+                Step::Failed(error) if progress.at.index == 0 => return Err(error),
+                // As with sendmmsg(2), the error is not kept: whose the next batch is, nobody knows.
+                // If it begins with what has failed here, it finds out by itself.
+                Step::Failed(_) => return Ok(progress.at.index),
+            }
+        }
+    }
+
+    /// Sends the messages that come next, in one call.
+    fn send_some(
+        &self,
+        socket: &RegisteredSocket,
+        transmits: &[Transmit<'_>],
+        progress: &mut Progress,
+    ) -> Step {
+        if socket.stands_aside() {
+            return self.send_some_aside(socket, transmits, progress);
+        }
+        self.send_next(socket, transmits, progress)
+    }
+
+    /// Sends from a socket that stands aside: it has no peer, and each datagram is given its source.
+    #[cold]
+    fn send_some_aside(
+        &self,
+        socket: &RegisteredSocket,
+        transmits: &[Transmit<'_>],
+        progress: &mut Progress,
+    ) -> Step {
+        // What has no destination would go to nobody.
+        let (up_to_here, from_here) = transmits.split_at(progress.at.index);
+        let from_here = from_here.iter().map_while(|transmit| {
+            let source = socket.source_to(transmit.destination()?);
+            Some(transmit.with_source(source))
+        });
+        let sourced: Vec<_> = up_to_here.iter().copied().chain(from_here).collect();
+        if sourced.len() == progress.at.index && sourced.len() < transmits.len() {
+            return Step::Failed(io::Error::from_raw_os_error(libc::EDESTADDRREQ));
+        }
+        self.send_next(socket, &sourced, progress)
+    }
+
+    fn send_next(
+        &self,
+        socket: &RegisteredSocket,
+        transmits: &[Transmit<'_>],
+        progress: &mut Progress,
+    ) -> Step {
+        let mut at = progress.at;
+        let classes = self.traffic_classes.get();
+        let left = transmits.len().saturating_sub(at.index).min(MESSAGES_PER_CALL);
+        let (mut plan, mut slices) = (Vec::with_capacity(left), Vec::with_capacity(left));
+        while plan.len() < MESSAGES_PER_CALL {
+            let offload = if at < progress.one_by_one { Offload::NONE } else { self.offload() };
+            let Some(planned) = next_message(transmits, at, offload, classes, &mut slices) else {
+                break;
+            };
+            at = planned.end;
+            plan.push(planned);
+        }
+        let Some(first) = plan.first() else { return Step::Done };
+        match socket.socket.send_many(plan.iter().map(|planned| &planned.message), &slices) {
+            Ok(sent) => {
+                if let Some(longest) = progress.refusal.take() {
+                    self.note_refusal(longest);
+                }
+                progress.at = plan[sent - 1].end;
+                note_sent(plan[..sent].iter().map(Planned::datagrams).sum());
+                Step::Sent
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => Step::Sent,
+                Some(libc::EAGAIN) => Step::Full,
+                // The device cannot, or the route is not for it; the datagrams are longer than the
+                // route takes; there are too many of them.
+                Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
+                    if first.segment_size.is_some() =>
+                {
+                    progress.one_by_one = first.end;
+                    progress.refusal = Some(longest_after(&error, first.segment_size));
+                    Step::Sent
+                }
+                _ => {
+                    progress.refusal = None;
+                    Step::Failed(error)
+                }
+            },
+        }
+    }
+
+    fn offload(&self) -> Offload {
+        Offload { longest: self.longest_segment.get() }
+    }
+
+    /// The kernel has refused to cut a message, but not to send its datagrams: the next ones like it
+    /// need not be tried, whosever they are.
+    fn note_refusal(&self, longest: usize) {
+        let known = self.longest_segment.get();
+        self.longest_segment.set(known.min(longest));
+    }
+}
+
+/// The longest segment that the kernel may still cut if it refuses this one.
+fn longest_after(error: &io::Error, segment_size: Option<u16>) -> usize {
+    match error.raw_os_error() {
+        // What fails for this length works for shorter ones.
+        Some(libc::EINVAL | libc::EMSGSIZE) => {
+            segment_size.map_or(0, |size| usize::from(size).saturating_sub(1))
+        }
+        _ => 0,
+    }
+}
+
+/// Ready when there is nothing to wait for any more.
+fn poll_space(space: &mut Option<Box<SpaceWait>>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    if let Some(waiting) = space {
+        ready!(waiting.poll(cx))?;
+        *space = None;
+    }
+    Poll::Ready(Ok(()))
+}
+
+/// Coalescing.
+impl SendHalf {
+    /// Sends as [`poll_send`](Self::poll_send), together with what other tasks send.
+    fn poll_send_together(
+        &self,
+        on: Sends<'_>,
+        payload: &[u8],
+        to: Option<&SockAddr>,
+        waiting: &mut Option<Ticket>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let Some(ticket) = *waiting else {
+            on.socket.check_open()?;
+            ready!(poll_send_budget(cx, payload.len()));
+            let to = to.and_then(SockAddr::as_socket);
+            let waker = cx.waker().clone();
+            *waiting = Some(self.coalescer.borrow_mut().push(payload, to, waker));
+            on.socket.call_at_turn_end();
+            return Poll::Pending;
+        };
+        let waker = cx.waker().clone();
+        let (asked, _unused) = self.coalescer.borrow_mut().ask(ticket, waker);
+        match asked {
+            Asked::Wait => Poll::Pending,
+            Asked::Result(result) => {
+                *waiting = None;
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    /// The tasks that were ready have run: what waits to leave together leaves, as far as there is
+    /// buffer space. No future has to be polled for it: one that is held would stall the others.
+    pub(super) fn send_together(&self, on: Sends<'_>, wakes: &mut Wakes) -> Again {
+        let space = self.space.take();
+        if !self.coalescer.borrow().is_waiting() {
+            return Again::No;
+        }
+        if let Some(mut space) = space
+            && space.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        {
+            self.space.set(Some(space));
+            return Again::AfterSleep;
+        }
+        match self.flush(on, wakes) {
+            Flushed::All => Again::No,
+            Flushed::NotAll => match SpaceWait::new(on.socket, None) {
+                Ok(space) => {
+                    self.space.set(Some(space));
+                    Again::AfterSleep
+                }
+                Err(_) => {
+                    wakes.wake(self.coalescer.borrow_mut().fail(ended));
+                    Again::No
+                }
+            },
+        }
+    }
+
+    /// Sends what waits to leave together, as far as there is buffer space.
+    fn flush(&self, on: Sends<'_>, wakes: &mut Wakes) -> Flushed {
+        let mut coalescer = self.coalescer.borrow_mut();
+        let (results, flushed) = self.send_each(on, &coalescer.waiting());
+        wakes.wake(coalescer.deal(results));
+        flushed
+    }
+
+    /// Sends until there is no buffer space; the results of those that were dealt with, in order.
+    fn send_each(
+        &self,
+        on: Sends<'_>,
+        transmits: &[Transmit<'_>],
+    ) -> (Vec<io::Result<usize>>, Flushed) {
+        let mut results = Vec::with_capacity(transmits.len());
+        let mut progress = Progress::default();
+        let unclaimed = || on.receive.take_unclaimed_error(on.socket);
+        if let (Some(_), Some(error)) = (transmits.first(), unclaimed()) {
+            // It is that of the first, as if the kernel had told it.
+            results.push(Err(error));
+            progress.at = Cursor { index: 1, offset: 0 };
+        }
+        loop {
+            let step = self.send_some(on.socket, transmits, &mut progress);
+            let sent = transmits[results.len()..progress.at.index].iter();
+            results.extend(sent.map(|transmit| Ok(transmit.len())));
+            match step {
+                Step::Sent => {}
+                Step::Done => return (results, Flushed::All),
+                Step::Full => return (results, Flushed::NotAll),
+                Step::Failed(error) => {
+                    results.push(Err(error));
+                    progress.at = Cursor { index: results.len(), offset: 0 };
+                }
+            }
+        }
+    }
+
+    /// The future of a send was dropped, which then does not take place.
+    fn abandon_send(&self, ticket: Ticket) {
+        let _own = self.coalescer.borrow_mut().leave(ticket);
+    }
+
+    /// Nothing may overtake what waits to leave together.
+    fn flush_first(&self, on: Sends<'_>) -> io::Result<()> {
+        if !self.coalescer.borrow().is_waiting() {
+            return Ok(());
+        }
+        let mut wakes = Wakes::default();
+        let flushed = self.flush(on, &mut wakes);
+        wakes.run();
+        match flushed {
+            Flushed::All => Ok(()),
+            Flushed::NotAll => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// The socket is not open any more: what waits to leave together does not leave.
+    pub(super) fn end(&self) {
+        drop(self.space.take());
+        let wakers = self.coalescer.borrow_mut().fail(ended);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Whether everything has left the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flushed {
+    All,
+    NotAll,
+}
