@@ -24,7 +24,7 @@ pub(super) struct Dispatch<'a> {
 #[derive(Default)]
 pub(super) struct Burst {
     /// Of which receive. `None` while there is no burst.
-    of: Option<(Id, Rc<Receive>)>,
+    of: Option<Id>,
     /// Each is `None` once it was taken.
     filled: Vec<Option<Filled>>,
 }
@@ -63,8 +63,8 @@ impl Dispatch<'_> {
         finality: Finality,
         take: impl FnOnce(&Pool) -> Filled,
     ) {
-        match &self.burst.of {
-            Some((of, _)) if *of == id && finality == Finality::More => {
+        match self.burst.of {
+            Some(of) if of == id && finality == Finality::More => {
                 *self.completions += 1;
                 self.burst.filled.push(Some(take(self.pool)));
             }
@@ -76,13 +76,19 @@ impl Dispatch<'_> {
         self.end_burst();
         *self.completions += 1;
         let filled = take(self.pool);
-        if let Completion::Deliver(receive) = self.table.complete(id, 0, finality) {
-            self.burst.of = Some((id, receive));
-            // A sink that panicked may have left some.
-            self.burst.filled.clear();
-            self.burst.filled.push(Some(filled));
-            if finality == Finality::Final {
-                self.deliver(finality);
+        let completion = self.table.complete(id, 0, finality);
+        // A sink that panicked may have left some.
+        self.burst.filled.clear();
+        self.burst.filled.push(Some(filled));
+        match completion {
+            Completion::Deliver => self.burst.of = Some(id),
+            Completion::DeliverLast(receive) => {
+                let batch = Batch::new(&mut self.burst.filled);
+                let verdict = receive.deliver(batch, Finality::Final, self.wakes);
+                self.verdicts.push((receive, verdict));
+            }
+            Completion::Wake(_) | Completion::Retire(_) | Completion::Stale => {
+                self.burst.filled.clear();
             }
         }
     }
@@ -102,9 +108,14 @@ impl Dispatch<'_> {
                 self.active.retired(operation.as_ref().activity());
                 self.wakes.retire(operation);
             }
-            Completion::Deliver(receive) => {
-                let verdict = receive.end(result, finality, self.wakes);
-                self.judge(receive, verdict, finality);
+            Completion::DeliverLast(receive) => {
+                let verdict = receive.end(result, Finality::Final, self.wakes);
+                self.verdicts.push((receive, verdict));
+            }
+            Completion::Deliver => {
+                let receive = self.table.multishot(id).expect("it goes on");
+                let verdict = receive.end(result, Finality::More, self.wakes);
+                self.judge(id, verdict);
             }
             Completion::Stale => {}
         }
@@ -113,21 +124,20 @@ impl Dispatch<'_> {
     /// Hands the burst to its sink, and returns its verdict.
     #[inline]
     pub(super) fn end_burst(&mut self) -> Verdict {
-        self.deliver(Finality::More)
-    }
-
-    fn deliver(&mut self, finality: Finality) -> Verdict {
-        let Some((_, receive)) = self.burst.of.take() else { return Verdict::Keep };
+        let Some(id) = self.burst.of.take() else { return Verdict::Keep };
+        let receive = self.table.multishot(id).expect("it stays to its final completion");
         let batch = Batch::new(&mut self.burst.filled);
-        let verdict = receive.deliver(batch, finality, self.wakes);
-        self.judge(receive, verdict, finality);
+        let verdict = receive.deliver(batch, Finality::More, self.wakes);
+        self.judge(id, verdict);
         verdict
     }
 
-    /// Notes what is to be done.
-    fn judge(&mut self, receive: Rc<Receive>, verdict: Verdict, finality: Finality) {
-        if finality == Finality::Final || verdict != Verdict::Keep {
-            self.verdicts.push((receive, verdict));
+    /// Notes what is to be done about a receive that goes on.
+    #[inline]
+    fn judge(&mut self, id: Id, verdict: Verdict) {
+        if verdict != Verdict::Keep {
+            let receive = self.table.multishot(id).expect("it goes on");
+            self.verdicts.push((Rc::clone(receive), verdict));
         }
     }
 

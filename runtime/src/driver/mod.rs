@@ -285,6 +285,9 @@ impl Driver {
     }
 
     fn carry_out_verdicts(&mut self, wakes: &mut Wakes) {
+        if self.verdicts.is_empty() {
+            return;
+        }
         let mut verdicts = mem::take(&mut self.verdicts);
         for (receive, verdict) in verdicts.drain(..) {
             let key = receive.key();

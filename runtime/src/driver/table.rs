@@ -84,8 +84,10 @@ pub(crate) enum Completion<O, M> {
     Wake(Option<Waker>),
     /// Nobody waits and the kernel is done: drop the operation.
     Retire(O),
-    /// Hand it to the multishot `M`.
-    Deliver(M),
+    /// Hand it to the multishot, which is [`Table::multishot`].
+    Deliver,
+    /// Hand it to the multishot `M`, which has ended.
+    DeliverLast(M),
     /// It belongs to an operation that has ended: ignore it.
     Stale,
 }
@@ -114,7 +116,7 @@ pub(crate) enum Orphan<O> {
     Retire(O),
 }
 
-impl<O, M: Clone> Table<O, M> {
+impl<O, M> Table<O, M> {
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), vacant: None, in_flight: 0 }
     }
@@ -143,6 +145,15 @@ impl<O, M: Clone> Table<O, M> {
         }
     }
 
+    /// The multishot of an id that is in flight.
+    #[inline]
+    pub(crate) fn multishot(&self, id: Id) -> Option<&M> {
+        match self.state(id)? {
+            State::Multishot { member } => Some(member),
+            _ => None,
+        }
+    }
+
     /// Whether the kernel has not answered `id` finally.
     pub(crate) fn is_in_flight(&self, id: Id) -> bool {
         matches!(
@@ -156,6 +167,7 @@ impl<O, M: Clone> Table<O, M> {
         matches!(self.state(id), Some(State::Waiting { .. }))
     }
 
+    #[inline]
     fn state(&self, id: Id) -> Option<&State<O, M>> {
         let slot = self.slots.get(id.index as usize)?;
         (slot.generation == id.generation).then_some(&slot.state)
@@ -171,9 +183,7 @@ impl<O, M: Clone> Table<O, M> {
             return Completion::Stale;
         }
         match &slot.state {
-            State::Multishot { member } if finality == Finality::More => {
-                Completion::Deliver(member.clone())
-            }
+            State::Multishot { .. } if finality == Finality::More => Completion::Deliver,
             State::Multishot { .. } => self.end_multishot(id),
             _ => self.complete_operation(id, result, finality),
         }
@@ -182,7 +192,7 @@ impl<O, M: Clone> Table<O, M> {
     fn end_multishot(&mut self, id: Id) -> Completion<O, M> {
         self.in_flight -= 1;
         match self.free(id) {
-            State::Multishot { member } => Completion::Deliver(member),
+            State::Multishot { member } => Completion::DeliverLast(member),
             _ => unreachable!("it is a multishot"),
         }
     }
@@ -384,10 +394,11 @@ mod tests {
     fn a_multishot_stays_until_its_last_completion() {
         let mut table = TestTable::new();
         let id = table.insert_multishot('m');
-        assert!(matches!(table.complete(id, 1, Finality::More), Completion::Deliver('m')));
-        assert!(matches!(table.complete(id, 1, Finality::More), Completion::Deliver('m')));
+        assert!(matches!(table.complete(id, 1, Finality::More), Completion::Deliver));
+        assert_eq!(table.multishot(id), Some(&'m'));
+        assert!(matches!(table.complete(id, 1, Finality::More), Completion::Deliver));
         assert_eq!(table.ids_in_flight(), [id]);
-        assert!(matches!(table.complete(id, -105, Finality::Final), Completion::Deliver('m')));
+        assert!(matches!(table.complete(id, -105, Finality::Final), Completion::DeliverLast('m')));
         assert!(table.ids_in_flight().is_empty());
         assert!(matches!(table.complete(id, 1, Finality::More), Completion::Stale));
     }
