@@ -24,12 +24,14 @@ mod sender;
 mod totals;
 mod usage;
 
+use std::error::Error;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use clap::Parser;
 use ebbtide::{Driver, Runtime};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
@@ -53,45 +55,33 @@ const RESTS: u32 = 13;
 /// After so long without any life that ended, the run is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
-struct Options {
-    time: Duration,
-    seed: u64,
+/// Runs runtimes that open, drain, drop and hand over sockets while threads send to them. Ends with
+/// 1 if something did not balance, grew, or got stuck.
+#[derive(Parser)]
+#[command(name = "soak")]
+struct Args {
+    /// How long it runs.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_minutes)]
+    minutes: Duration,
+    /// Decides what each thread does next; another one for each run unless given.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
 }
 
-/// `soak --minutes N [--seed S]`. Exit code 1: something did not balance, grew, or got stuck.
-pub(crate) fn run(arguments: &[&str]) -> ExitCode {
-    let options = match parse(arguments) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("ebbtide-bench: soak: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    println!("soak: {:?}, seed {}", options.time, options.seed);
-    let softnet = kernel::backlog_drops();
-    let soak = Soak::start(options.seed);
-    let rests = soak.conduct(options.time);
-    soak.summary(options.seed, &rests, kernel::backlog_drops() - softnet)
-}
-
-fn parse(arguments: &[&str]) -> Result<Options, lexopt::Error> {
-    use lexopt::prelude::*;
+fn main() -> ExitCode {
+    let args = Args::parse();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut options =
-        Options { time: Duration::from_secs(60), seed: u64::from(now.subsec_nanos()) };
-    let mut parser = lexopt::Parser::from_args(arguments);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("minutes") => {
-                let minutes: f64 = parser.value()?.parse()?;
-                options.time = Duration::try_from_secs_f64(60.0 * minutes)
-                    .map_err(|error| lexopt::Error::Custom(error.into()))?;
-            }
-            Long("seed") => options.seed = parser.value()?.parse()?,
-            other => return Err(other.unexpected()),
-        }
-    }
-    Ok(options)
+    let seed = args.seed.unwrap_or(u64::from(now.subsec_nanos()));
+    println!("soak: {:?}, seed {seed}", args.minutes);
+    let softnet = kernel::backlog_drops();
+    let soak = Soak::start(seed);
+    let rests = soak.conduct(args.minutes);
+    soak.summary(seed, &rests, kernel::backlog_drops() - softnet)
+}
+
+fn parse_minutes(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
+    let minutes: f64 = text.parse()?;
+    Ok(Duration::try_from_secs_f64(60.0 * minutes)?)
 }
 
 /// What all threads share.
