@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ebbtide_loom::{end, sleep};
 
 /// Most times that an execution takes the processor from a thread that could go on. Three reach
-/// every bug that was planted (`loom/weaken`), two do as well; without a bound, three threads take
+/// every bug that was planted (`cargo xtask mutations loom`), two do as well; without a bound, three threads take
 /// hours.
 const PREEMPTIONS: usize = 3;
 

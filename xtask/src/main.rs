@@ -1,9 +1,11 @@
 //! The commands of a developer: `cargo xtask COMMAND`.
 
+mod mutations;
 mod soak;
 mod without_io_uring;
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -12,27 +14,33 @@ use xshell::Shell;
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The commands of a developer of Ebbtide")]
 enum Command {
-    /// Run runtimes that open, drain and drop sockets under load; every datagram is accounted for
+    /// Take out each safety step in turn: does its test fail?
+    Mutations(mutations::Args),
+    /// Run runtimes that open, drain and drop sockets under load: every datagram has to be
+    /// accounted for
     Soak(soak::Args),
     /// Run a command with io_uring refused, as in a container with the default seccomp profile
     WithoutIoUring(without_io_uring::Args),
 }
 
-fn main() -> Result<()> {
-    let command = Command::parse();
-    if let Command::WithoutIoUring(args) = &command {
-        // In the caller's directory.
-        match without_io_uring::exec(args)? {}
-    }
-    let shell = Shell::new()?;
-    shell.change_dir(root()?);
-    match command {
-        Command::Soak(args) => soak::run(&shell, &args),
-        Command::WithoutIoUring(_) => unreachable!("it has replaced this process"),
-    }
+fn main() -> ExitCode {
+    // Without the backtrace of anyhow: each error names what failed.
+    run(Command::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
-/// The root of the repository.
-fn root() -> Result<&'static Path> {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask is a folder of the repository")
+fn run(command: Command) -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let root = root.context("xtask is a folder of the repository")?;
+    let shell = Shell::new()?;
+    shell.change_dir(root);
+    match command {
+        Command::Mutations(args) => return mutations::run(root, &args),
+        Command::Soak(args) => soak::run(&shell, &args)?,
+        // In the directory of the caller.
+        Command::WithoutIoUring(args) => match without_io_uring::exec(&args)? {},
+    }
+    Ok(ExitCode::SUCCESS)
 }
