@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ebbtide_net::model::ModelSocket;
 use ebbtide_runtime::driver::Layout;
-use ebbtide_runtime::driver::model::{ModelQueues, set_time};
+use ebbtide_runtime::model::{ModelQueues, set_time};
 use io_uring::squeue;
 
 use crate::choices::Choices;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ebbtide_net::model::ModelSocket;
 use ebbtide_runtime::driver::Layout;
-use ebbtide_runtime::driver::model::ModelQueues;
+use ebbtide_runtime::model::ModelQueues;
 use io_uring::squeue;
 use socket2::SockAddr;
 

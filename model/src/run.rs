@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Once;
 use std::time::Duration;
 
-use ebbtide_runtime::driver::model::set_time;
+use ebbtide_runtime::model::set_time;
 use ebbtide_runtime::{Drain, DrainOutcome, DrainReport, Runtime};
 
 use crate::choices::Choices;

@@ -10,7 +10,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use ebbtide_runtime::buffer::Pool;
-use ebbtide_runtime::driver::model::set_time;
+use ebbtide_runtime::model::set_time;
 
 use crate::buffers::Buffers;
 use crate::choices::Choices;

@@ -8,7 +8,7 @@
 //! taken; and how many datagrams one enter delivers at once, of which the model takes less.
 
 // UNSAFETY: entries name memory by its address, and so does the ring of buffers.
-#![cfg(not(miri))]
+#![cfg(all(ebbtide_model, not(miri)))]
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;

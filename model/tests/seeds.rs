@@ -1,9 +1,11 @@
-//! The short form of `cargo run --release -p ebbtide-model -- --seeds 100000`.
+//! The short form of `cargo xtask model --seeds 100000`.
+
+#![cfg(ebbtide_model)]
 
 use ebbtide_model::{Coverage, Options, run_seed};
 
 /// Fails with the seed of the first program for which an invariant does not hold. Under Miri the
-/// programs are small, and Miri watches the memory; more of them: `model/miri`.
+/// programs are small, and Miri watches the memory; more of them: `cargo xtask model --miri`.
 #[test]
 fn no_program_loses_a_datagram_on_the_kernel_in_memory() {
     let small = cfg!(miri);

@@ -15,7 +15,7 @@ mod adopted;
 mod control;
 mod datagram;
 mod listen_fds;
-#[cfg(feature = "model")]
+#[cfg(ebbtide_model)]
 #[doc(hidden)]
 pub mod model;
 mod operation;

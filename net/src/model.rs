@@ -1,5 +1,5 @@
 //! What a socket of a kernel in memory has to bring, and how it is opened. For this workspace's
-//! tests (`model/`), behind the feature `model`; not part of the interface of this crate.
+//! tests (`model/`), behind `--cfg ebbtide_model`; not part of the interface of this crate.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -14,14 +14,14 @@ use socket2::{SockAddr, SockFilter};
 
 use crate::address::family;
 use crate::datagram::{MESSAGES_PER_CALL, Message};
-#[cfg(feature = "model")]
+#[cfg(ebbtide_model)]
 use crate::model::ModelSocket;
 
-/// A non-blocking datagram socket: the kernel's; or, with the feature `model`, one of a kernel in
+/// A non-blocking datagram socket: the kernel's; or, with `--cfg ebbtide_model`, one of a kernel in
 /// memory, on which everything from the endpoint upwards is tested.
 pub(crate) enum Socket {
     Kernel(socket2::Socket),
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     Model(Box<dyn ModelSocket>),
 }
 
@@ -49,7 +49,7 @@ impl Socket {
     pub(crate) fn kernel(&self) -> io::Result<&socket2::Socket> {
         match self {
             Self::Kernel(socket) => Ok(socket),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -58,7 +58,7 @@ impl Socket {
     pub(crate) fn drop_count(&self) -> io::Result<u32> {
         match self {
             Self::Kernel(socket) => drop_count(socket),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.drop_count(),
         }
     }
@@ -78,7 +78,7 @@ impl Socket {
                 attach(socket, &[ACCEPT_NOTHING])?;
                 Ok(OwnFilter(own))
             }
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.seal_by_filter().map(|()| OwnFilter::default()),
         }
     }
@@ -104,7 +104,7 @@ impl Socket {
     pub(crate) fn seal_by_shutdown(&self) -> io::Result<()> {
         match self {
             Self::Kernel(socket) => socket.shutdown(std::net::Shutdown::Read),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.seal_by_shutdown(),
         }
     }
@@ -117,7 +117,7 @@ impl Socket {
                 let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
                 socket.recv_with_flags(&mut memory, flags)
             }
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.peek(),
         }
     }
@@ -128,7 +128,7 @@ impl Socket {
         match (self, to) {
             (Self::Kernel(socket), Some(to)) => socket.send_to_with_flags(payload, to, flags),
             (Self::Kernel(socket), None) => socket.send_with_flags(payload, flags),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             (Self::Model(model), to) => model.send(payload, to),
         }
     }
@@ -142,7 +142,7 @@ impl Socket {
     ) -> io::Result<usize> {
         match self {
             Self::Kernel(socket) => send_many(socket, messages, slices),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -152,7 +152,7 @@ impl Socket {
     pub(crate) fn vacate(&self, placeholder: BorrowedFd<'_>) -> io::Result<()> {
         match self {
             Self::Kernel(socket) => vacate(socket, placeholder),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.vacate(),
         }
     }
@@ -167,7 +167,7 @@ impl Source for Socket {
     ) -> io::Result<usize> {
         match self {
             Self::Kernel(socket) => socket.as_fd().receive_into(memories, layout, lens),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => {
                 lens[0] = model.receive(&mut memories[0], layout)?;
                 Ok(1)
@@ -180,7 +180,7 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Kernel(socket) => socket.as_fd(),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.as_fd(),
         }
     }

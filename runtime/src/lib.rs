@@ -22,6 +22,9 @@ mod handle;
 mod in_flight;
 pub mod limits;
 mod metrics;
+#[cfg(ebbtide_model)]
+#[doc(hidden)]
+pub mod model;
 mod panics;
 mod port;
 mod process;

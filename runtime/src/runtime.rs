@@ -101,9 +101,9 @@ impl Runtime {
     }
 
     /// Starts on a kernel in memory.
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     pub(crate) fn start_on(
-        queues: Box<dyn crate::driver::model::ModelQueues>,
+        queues: Box<dyn crate::model::ModelQueues>,
         limits: Limits,
         drain: Drain,
     ) -> io::Result<Self> {

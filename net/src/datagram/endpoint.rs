@@ -256,7 +256,7 @@ impl Endpoint {
     }
 
     /// How many receive futures wait.
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     pub(crate) fn waiting(&self) -> usize {
         self.held.borrow().inbox.waiting()
     }

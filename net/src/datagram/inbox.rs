@@ -300,7 +300,7 @@ impl<F, M: Several> Inbox<F, M> {
     }
 
     /// How many receivers wait.
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     pub(super) fn waiting(&self) -> usize {
         self.waiters.len()
     }

@@ -46,5 +46,5 @@ pub use self::transmit::Transmit;
 pub(crate) use self::transmit::{MESSAGES_PER_CALL, Message};
 pub use self::udp::{UdpOptions, UdpSocket};
 pub use self::unix::{UnixAddr, UnixDatagram};
-#[cfg(feature = "model")]
+#[cfg(ebbtide_model)]
 pub(crate) use self::{udp::open_on as open_udp, unix::open_on as open_unix};

@@ -112,7 +112,7 @@ impl Waiters {
     }
 
     /// How many wait.
-    #[cfg(any(test, feature = "model"))]
+    #[cfg(any(test, ebbtide_model))]
     pub(crate) fn len(&self) -> usize {
         usize::from(self.longest.is_some()) + self.others.len()
     }

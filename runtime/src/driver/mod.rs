@@ -21,9 +21,6 @@ mod direct;
 mod epoll;
 mod intake;
 mod message;
-#[cfg(feature = "model")]
-#[doc(hidden)]
-pub mod model;
 mod multishots;
 mod operation;
 mod queues;
@@ -107,9 +104,9 @@ impl Driver {
     }
 
     /// Starts the driver on a kernel in memory.
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     pub(crate) fn on_model(
-        queues: Box<dyn model::ModelQueues>,
+        queues: Box<dyn crate::model::ModelQueues>,
         limits: &Limits,
         eventfd: Arc<File>,
     ) -> io::Result<Self> {

@@ -1,5 +1,5 @@
 //! [`Queues`]: the two queues of a ring, and the one system call. The kernel's; or, with the
-//! feature `model`, those of a kernel in memory, on which everything from `ring.rs` upwards is
+//! `--cfg ebbtide_model`, those of a kernel in memory, on which everything from `ring.rs` upwards is
 //! tested.
 
 // UNSAFETY: enter is a raw system call.
@@ -11,18 +11,18 @@ use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, squeue};
 
 use super::backend::Wait;
-#[cfg(feature = "model")]
-use super::model::ModelQueues;
 use super::ring::BUFFER_GROUP;
 use crate::buffer::BufferRing;
+#[cfg(ebbtide_model)]
+use crate::model::ModelQueues;
 
 #[cfg_attr(
-    feature = "model",
+    ebbtide_model,
     expect(clippy::large_enum_variant, reason = "there is one of each ring, which is not moved")
 )]
 pub(super) enum Queues {
     Kernel(IoUring),
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     Model(Box<dyn ModelQueues>),
 }
 
@@ -63,7 +63,7 @@ impl Queues {
         let pushed = match self {
             // SAFETY: the caller answers for it.
             Self::Kernel(ring) => unsafe { ring.submission().push(entry) }.is_ok(),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.push(entry),
         };
         if pushed { Room::Yes } else { Room::No }
@@ -80,7 +80,7 @@ impl Queues {
                     has_overflowed: queue.cq_overflow(),
                 }
             }
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => Submission {
                 queued: model.queued(),
                 has_task_work: model.has_task_work(),
@@ -111,7 +111,7 @@ impl Queues {
                 // EXT_ARG announces and outlives the call.
                 unsafe { ring.enter(queued, least, flags, Some(&arguments)) }
             }
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => {
                 let time = if let Wait::AtMost(time) = wait { Some(time) } else { None };
                 model.enter(queued, least as usize, time)
@@ -127,7 +127,7 @@ impl Queues {
                     take(completion.user_data(), completion.result(), completion.flags());
                 }
             }
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.take_completions(&mut take),
         }
     }
@@ -136,7 +136,7 @@ impl Queues {
     pub(super) fn is_empty(&mut self) -> bool {
         match self {
             Self::Kernel(ring) => ring.completion().is_empty(),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.posted() == 0,
         }
     }
@@ -157,7 +157,7 @@ impl Queues {
                     Err(_) => cancelled.map(|()| Found::Request),
                 }
             }
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => Ok(match model.cancel_now(user_data) {
                 true => Found::Request,
                 false => Found::Nothing,
@@ -169,7 +169,7 @@ impl Queues {
     pub(super) fn lost(&mut self) -> u32 {
         match self {
             Self::Kernel(ring) => ring.completion().overflow(),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.lost(),
         }
     }
@@ -191,7 +191,7 @@ impl Queues {
                     0,
                 )
             },
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => {
                 model.register_buffers(buffers.address(), buffers.entries());
                 Ok(())
@@ -205,7 +205,7 @@ impl Queues {
             Self::Kernel(ring) => {
                 let _ = ring.submitter().unregister_buf_ring(BUFFER_GROUP);
             }
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Self::Model(model) => model.unregister_buffers(),
         }
     }

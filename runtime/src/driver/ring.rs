@@ -310,7 +310,7 @@ impl Ring {
     pub(super) fn as_in_a_child(&self) -> Option<std::os::fd::OwnedFd> {
         let descriptor = match &self.queues {
             Queues::Kernel(ring) => ring.as_raw_fd(),
-            #[cfg(feature = "model")]
+            #[cfg(ebbtide_model)]
             Queues::Model(_) => return None,
         };
         // SAFETY: `self`, which owns the descriptor, keeps it open.
@@ -388,11 +388,11 @@ mod tests {
     }
 
     /// A kernel whose completions all wait in its overflow list.
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     struct Overflown;
 
-    #[cfg(feature = "model")]
-    impl super::super::model::ModelQueues for Overflown {
+    #[cfg(ebbtide_model)]
+    impl crate::model::ModelQueues for Overflown {
         fn register_buffers(&mut self, _: u64, _: u16) {}
 
         fn unregister_buffers(&self) {}
@@ -434,7 +434,7 @@ mod tests {
 
     /// Linux empties the list when it is entered to sleep, so that no sleep would last. Fails when
     /// a runtime passes for quiescent although there is something to collect.
-    #[cfg(feature = "model")]
+    #[cfg(ebbtide_model)]
     #[test]
     fn completions_in_the_overflow_list_are_completions() {
         let eventfd = Arc::new(eventfd().unwrap());

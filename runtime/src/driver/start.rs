@@ -19,12 +19,12 @@ use io_uring::{IoUring, opcode};
 
 use super::backend::{Backend, Wait};
 use super::epoll::Epoll;
-#[cfg(feature = "model")]
-use super::model::ModelQueues;
 use super::queues::{Queues, Room};
 use super::ring::Ring;
 use crate::buffer::{FilledBy, Pool};
 use crate::limits::{Limits, SMALLER_RETRY_MS, START_RETRY_MS};
+#[cfg(ebbtide_model)]
+use crate::model::ModelQueues;
 
 /// How long to wait before the kernel is asked again for what it had no memory for.
 const START_PAUSE: Duration = Duration::from_millis(5);
@@ -175,7 +175,7 @@ fn start_ring(limits: &Limits, eventfd: Arc<File>) -> Result<Started, Failure> {
 }
 
 /// Starts the ring on a kernel in memory.
-#[cfg(feature = "model")]
+#[cfg(ebbtide_model)]
 pub(super) fn start_model(
     queues: Box<dyn ModelQueues>,
     limits: &Limits,

@@ -13,9 +13,9 @@ use super::descriptor::eventfd;
 use super::{Armed, Batch, Driver, DriverChoice, Layout, MultishotKey, Sink, Verdict, Wait, Wakes};
 use crate::limits::Limits;
 
-#[cfg(feature = "model")]
+#[cfg(ebbtide_model)]
 mod lost;
-#[cfg(feature = "model")]
+#[cfg(ebbtide_model)]
 mod told;
 
 /// A socket to which nobody sends.

@@ -4,16 +4,16 @@ use std::time::{Duration, Instant};
 
 /// The monotonic clock.
 pub(crate) fn now() -> Instant {
-    #[cfg(feature = "model")]
-    return crate::driver::model::time();
-    #[cfg(not(feature = "model"))]
+    #[cfg(ebbtide_model)]
+    return crate::model::time();
+    #[cfg(not(ebbtide_model))]
     Instant::now()
 }
 
 /// Sleeps with the whole thread.
 pub(crate) fn pause(duration: Duration) {
-    #[cfg(feature = "model")]
-    crate::driver::model::pause(duration);
-    #[cfg(not(feature = "model"))]
+    #[cfg(ebbtide_model)]
+    crate::model::pause(duration);
+    #[cfg(not(ebbtide_model))]
     std::thread::sleep(duration);
 }

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use super::super::backend::{Backend, Entered, Wait};
 use super::super::descriptor::{Interest, eventfd};
-use super::super::model::ModelQueues;
 use super::super::{Armed, Batch, Driver, Layout, Polled, Readiness, Sink, Verdict, Wakes};
 use crate::limits::Limits;
+use crate::model::ModelQueues;
 
 /// A kernel that completes what it is told to, loses what it is told to, and has nothing in flight.
 #[derive(Clone, Default)]

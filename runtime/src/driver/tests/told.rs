@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::super::backend::Backend;
 use super::super::descriptor::eventfd;
-use super::super::model::ModelQueues;
 use super::super::{Armed, Batch, Driver, Layout, Sink, Verdict, Wakes};
 use crate::limits::Limits;
+use crate::model::ModelQueues;
 
 /// A kernel that brings what it is told to: user data, result, flags.
 #[derive(Clone, Default)]

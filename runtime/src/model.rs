@@ -1,5 +1,5 @@
 //! What a kernel in memory has to bring, and how a runtime is put on one. For this workspace's
-//! tests (`model/`), behind the feature `model`; not part of the interface of this crate.
+//! tests (`model/`), behind `--cfg ebbtide_model`; not part of the interface of this crate.
 //!
 //! The seam lies as low as safe code allows: the model is given the entries that the ring pushes
 //! and brings the completions that the ring takes, so that all of `ring.rs` runs on it, too.
