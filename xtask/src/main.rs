@@ -1,5 +1,11 @@
 //! The commands of a developer: `cargo xtask COMMAND`.
 
+mod asan;
+mod ci;
+mod fuzz;
+mod jobs;
+mod miri;
+mod model;
 mod mutations;
 mod soak;
 mod without_io_uring;
@@ -12,10 +18,20 @@ use clap::Parser;
 use xshell::Shell;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "The commands of a developer of Ebbtide")]
+#[command(bin_name = "cargo xtask", about = "The commands of a developer of Ebbtide")]
 enum Command {
+    /// Run all that a change has to pass
+    Ci(ci::Args),
     /// Take out each safety step in turn: does its test fail?
     Mutations(mutations::Args),
+    /// Run Miri over the pure parts, and over small programs of the model
+    Miri,
+    /// Run tests under AddressSanitizer and LeakSanitizer
+    Asan(asan::Args),
+    /// Run each fuzz target for some seconds; needs nightly and cargo-fuzz
+    Fuzz(fuzz::Args),
+    /// Run random programs on the model, a kernel in memory
+    Model(model::Args),
     /// Run runtimes that open, drain and drop sockets under load: every datagram has to be
     /// accounted for
     Soak(soak::Args),
@@ -37,7 +53,12 @@ fn run(command: Command) -> Result<ExitCode> {
     let shell = Shell::new()?;
     shell.change_dir(root);
     match command {
+        Command::Ci(args) => ci::run(&shell, root, &args)?,
         Command::Mutations(args) => return mutations::run(root, &args),
+        Command::Miri => miri::run(root)?,
+        Command::Asan(args) => asan::run(&shell, &args)?,
+        Command::Fuzz(args) => fuzz::run(&shell, root, &args)?,
+        Command::Model(args) => model::run(&shell, root, &args)?,
         Command::Soak(args) => soak::run(&shell, &args)?,
         // In the directory of the caller.
         Command::WithoutIoUring(args) => match without_io_uring::exec(&args)? {},

@@ -11,6 +11,12 @@ pub(crate) struct Args {
     arguments: Vec<String>,
 }
 
+impl Args {
+    pub(crate) fn of_minutes(minutes: &str) -> Self {
+        Self { arguments: vec!["--minutes".to_owned(), minutes.to_owned()] }
+    }
+}
+
 pub(crate) fn run(shell: &Shell, args: &Args) -> Result<()> {
     let arguments = &args.arguments;
     cmd!(shell, "cargo run --release --quiet --package ebbtide-soak -- {arguments...}").run()?;

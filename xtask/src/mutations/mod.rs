@@ -35,6 +35,12 @@ pub(crate) struct Args {
     words: Vec<String>,
 }
 
+impl Args {
+    pub(crate) fn check_all() -> Self {
+        Self { check: true, words: Vec::new() }
+    }
+}
+
 /// Fails if a mutation has survived, or if the list has an error.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
     let mut report = Report::default();
