@@ -23,11 +23,12 @@ struct Section {
 
 /// What is quick and fails often comes first. The tests run without `--cfg ebbtide_model`, which
 /// nobody ships; what exists only with it has sections of its own.
-const SECTIONS: [Section; 16] = [
+const SECTIONS: [Section; 17] = [
     Section { name: "format", run: format },
     Section { name: "clippy", run: clippy },
     Section { name: "documentation", run: documentation },
     Section { name: "tests and doctests", run: tests },
+    Section { name: "tests of the tools", run: tests_of_tools },
     Section { name: "tests of the model, and unit tests that run on it", run: model_tests },
     Section { name: "loom: threads in every interleaving", run: loom },
     Section { name: "the list of mutations fits the code", run: mutations },
@@ -82,9 +83,19 @@ fn documentation(shell: &Shell, _: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The models of `loom/` have a section of their own: there they are optimised.
+/// What users get: the default members, without the features that tools of the workspace enable in
+/// their dependencies. The list of mutations and the run without io_uring use the same build.
 fn tests(shell: &Shell, _: &Path) -> Result<()> {
-    cmd!(shell, "cargo test --workspace --exclude ebbtide-loom --no-fail-fast").run()?;
+    cmd!(shell, "cargo test --no-fail-fast").run()?;
+    Ok(())
+}
+
+/// The rest of the workspace, but `loom`, which has to be optimised, and `model`, which is empty.
+fn tests_of_tools(shell: &Shell, _: &Path) -> Result<()> {
+    let tested_elsewhere =
+        ["ebbtide", "ebbtide-net", "ebbtide-runtime", "ebbtide-loom", "ebbtide-model"];
+    let excluded = tested_elsewhere.map(|package| ["--exclude", package]);
+    cmd!(shell, "cargo test --workspace --no-fail-fast").args(excluded.concat()).run()?;
     Ok(())
 }
 
