@@ -8,9 +8,9 @@ use std::env::consts::ARCH;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-/// Left out unless they are named: `examples` runs binaries that are built elsewhere, `resources`
-/// measures memory, which the sanitizer keeps on purpose, and `writer_and_counter` takes seven
-/// minutes.
+/// Files and modules of `tests/` that are left out unless they are named: `examples` runs binaries
+/// that are built elsewhere, `resources` measures memory, which the sanitizer keeps on purpose, and
+/// `writer_and_counter` takes seven minutes.
 const NOT_BY_DEFAULT: [&str; 3] = ["examples", "resources", "writer_and_counter"];
 
 /// Limits the address space, of which the sanitizer needs terabytes.
@@ -18,7 +18,8 @@ const LEFT_OUT: &str = "a_pool_that_does_not_fit_into_memory_names_its_setters";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Names of files or folders of `tests/`; without a name, most of them and the unit tests
+    /// Test binaries (files or folders of `tests/`), and parts of names of tests in them; most
+    /// binaries and the unit tests unless given
     tests: Vec<String>,
 }
 
@@ -29,16 +30,27 @@ impl Args {
 }
 
 pub(crate) fn run(shell: &Shell, args: &Args) -> Result<()> {
-    let (units, tests): (&[&str], _) = if args.tests.is_empty() {
-        (&["--lib", "-p", "ebbtide", "-p", "ebbtide-net", "-p", "ebbtide-runtime"], all(shell)?)
-    } else {
-        (&[], BTreeSet::from_iter(args.tests.iter().cloned()))
-    };
-    let tests = tests.into_iter().flat_map(|test| ["--test".to_owned(), test]);
+    let all = binaries(shell)?;
+    let (mut binaries, names): (Vec<_>, Vec<_>) =
+        args.tests.iter().cloned().partition(|test| all.contains(test));
+    let mut units: &[&str] = &[];
+    let mut left_out = vec![LEFT_OUT.to_owned()];
+    if binaries.is_empty() {
+        units = &["--lib", "-p", "ebbtide", "-p", "ebbtide-net", "-p", "ebbtide-runtime"];
+        binaries.extend(all);
+    }
+    if args.tests.is_empty() {
+        binaries.retain(|binary| !NOT_BY_DEFAULT.contains(&binary.as_str()));
+        left_out.extend(NOT_BY_DEFAULT.map(|module| format!("{module}::")));
+    }
+    let binaries = binaries.into_iter().flat_map(|binary| ["--test".to_owned(), binary]);
+    let skipped = left_out.into_iter().flat_map(|test| ["--skip".to_owned(), test]);
     let target = format!("{ARCH}-unknown-linux-gnu");
     let options = "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1";
-    cmd!(shell, "cargo +nightly test --no-fail-fast --target {target} {units...} {tests...}")
-        .args(["--", "--skip", LEFT_OUT])
+    cmd!(shell, "cargo +nightly test --no-fail-fast --target {target} {units...} {binaries...}")
+        .arg("--")
+        .args(names)
+        .args(skipped)
         .env("RUSTFLAGS", "-Zsanitizer=address")
         .env("ASAN_OPTIONS", options)
         .run()?;
@@ -46,15 +58,14 @@ pub(crate) fn run(shell: &Shell, args: &Args) -> Result<()> {
 }
 
 /// The files and folders of `tests/` that are test binaries.
-fn all(shell: &Shell) -> Result<BTreeSet<String>> {
-    let mut tests = BTreeSet::new();
+fn binaries(shell: &Shell) -> Result<BTreeSet<String>> {
+    let mut binaries = BTreeSet::new();
     for path in shell.read_dir("tests")? {
         let is_file = path.extension().is_some_and(|extension| extension == "rs");
         if is_file || shell.path_exists(path.join("main.rs")) {
             let name = path.file_stem().context("a test has a name")?;
-            tests.insert(name.to_string_lossy().into_owned());
+            binaries.insert(name.to_string_lossy().into_owned());
         }
     }
-    NOT_BY_DEFAULT.iter().for_each(|test| _ = tests.remove(*test));
-    Ok(tests)
+    Ok(binaries)
 }
