@@ -1,6 +1,7 @@
 //! Whether the list fits the code, without a mutation that is tried.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -11,8 +12,9 @@ use super::test_command::{TestCommand, listed_tests};
 use super::{by_binaries, changed_files};
 
 pub(crate) fn check(root: &Path, mutations: &[Mutation], report: &mut Report) {
+    let read = |file: &str| fs::read_to_string(root.join(file));
     for mutation in mutations {
-        if let Err(error) = changed_files(root, &mutation.changes) {
+        if let Err(error) = changed_files(&mutation.changes, read) {
             report.error(&mutation.name, &format!("{error:#}"));
         }
     }

@@ -75,16 +75,20 @@ fn read_all(folder: &Path, report: &mut Report) -> Result<Vec<Mutation>> {
     Ok(mutations)
 }
 
-/// The files that the changes touch, as they are afterwards. Changes apply in their order.
-fn changed_files<'a>(root: &Path, changes: &'a [Change]) -> Result<BTreeMap<&'a str, String>> {
+/// The files that the changes touch, as they are afterwards. Changes apply in their order, to what
+/// `read` returns.
+fn changed_files(
+    changes: &[Change],
+    read: impl Fn(&str) -> io::Result<String>,
+) -> Result<BTreeMap<&str, String>> {
     let mut files = BTreeMap::new();
     for change in changes {
-        let text = match files.remove(change.file.as_str()) {
+        let file = change.file.as_str();
+        let text = match files.remove(file) {
             Some(text) => text,
-            None => fs::read_to_string(root.join(&change.file))
-                .with_context(|| format!("{} cannot be read", change.file))?,
+            None => read(file).with_context(|| format!("{file} cannot be read"))?,
         };
-        files.insert(change.file.as_str(), change.apply(&text)?);
+        files.insert(file, change.apply(&text)?);
     }
     Ok(files)
 }
@@ -96,4 +100,56 @@ fn by_binaries(mutations: &[Mutation]) -> BTreeMap<&str, Vec<&Mutation>> {
         groups.entry(mutation.test.binaries.as_str()).or_default().push(mutation);
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(file: &str, before: &str, after: &str) -> Change {
+        Change { file: file.to_owned(), before: before.to_owned(), after: after.to_owned() }
+    }
+
+    fn read(file: &str) -> io::Result<String> {
+        match file {
+            "a.rs" => Ok("one two".to_owned()),
+            "b.rs" => Ok("three".to_owned()),
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    #[test]
+    fn changes_of_one_file_apply_one_after_the_other() {
+        let changes = [
+            change("a.rs", "one", "two"),
+            change("b.rs", "three", ""),
+            change("a.rs", "two two", "four"),
+        ];
+        let files = changed_files(&changes, read).unwrap();
+        let expected = [("a.rs", "four".to_owned()), ("b.rs", String::new())];
+        assert_eq!(files, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error() {
+        assert!(changed_files(&[change("c.rs", "x", "y")], read).is_err());
+    }
+
+    #[test]
+    fn tests_of_the_same_binaries_are_one_group() {
+        let mutation = |name: &str, test| {
+            let change = "[[change]]\nfile = 'a.rs'\nbefore = 'a'\nafter = 'b'\n";
+            let text = format!("step = 'S.'\ntest = 'cargo test {test}'\n{change}");
+            Mutation::parse(name.to_owned(), &text).unwrap()
+        };
+        let mutations = [
+            mutation("1", "--lib -- --exact t"),
+            mutation("2", "--test pool -- --exact t"),
+            mutation("3", "--lib -- --exact u"),
+        ];
+        let groups = by_binaries(&mutations);
+        let names = |binaries| groups[binaries].iter().map(|m| m.name.as_str()).collect::<String>();
+        assert_eq!(names("cargo test --lib"), "13");
+        assert_eq!(names("cargo test --test pool"), "2");
+    }
 }

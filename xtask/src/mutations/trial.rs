@@ -44,15 +44,15 @@ fn check_passing(checkout: &Checkout, mutations: &[&Mutation]) -> Result<()> {
 
 fn try_one(checkout: &Checkout, mutation: &Mutation) -> Result<Verdict> {
     let root = checkout.root();
-    let files = changed_files(&root, &mutation.changes)?;
-    let mut whole = Vec::new();
+    let read = |file: &str| fs::read_to_string(root.join(file));
+    let files = changed_files(&mutation.changes, read)?;
+    let mut unchanged = Vec::new();
     for (file, text) in &files {
-        let path = root.join(file);
-        whole.push((fs::read(&path)?, path.clone()));
-        fs::write(path, text)?;
+        unchanged.push((root.join(file), read(file)?));
+        fs::write(root.join(file), text)?;
     }
     let verdict = test(checkout, mutation);
-    for (text, path) in whole {
+    for (path, text) in unchanged {
         fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
     verdict
@@ -76,4 +76,19 @@ fn essence(output: &str) -> String {
         BEGINNINGS.into_iter().any(begins) || line.ends_with(" ... FAILED")
     };
     output.lines().filter(tells).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_essence_of_an_output_is_what_has_failed() {
+        let output = "   Compiling a v0.1.0\nerror[E0425]: cannot find `x`\n --> src/lib.rs:1:1\n  |\n\
+                      test a ... ok\ntest b ... FAILED\ntest result: FAILED. 1 passed; 1 failed\n";
+        let essence = essence(output);
+        let expected = "error[E0425]: cannot find `x`\n --> src/lib.rs:1:1\ntest b ... FAILED\n\
+                        test result: FAILED. 1 passed; 1 failed";
+        assert_eq!(essence, expected);
+    }
 }
