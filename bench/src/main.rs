@@ -1,5 +1,4 @@
-//! Tools of the workshop: the comparison of Ebbtide with loops written by hand and with other
-//! runtimes, and a way to run any command as it would run in a default container.
+//! The comparison of Ebbtide with loops written by hand and with other runtimes.
 
 mod compare;
 mod contestants;
@@ -8,8 +7,6 @@ mod load;
 mod measure;
 mod metric;
 mod raw_ring;
-mod soak;
-mod without_io_uring;
 mod workloads;
 
 use std::process::ExitCode;
@@ -19,20 +16,12 @@ Usage: ebbtide-bench COMMAND
 
   compare [WORKLOAD ..] [OPTION ..]        all contestants, round by round; --help tells the options
   list [--json]                            the workloads and the contestants
-  measure WORKLOAD CONTESTANT [SCALE]      one measurement in a fresh process, as JSON on stdout
-  soak [--minutes N] [--seed S]            everything at once, for a long time; must balance
-  without-io-uring PROGRAM [ARGUMENT ..]   run a program with io_uring refused, as in a container
-                                           with the default seccomp profile";
+  measure WORKLOAD CONTESTANT [SCALE]      one measurement in a fresh process, as JSON on stdout";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["without-io-uring", program, ref rest @ ..] => {
-            let error = without_io_uring::exec(program, rest);
-            eprintln!("ebbtide-bench: {program}: {error}");
-            ExitCode::from(2)
-        }
         ["compare", ref rest @ ..] => compare::run(rest),
         ["list"] => {
             list();
@@ -46,7 +35,6 @@ fn main() -> ExitCode {
             let scale = rest.first().and_then(|scale| scale.parse().ok()).unwrap_or(1.0);
             measure::run(workload, contestant, scale)
         }
-        ["soak", ref rest @ ..] => soak::run(rest),
         _ => {
             eprintln!("{USAGE}");
             ExitCode::from(2)

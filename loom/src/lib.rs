@@ -21,7 +21,8 @@
 //!   occur here.
 //! * Total order of the sequentially consistent accesses by itself: loom treats them as acquire and
 //!   release, so `sync.rs` adds the fence that makes the difference after each such write. The fence
-//!   is stronger than the access: an access after it can be weakened unseen. `weaken` says which.
+//!   is stronger than the access: an access after it can be weakened unseen. The mutations with
+//!   `expect = "missed"` say which.
 //! * Task cells (`async-task`), wakers of futures other than the root, the threads for blocking calls,
 //!   the reference counts of `std::sync::Arc`: tested by their own projects.
 //! * The kernel: that an eventfd which was written wakes a ring or an epoll that watches it, once it
@@ -29,8 +30,8 @@
 //!   timer) do not occur: they could only hide a lost wake.
 //! * More than two other threads, and more than a few pushes of each: loom's limit, not the code's.
 //!
-//! `cargo test -p ebbtide-loom --release` runs them, in seconds; `loom/weaken` takes a step out
-//! of the code at a time and shows which model fails.
+//! `cargo test -p ebbtide-loom --release` runs them, in seconds. `cargo xtask mutations loom` takes
+//! out one step at a time and shows which model fails.
 
 mod sync;
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ebbtide_loom::{end, sleep};
 
 /// Most times that an execution takes the processor from a thread that could go on. Three reach
-/// every bug that was planted (`loom/weaken`), two do as well; without a bound, three threads take
-/// hours.
+/// every bug that was planted (`cargo xtask mutations loom`), two do as well. Without a bound, three
+/// threads take hours.
 const PREEMPTIONS: usize = 3;
 
 fn in_every_interleaving(name: &str, preemptions: Option<usize>, model: fn()) {

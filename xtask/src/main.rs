@@ -1,0 +1,67 @@
+//! The commands of a developer: `cargo xtask COMMAND`.
+
+mod asan;
+mod ci;
+mod fuzz;
+mod jobs;
+mod miri;
+mod model;
+mod mutations;
+mod soak;
+mod without_io_uring;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use xshell::Shell;
+
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask", about = "The commands of a developer of Ebbtide")]
+enum Command {
+    /// Run all that a change has to pass
+    Ci(ci::Args),
+    /// Take out each safety step in turn: does its test fail?
+    Mutations(mutations::Args),
+    /// Run Miri over the pure parts, and over small programs of the model
+    Miri,
+    /// Run tests under AddressSanitizer and LeakSanitizer
+    Asan(asan::Args),
+    /// Run each fuzz target for some seconds; needs nightly and cargo-fuzz
+    Fuzz(fuzz::Args),
+    /// Run random programs on the model, a kernel in memory
+    Model(model::Args),
+    /// Run runtimes that open, drain and drop sockets under load: every datagram has to be
+    /// accounted for
+    Soak(soak::Args),
+    /// Run a command with io_uring refused, as in a container with the default seccomp profile
+    WithoutIoUring(without_io_uring::Args),
+}
+
+fn main() -> ExitCode {
+    // Without the backtrace of anyhow: each error names what failed.
+    run(Command::parse()).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    let root = root.context("xtask is a folder of the repository")?;
+    let shell = Shell::new()?;
+    shell.change_dir(root);
+    match command {
+        Command::Ci(args) => ci::run(&shell, root, &args)?,
+        Command::Mutations(args) => return mutations::run(root, &args),
+        Command::Miri => miri::run(root)?,
+        Command::Asan(args) => asan::run(&shell, &args)?,
+        Command::Fuzz(args) => fuzz::run(&shell, root, &args)?,
+        Command::Model(args) => model::run(&shell, root, &args)?,
+        Command::Soak(args) => soak::run(&shell, &args)?,
+        // In the directory of the caller.
+        Command::WithoutIoUring(args) => match without_io_uring::exec(&args)? {},
+    }
+    Ok(ExitCode::SUCCESS)
+}
