@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::builder::Builder;
 use crate::clock;
-use crate::drain::{Drain, DrainReport, Ready, drain_of};
+use crate::drain::{self, Drain, DrainReport, Ready, drain_of};
 use crate::driver::descriptor::eventfd;
 use crate::driver::{
     Driver, DriverChoice, EnterOutcome, Pace, Reaped, Resumed, RunningDriver, StartError, Wait,
@@ -267,7 +267,7 @@ impl Runtime {
             return self.check(entered);
         }
         let allowed = root.fall_asleep() == Permission::Sleep;
-        let allowed = allowed && !self.handle.was_let_go();
+        let allowed = allowed && !drain::was_let_go(&self.handle);
         let mut driver = self.handle.driver();
         let allowed = allowed && driver.resume_starved(Pace::AboutToSleep) != Resumed::NotAll;
         let entered = driver.submit_and_wait(if allowed { wait } else { Wait::No });
@@ -302,11 +302,11 @@ impl Runtime {
         };
         if busy() || self.handle.driver().has_completions() {
             if self.turns.get().is_multiple_of(BUSY_TURNS_PER_LOOK) {
-                self.handle.notice_quiescence(Ready::Always);
+                drain::notice_quiescence(&self.handle, Ready::Always);
             }
             return Wait::No;
         }
-        self.handle.notice_quiescence(Ready::None);
+        drain::notice_quiescence(&self.handle, Ready::None);
         if busy() {
             return Wait::No;
         }
@@ -344,7 +344,7 @@ impl Runtime {
     /// Ends the runtime at once, without running any task again: what an event loop without a drain
     /// does, except that the report counts what was thrown away, as `undelivered`.
     pub fn stop(mut self) -> DrainReport {
-        self.handle.stop_draining();
+        drain::stop_draining(&self.handle);
         self.end(self.drain)
     }
 
@@ -356,9 +356,9 @@ impl Runtime {
         let drained = self.run_until(drain_of(&self.handle, policy), Until::Ready);
         let Ok(mut report) = drained else { unreachable!("it was not to end before the drain") };
         self.handle.advance(Phase::Ended);
-        let in_hand = self.handle.in_hand();
+        let in_hand = drain::in_hand(&self.handle);
         report.tasks_dropped = self.handle.tasks().drop_all();
-        report.in_hand = in_hand.saturating_sub(self.handle.in_hand());
+        report.in_hand = in_hand.saturating_sub(drain::in_hand(&self.handle));
         report.operations_leaked = self.close();
         report.completions_lost = self.handle.driver().counts().completions_lost;
         report.close(&self.handle.sockets().stats());
@@ -372,7 +372,7 @@ impl Runtime {
         let mut wakes = Wakes::default();
         let reaped = self.handle.driver().reap_all(&mut wakes);
         wakes.run();
-        self.handle.end_sockets();
+        drain::end_sockets(&self.handle);
         self.handle.driver().close(&mut wakes);
         wakes.run();
         self.handle.tasks().inbox().close();

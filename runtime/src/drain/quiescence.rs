@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use super::sockets::Presence;
 use crate::limits::PROGRESS_WAIT_MS;
-use crate::task::{Presence as TaskPresence, Survey, TaskId};
+use crate::task::{ReceiverTask, Survey, TaskId};
 use crate::wakes::Wakes;
 
 /// What is known of the runtime when no task is ready.
@@ -64,7 +64,7 @@ pub(crate) struct Receiver {
     pub(crate) waits_for_drain: bool,
     /// Whether it has been handed datagrams of another socket since, and waits for more of them.
     pub(crate) has_moved_on: bool,
-    pub(crate) task: TaskPresence,
+    pub(crate) task: ReceiverTask,
 }
 
 impl Look {
@@ -345,16 +345,16 @@ mod tests {
 
     use super::*;
 
-    const BUSY: TaskPresence = TaskPresence {
+    const BUSY: ReceiverTask = ReceiverTask {
         is_asleep: true,
         does_other_things: true,
         has_stopped_receiving: false,
         last_handed: 0,
     };
-    const GONE: TaskPresence = TaskPresence { has_stopped_receiving: true, ..BUSY };
+    const GONE: ReceiverTask = ReceiverTask { has_stopped_receiving: true, ..BUSY };
 
     fn receiver(presence: Presence) -> Receiver {
-        let task = TaskPresence::default();
+        let task = ReceiverTask::default();
         Receiver { presence, waits_for_drain: false, has_moved_on: false, task }
     }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::rc::Rc;
 
 use super::terminate;
-use crate::drain::{Drain, DrainReport, drain_with};
+use crate::drain::{self, Drain, DrainReport, drain_with};
 use crate::handle::LocalHandle;
 use crate::task::{Cause, JoinHandle};
 
@@ -52,7 +52,7 @@ pub fn drain_on_terminate_with(policy: Drain) -> io::Result<JoinHandle<DrainRepo
         tasks.wake_because_of(Cause::Outside, || {
             handle.clone().spawn(async move {
                 if terminate().await.is_ok() {
-                    handle.stop_draining();
+                    drain::stop_draining(&handle);
                 }
             });
         });

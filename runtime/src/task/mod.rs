@@ -48,5 +48,5 @@ pub use self::current::TaskId;
 pub use self::join::{JoinError, JoinHandle};
 pub(crate) use self::remote_queue::{Permission, RemoteQueue};
 pub(crate) use self::root::Root;
-pub(crate) use self::tasks::{Presence, Runnable, Survey, Tasks};
+pub(crate) use self::tasks::{ReceiverTask, Runnable, Survey, Tasks};
 pub use self::yield_now::{YieldNow, yield_now};

@@ -475,12 +475,17 @@ impl Tasks {
     }
 
     /// What `task` does, unless it has ended, at a drain that began at `start` and ends at `end`.
-    pub(crate) fn presence(&self, task: TaskId, start: Instant, end: Instant) -> Option<Presence> {
+    pub(crate) fn presence(
+        &self,
+        task: TaskId,
+        start: Instant,
+        end: Instant,
+    ) -> Option<ReceiverTask> {
         if task == TaskId::NONE {
             // What is no task of a runtime never ends, for all that is known.
-            return Some(Presence::default());
+            return Some(ReceiverTask::default());
         }
-        self.with_activity(task, |activity| Presence {
+        self.with_activity(task, |activity| ReceiverTask {
             is_asleep: activity.is_asleep(),
             does_other_things: activity.does_other_things(start, end),
             has_stopped_receiving: activity.has_stopped_receiving(),
@@ -491,7 +496,7 @@ impl Tasks {
 
 /// What a task does that has received from a socket.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Presence {
+pub(crate) struct ReceiverTask {
     /// It waits for a sleep.
     pub(crate) is_asleep: bool,
     /// It has done other things since it was handed a datagram before the drain.
