@@ -2,11 +2,12 @@
 //! once are in `receiving.rs`.
 
 use std::any::Any;
+use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ebbtide_net::DatagramSocket;
+use ebbtide_net::UnixAddr;
 use ebbtide_runtime::time::sleep;
 use ebbtide_runtime::{JoinHandle, spawn};
 
@@ -58,9 +59,11 @@ impl Program {
     ) -> JoinHandle<()> {
         let program = Rc::clone(self);
         match socket {
-            AnySocket::Udp(socket) => spawn(receive_all(program, Rc::clone(socket), index, manner)),
+            AnySocket::Udp(socket) => {
+                spawn(receive_all::<SocketAddr>(program, Rc::clone(socket), index, manner))
+            }
             AnySocket::Unix(socket) => {
-                spawn(receive_all(program, Rc::clone(socket), index, manner))
+                spawn(receive_all::<UnixAddr>(program, Rc::clone(socket), index, manner))
             }
         }
     }
@@ -69,7 +72,7 @@ impl Program {
 /// What a task that receives does.
 async fn receive_all<A: Peer>(
     program: Rc<Program>,
-    socket: Rc<DatagramSocket<A>>,
+    socket: Rc<A::Socket>,
     index: usize,
     manner: Manner,
 ) {
@@ -79,7 +82,7 @@ async fn receive_all<A: Peer>(
             break;
         }
         let way = manner.way.unwrap_or_else(|| program.one_of(&WAYS));
-        match receive(&program, &socket, index, way).await {
+        match receive::<A>(&program, &socket, index, way).await {
             Received::Some(count) => received += count,
             // It was not worth the while: it is not asked again without a pause.
             Received::Nothing => sleep(Duration::from_millis(1)).await,

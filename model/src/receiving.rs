@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ebbtide_net::{Datagram, DatagramSocket};
+use ebbtide_net::Datagram;
 use ebbtide_runtime::time::timeout;
 use futures_core::Stream;
 
@@ -59,7 +59,7 @@ pub(crate) enum Received {
 /// Receives once from the socket `index` of the world.
 pub(crate) async fn receive<A: Peer>(
     program: &Program,
-    socket: &DatagramSocket<A>,
+    socket: &A::Socket,
     index: usize,
     way: Way,
 ) -> Received {

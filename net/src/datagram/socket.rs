@@ -16,8 +16,9 @@ use super::send::{Sending, Writable};
 use crate::sys::address::Address;
 use crate::sys::option::size;
 
-/// A datagram socket: a channel with the kernel at the other end. Use it by its names
-/// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram).
+/// A datagram socket: a channel with the kernel at the other end. What
+/// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram) have in common, and
+/// dereference to. Code that works on both takes this, and is handed one by `into()`.
 ///
 /// It receives from the moment that it is made, whether or not somebody waits: datagrams belong to
 /// the socket, not to the future that asks for one. Receiving takes `&self`; put the socket into an
@@ -300,3 +301,49 @@ impl<A> fmt::Debug for DatagramSocket<A> {
         f.debug_struct("DatagramSocket").field("endpoint", &self.endpoint).finish()
     }
 }
+
+/// Makes a newtype of a [`DatagramSocket`] what it is.
+macro_rules! is_datagram_socket {
+    ($name:ident, $address:ty) => {
+        impl $name {
+            pub(crate) fn new(endpoint: std::rc::Rc<crate::datagram::endpoint::Endpoint>) -> Self {
+                Self(DatagramSocket::new(endpoint))
+            }
+        }
+
+        impl std::ops::Deref for $name {
+            type Target = DatagramSocket<$address>;
+
+            fn deref(&self) -> &Self::Target {
+                &self.0
+            }
+        }
+
+        impl From<$name> for DatagramSocket<$address> {
+            fn from(socket: $name) -> Self {
+                socket.0
+            }
+        }
+
+        impl std::os::fd::AsFd for $name {
+            /// For setting options that have no method here. Reading from the descriptor takes
+            /// datagrams out of order.
+            fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+                self.0.as_fd()
+            }
+        }
+
+        impl std::os::fd::AsRawFd for $name {
+            fn as_raw_fd(&self) -> std::os::fd::RawFd {
+                self.0.as_raw_fd()
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_tuple(stringify!($name)).field(self.endpoint()).finish()
+            }
+        }
+    };
+}
+pub(super) use is_datagram_socket;

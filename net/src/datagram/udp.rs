@@ -6,10 +6,13 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use super::message::{Datagram, Train};
 use super::receive::{RecvTrain, Take};
 use super::send::{SendBatch, Sending, Transmit};
-use super::socket::DatagramSocket;
+use super::socket::{DatagramSocket, is_datagram_socket};
 use super::udp_options::UdpOptions;
 
-/// A UDP socket. See [`DatagramSocket`] for receiving and draining.
+/// A UDP socket.
+///
+/// Receiving, draining and what is counted are methods of [`DatagramSocket`], which it dereferences
+/// to, as a [`UnixDatagram`](crate::UnixDatagram) does.
 ///
 /// ```
 /// # ebbtide_net::doc_run(async {
@@ -26,7 +29,9 @@ use super::udp_options::UdpOptions;
 /// # std::io::Result::Ok(())
 /// # });
 /// ```
-pub type UdpSocket = DatagramSocket<SocketAddr>;
+pub struct UdpSocket(DatagramSocket<SocketAddr>);
+
+is_datagram_socket!(UdpSocket, SocketAddr);
 
 impl UdpSocket {
     /// A socket bound to the first address of `addr` that can be bound; port 0 lets the kernel
@@ -71,7 +76,7 @@ impl UdpSocket {
     /// That the runtime has ended, or that no descriptor is left; those of
     /// [`set_gro`](Self::set_gro). The socket is then dropped.
     pub fn into_std(self) -> io::Result<(std::net::UdpSocket, Vec<Datagram>)> {
-        let (socket, taken) = self.detach()?;
+        let (socket, taken) = self.0.detach()?;
         Ok((socket.into(), taken))
     }
 

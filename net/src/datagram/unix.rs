@@ -11,7 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::endpoint::Endpoint;
 use super::message::Datagram;
 use super::send::Sending;
-use super::socket::DatagramSocket;
+use super::socket::{DatagramSocket, is_datagram_socket};
 use crate::sys::address::{Address, UNIX_NAME_LEN, from_path, from_unix_addr};
 use crate::sys::adopted::check_adopted;
 use crate::sys::socket::Family;
@@ -19,7 +19,10 @@ use crate::sys::socket::Family;
 /// The address of a Unix socket: a path, an abstract name, or none.
 pub type UnixAddr = net::SocketAddr;
 
-/// A Unix datagram socket. See [`DatagramSocket`] for receiving and draining.
+/// A Unix datagram socket.
+///
+/// Receiving, draining and what is counted are methods of [`DatagramSocket`], which it dereferences
+/// to, as a [`UdpSocket`](crate::UdpSocket) does.
 ///
 /// Unlike UDP it is reliable: a sender whose peer's queue is full waits (`send`) or is told so
 /// (`try_send`).
@@ -34,7 +37,9 @@ pub type UnixAddr = net::SocketAddr;
 /// # std::io::Result::Ok(())
 /// # });
 /// ```
-pub type UnixDatagram = DatagramSocket<UnixAddr>;
+pub struct UnixDatagram(DatagramSocket<UnixAddr>);
+
+is_datagram_socket!(UnixDatagram, UnixAddr);
 
 impl UnixDatagram {
     /// A socket bound to a path, which must not exist yet. Nothing removes the path afterwards.
@@ -124,7 +129,7 @@ impl UnixDatagram {
     /// That the runtime has ended, or that no descriptor is left; `TimedOut` if the kernel does not
     /// give the receive back, for want of memory. The socket is then dropped.
     pub fn into_std(self) -> io::Result<(net::UnixDatagram, Vec<Datagram<UnixAddr>>)> {
-        let (socket, taken) = self.detach()?;
+        let (socket, taken) = self.0.detach()?;
         Ok((socket.into(), taken))
     }
 
