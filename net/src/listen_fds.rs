@@ -119,6 +119,7 @@ pub struct ListenFd {
 
 impl ListenFd {
     /// Its name (`FileDescriptorName=` in systemd), if the supervisor gave names.
+    #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }

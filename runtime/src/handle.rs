@@ -98,6 +98,7 @@ impl LocalHandle {
     /// # Panics
     ///
     /// Outside a runtime.
+    #[must_use]
     pub fn current() -> Self {
         Self::try_current().unwrap_or_else(|error| panic!("{error}"))
     }
@@ -138,9 +139,7 @@ impl LocalHandle {
     /// If it was made before this process was forked.
     #[inline]
     pub(crate) fn assert_own(&self) {
-        if self.is_inherited() {
-            panic!("{}", inherited());
-        }
+        assert!(!self.is_inherited(), "{}", inherited());
     }
 
     /// Whether both are of one runtime.

@@ -71,6 +71,8 @@ impl<O: Operation> Drop for InFlight<O> {
 
 impl<O: Operation> fmt::Debug for InFlight<O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InFlight").field("id", &self.id.map(Id::to_user_data)).finish()
+        f.debug_struct("InFlight")
+            .field("id", &self.id.map(Id::to_user_data))
+            .finish_non_exhaustive()
     }
 }

@@ -7,6 +7,47 @@
 //! Start reading at `runtime.rs`.
 
 #![warn(clippy::unwrap_used)]
+// The tests say what they mean by shorter means.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::pedantic,
+        clippy::as_underscore,
+        clippy::clone_on_ref_ptr,
+        clippy::empty_structs_with_brackets,
+        clippy::exit,
+        clippy::get_unwrap,
+        clippy::lossy_float_literal,
+        clippy::mixed_read_write_in_expression,
+        clippy::print_stderr,
+        clippy::print_stdout,
+        clippy::rest_pat_in_fully_bound_structs,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unnecessary_self_imports,
+        clippy::verbose_file_reads,
+    )
+)]
+#![cfg_attr(
+    not(test),
+    allow(
+        clippy::doc_markdown,
+        clippy::duration_suboptimal_units,
+        clippy::inline_always,
+        clippy::match_bool,
+        clippy::match_same_arms,
+        clippy::missing_panics_doc,
+        clippy::similar_names,
+        clippy::single_match_else,
+        clippy::struct_excessive_bools,
+        clippy::unchecked_time_subtraction,
+        clippy::unnecessary_debug_formatting,
+        clippy::unnested_or_patterns,
+        reason = "the names of the kernel are prose; what is inlined was measured; arms have \
+                  reasons of their own; a panic that is a bug is no part of the contract"
+    )
+)]
 // What does not fit is an error, or the largest that fits; nothing wraps on its way to the kernel.
 #![cfg_attr(
     not(test),

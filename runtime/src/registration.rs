@@ -37,6 +37,7 @@ impl Registration {
     /// Whether the runtime was made before this process was forked. Nothing can be asked of it then,
     /// and what belongs to it is the parent's.
     #[inline]
+    #[must_use]
     pub fn is_inherited(&self) -> bool {
         self.handle.is_inherited()
     }
@@ -52,21 +53,25 @@ impl Registration {
     }
 
     /// The buffers that datagrams arrive in.
+    #[must_use]
     pub fn pool(&self) -> &Pool {
         self.handle.pool()
     }
 
     /// Memory for reading past the driver.
+    #[must_use]
     pub fn scratch(&self) -> RefMut<'_, Scratch> {
         self.handle.scratch()
     }
 
     /// Largest payload that a buffer of the pool takes, in bytes.
+    #[must_use]
     pub fn buffer_size(&self) -> usize {
         self.handle.limits().buffer_size
     }
 
     /// A descriptor that is not a socket, to put in the place of one that has to go.
+    #[must_use]
     pub fn placeholder(&self) -> BorrowedFd<'_> {
         self.handle.tasks().inbox().eventfd().as_fd()
     }
@@ -88,11 +93,13 @@ impl Registration {
     }
 
     /// Asks for the end of a receive; completions go on until the final one.
+    #[must_use]
     pub fn cancel(&self, key: ReceiveKey) -> Cancelled {
         self.handle.driver().cancel(key)
     }
 
     /// Whether the kernel has nothing of the sink.
+    #[must_use]
     pub fn is_reaped(&self, key: ReceiveKey) -> bool {
         self.handle.driver().is_reaped(key)
     }
@@ -123,6 +130,7 @@ impl Registration {
     }
 
     /// Waits for `time`, for something that is to be tried again. Holds up the exit meanwhile.
+    #[must_use]
     pub fn retry_after(&self, time: Duration) -> Retry {
         Retry::after(time, self.handle.clone())
     }
@@ -165,11 +173,13 @@ impl Registration {
     /// The task that is being polled was told this by a socket that it receives from. Returns how many
     /// datagrams the sockets of the runtime have handed out, this one included.
     #[inline]
+    #[must_use]
     pub fn told(&self, told: Told) -> u32 {
         self.handle.tasks().told(told)
     }
 
     /// Whether a task of the runtime has not ended.
+    #[must_use]
     pub fn is_alive(&self, task: TaskId) -> bool {
         self.handle.tasks().is_alive(task)
     }
@@ -185,8 +195,8 @@ impl Registration {
     ///
     /// If the kernel refuses to seal it: it is read as far as a bound allows all the same. If it
     /// could not be read: it may be sealed again.
-    pub fn seal_socket(&self, socket: Rc<dyn Drainable>) -> io::Result<()> {
-        let sealed = seal_sockets(&self.handle, &[Rc::clone(&socket)], None);
+    pub fn seal_socket(&self, socket: &Rc<dyn Drainable>) -> io::Result<()> {
+        let sealed = seal_sockets(&self.handle, &[Rc::clone(socket)], None);
         if sealed.not_reaped > 0 || socket.is_given_up() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,

@@ -189,7 +189,7 @@ impl RegisteredSocket {
         if let Some(aside) = &*self.place.0.borrow() {
             return Ok(aside.local);
         }
-        internet(socket.local_addr()?)
+        internet(&socket.local_addr()?)
     }
 
     /// The peer that the program has connected an internet socket to.
@@ -198,11 +198,11 @@ impl RegisteredSocket {
         if self.stands_aside() {
             return Err(io::Error::from_raw_os_error(libc::ENOTCONN));
         }
-        internet(socket.peer_addr()?)
+        internet(&socket.peer_addr()?)
     }
 }
 
-fn internet(addr: socket2::SockAddr) -> io::Result<SocketAddr> {
+fn internet(addr: &socket2::SockAddr) -> io::Result<SocketAddr> {
     addr.as_socket().ok_or_else(|| io::Error::other("the socket has no internet address"))
 }
 

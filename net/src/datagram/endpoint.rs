@@ -39,7 +39,8 @@ impl Endpoint {
     ) -> io::Result<Rc<Self>> {
         let registration = Registration::current()?;
         let endpoint = Rc::new_cyclic(|this: &Weak<Self>| {
-            let socket = RegisteredSocket::new(registration, socket, family, this.clone());
+            let socket =
+                RegisteredSocket::new(registration, socket, family, Weak::<Self>::clone(this));
             Self {
                 receive: ReceiveHalf::new(&socket, layout),
                 socket: Rc::new(socket),
@@ -50,9 +51,9 @@ impl Endpoint {
         });
         prepare(&endpoint)?;
         let registration = &endpoint.socket.registration;
-        let drainable = registration.open_drainable(endpoint.clone())?;
+        let drainable = registration.open_drainable(Rc::<Self>::clone(&endpoint))?;
         endpoint.drainable.set(drainable).expect("set once");
-        endpoint.receive.register(registration.add_sink(endpoint.clone()));
+        endpoint.receive.register(registration.add_sink(Rc::<Self>::clone(&endpoint)));
         match endpoint.exit.get() {
             Exit::Leave => endpoint.receive.start_when_asked(),
             _ => endpoint.receive.start(&endpoint.socket),
@@ -101,7 +102,8 @@ impl Endpoint {
         if !self.socket.is_open() {
             return Ok(());
         }
-        self.socket.registration.seal_socket(Rc::clone(self) as Rc<dyn Drainable>)
+        let socket: Rc<dyn Drainable> = Rc::<Self>::clone(self);
+        self.socket.registration.seal_socket(&socket)
     }
 
     /// The user lets go of the socket: its address is free when this returns.

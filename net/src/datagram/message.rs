@@ -43,17 +43,20 @@ impl<A: Address> Datagram<A> {
     }
 
     /// Who sent it. A Unix socket without a name of its own is unnamed.
+    #[must_use]
     pub fn peer(&self) -> A {
         A::from_raw(self.message.name())
     }
 
     /// Whether the sender sent more than the buffer holds: see
     /// [`Builder::buffer_size`](ebbtide_runtime::Builder::buffer_size).
+    #[must_use]
     pub fn is_truncated(&self) -> bool {
         self.message.is_truncated()
     }
 
     /// How many bytes the sender sent. More than `len()` exactly when it is truncated.
+    #[must_use]
     pub fn original_len(&self) -> usize {
         self.message.original_len()
     }
@@ -62,24 +65,28 @@ impl<A: Address> Datagram<A> {
 impl Datagram<SocketAddr> {
     /// The congestion notification that it carried. `None` also where the socket does not ask for
     /// it: see [`UdpOptions::recv_ecn`](crate::UdpOptions::recv_ecn).
+    #[must_use]
     pub fn ecn(&self) -> Option<EcnCodepoint> {
         self.metadata().ecn
     }
 
     /// The address of ours that it was sent to, if the socket asks for it: see
     /// [`UdpOptions::recv_dst_ip`](crate::UdpOptions::recv_dst_ip).
+    #[must_use]
     pub fn dst_ip(&self) -> Option<IpAddr> {
         self.metadata().dst_ip
     }
 
     /// The interface that it came in by, if the socket asks for it: see
     /// [`UdpOptions::recv_dst_ip`](crate::UdpOptions::recv_dst_ip).
+    #[must_use]
     pub fn interface_index(&self) -> Option<u32> {
         self.metadata().interface_index
     }
 
     /// When the kernel received it, if the socket asks for it: see
     /// [`UdpOptions::recv_timestamp`](crate::UdpOptions::recv_timestamp).
+    #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
         self.metadata().timestamp
     }
@@ -87,6 +94,7 @@ impl Datagram<SocketAddr> {
     /// How many messages the kernel had dropped on the socket when this one was queued, if any and
     /// if the socket asks for it: see
     /// [`UdpOptions::recv_drop_count`](crate::UdpOptions::recv_drop_count). Wraps.
+    #[must_use]
     pub fn drop_count(&self) -> Option<u32> {
         self.metadata().drop_count
     }
@@ -153,16 +161,19 @@ impl Train {
     }
 
     /// Who sent them.
+    #[must_use]
     pub fn peer(&self) -> SocketAddr {
         SocketAddr::from_raw(self.message.name())
     }
 
     /// Bytes of each datagram but the last. 0 if it is a single, empty one.
+    #[must_use]
     pub fn stride(&self) -> usize {
         self.message.stride()
     }
 
     /// How many datagrams there are; at least 1.
+    #[must_use]
     pub fn count(&self) -> usize {
         self.message.count()
     }
@@ -177,26 +188,31 @@ impl Train {
     }
 
     /// The congestion notification that they carried. See [`Datagram::ecn`].
+    #[must_use]
     pub fn ecn(&self) -> Option<EcnCodepoint> {
         self.metadata().ecn
     }
 
     /// The address of ours that they were sent to. See [`Datagram::dst_ip`].
+    #[must_use]
     pub fn dst_ip(&self) -> Option<IpAddr> {
         self.metadata().dst_ip
     }
 
     /// The interface that they came in by. See [`Datagram::interface_index`].
+    #[must_use]
     pub fn interface_index(&self) -> Option<u32> {
         self.metadata().interface_index
     }
 
     /// When the kernel received the first of them. See [`Datagram::timestamp`].
+    #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
         self.metadata().timestamp
     }
 
     /// How many messages the kernel had dropped on the socket before. See [`Datagram::drop_count`].
+    #[must_use]
     pub fn drop_count(&self) -> Option<u32> {
         self.metadata().drop_count
     }

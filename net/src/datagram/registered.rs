@@ -101,7 +101,7 @@ impl RegisteredSocket {
         if self.is_called_at_turn_end.replace(true) {
             return self.registration.no_sleep_before_turn_end();
         }
-        self.registration.at_turn_end(self.endpoint.clone());
+        self.registration.at_turn_end(Weak::clone(&self.endpoint));
     }
 
     /// It was called, and is called at the end of the next turn if `again` says so.

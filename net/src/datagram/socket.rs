@@ -193,6 +193,7 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     /// What a drain does to the socket.
+    #[must_use]
     pub fn exit(&self) -> Exit {
         self.endpoint.exit()
     }
@@ -217,6 +218,7 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     /// What has happened on the socket so far.
+    #[must_use]
     pub fn stats(&self) -> SocketStats {
         self.endpoint.stats()
     }

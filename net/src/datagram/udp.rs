@@ -133,6 +133,7 @@ impl UdpSocket {
 
     /// Whether the kernel hands datagrams of one sender over several at a time, as trains (UDP GRO,
     /// Linux 5.0). Receive methods hand them out as single datagrams all the same.
+    #[must_use]
     pub fn gro(&self) -> bool {
         self.endpoint().receive.gro()
     }
@@ -283,6 +284,7 @@ impl UdpSocket {
     }
 
     /// Whether sends wait for each other: see [`set_coalescing`](Self::set_coalescing).
+    #[must_use]
     pub fn coalescing(&self) -> bool {
         self.endpoint().send.coalesces.get()
     }

@@ -35,6 +35,7 @@ pub enum EcnCodepoint {
 
 impl EcnCodepoint {
     /// The codepoint in the two low bits of a traffic class. `None`: not ECN-capable.
+    #[must_use]
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits & 0b11 {
             0b10 => Some(Self::Ect0),

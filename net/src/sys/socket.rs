@@ -53,6 +53,10 @@ impl Socket {
     }
 
     /// The kernel's socket, for its options and addresses.
+    #[cfg_attr(
+        not(ebbtide_model),
+        expect(clippy::unnecessary_wraps, reason = "a kernel in memory has none")
+    )]
     pub(crate) fn kernel(&self) -> io::Result<&socket2::Socket> {
         match self {
             Self::Kernel(socket) => Ok(socket),
@@ -95,7 +99,7 @@ impl Socket {
     pub(crate) fn unseal(&self, own: &OwnFilter) -> io::Result<()> {
         let socket = self.kernel()?;
         let is_seal = match filter(socket) {
-            Ok(attached) => attached.len() == 1 && is_same(&attached[0], &ACCEPT_NOTHING),
+            Ok(attached) => attached.len() == 1 && is_same(attached[0], ACCEPT_NOTHING),
             // A BPF program, which a seal never replaces.
             Err(_) => false,
         };
@@ -230,7 +234,7 @@ fn attach(socket: &socket2::Socket, filter: &[libc::sock_filter]) -> io::Result<
     socket.attach_filter(&filter)
 }
 
-fn is_same(one: &libc::sock_filter, other: &libc::sock_filter) -> bool {
+fn is_same(one: libc::sock_filter, other: libc::sock_filter) -> bool {
     (one.code, one.jt, one.jf, one.k) == (other.code, other.jt, other.jf, other.k)
 }
 

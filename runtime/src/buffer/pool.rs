@@ -97,6 +97,7 @@ impl Pool {
     }
 
     /// How many buffers there are.
+    #[must_use]
     pub fn count(&self) -> usize {
         self.memory.block.count()
     }
@@ -105,12 +106,14 @@ impl Pool {
     /// holds, as far as the completions collected so far tell, less the datagrams that the program
     /// holds outside the pool.
     #[inline]
+    #[must_use]
     pub fn free(&self) -> usize {
         self.free_but_for(0)
     }
 
     /// The same, if `held` of the buffers that are held were not.
     #[inline]
+    #[must_use]
     pub fn free_but_for(&self, held: usize) -> usize {
         (self.memory.unheld.get() + held).saturating_sub(self.memory.claimed.get())
     }
@@ -123,6 +126,7 @@ impl Pool {
     }
 
     /// Bytes that were read past the pool: those at `range` of `bytes`, which others may share.
+    #[must_use]
     pub fn unpooled(&self, bytes: &Rc<Box<[u8]>>, range: Range<usize>, note: Note) -> Share {
         let memory = Rc::clone(&self.memory);
         let unpooled = Unpooled::new(Rc::clone(bytes), memory, Origin::DirectRead);
@@ -181,6 +185,7 @@ impl Pool {
 
     /// Bytes of payload that a buffer is meant for.
     #[inline]
+    #[must_use]
     pub fn payload_capacity(&self) -> usize {
         self.memory.payload
     }
@@ -199,6 +204,7 @@ impl Pool {
 
     /// Takes a free buffer that the kernel does not have, to fill it by hand. `None` when there is
     /// none.
+    #[must_use]
     pub fn take_free(&self) -> Option<Buffer> {
         if self.free() == 0 {
             return None;
@@ -279,6 +285,7 @@ pub struct Buffer {
 
 impl Buffer {
     /// It is filled, and from now on only read.
+    #[must_use]
     pub fn freeze(self) -> Share {
         self.share
     }

@@ -109,6 +109,7 @@ impl Share {
     ///
     /// In a forked child, which has no memory of the pool.
     #[inline]
+    #[must_use]
     pub fn bytes(&self) -> &[u8] {
         let record = self.record();
         let is_here = record.process.is_none_or(|process| process == Process::current());
@@ -142,6 +143,7 @@ impl Share {
 
     /// What is noted of the bytes.
     #[inline]
+    #[must_use]
     pub fn note(&self) -> Note {
         self.record().note.get()
     }
@@ -182,6 +184,7 @@ impl Share {
     }
 
     /// Whether it lies in a buffer of the pool.
+    #[must_use]
     pub fn is_pooled(&self) -> bool {
         !matches!(self.record().keeper, Keeper::Unpooled(_))
     }

@@ -65,12 +65,12 @@ impl Backlogs {
     }
 
     fn compare(&mut self, now: Vec<Cpu>) -> Processed {
-        if !now.iter().map(|cpu| cpu.index).eq(self.cpus.iter().map(|cpu| cpu.index)) {
-            // What a CPU that goes has queued moves to another.
-            *self = Self::new(now);
-        } else {
+        if now.iter().map(|cpu| cpu.index).eq(self.cpus.iter().map(|cpu| cpu.index)) {
             let cpus = &self.cpus;
             self.waiting.retain(|&index| !has_processed(cpus[index], now[index]));
+        } else {
+            // What a CPU that goes has queued moves to another.
+            *self = Self::new(now);
         }
         if self.waiting.is_empty() { Processed::All } else { Processed::NotAll }
     }

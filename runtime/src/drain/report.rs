@@ -237,10 +237,10 @@ impl fmt::Display for DrainReport {
         match self.quiesced {
             Quiesced::NotAsked | Quiesced::Waited => {}
             Quiesced::BacklogUnknown => {
-                f.write_str(", did not wait for backlogs: they are unknown")?
+                f.write_str(", did not wait for backlogs: they are unknown")?;
             }
             Quiesced::NoGracePeriod => {
-                f.write_str(", did not wait for deliveries: no membarrier")?
+                f.write_str(", did not wait for deliveries: no membarrier")?;
             }
             Quiesced::DeadlinePassed => f.write_str(", stopped waiting for deliveries")?,
         }
@@ -316,6 +316,7 @@ pub struct DrainError {
 
 impl DrainError {
     /// What the drain found and did.
+    #[must_use]
     pub fn report(&self) -> &DrainReport {
         &self.report
     }

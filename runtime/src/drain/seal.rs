@@ -79,7 +79,9 @@ fn seal(sockets: &[Rc<dyn Drainable>]) -> usize {
 }
 
 fn leave_shares(sockets: &[Rc<dyn Drainable>]) {
-    sockets.iter().for_each(|socket| socket.leave_share());
+    for socket in sockets {
+        socket.leave_share();
+    }
 }
 
 /// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a

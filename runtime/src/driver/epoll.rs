@@ -35,7 +35,7 @@ const EVENTS: usize = 256;
 const WAKEUP: u64 = u64::MAX;
 
 pub(crate) struct Epoll {
-    epoll: OwnedFd,
+    descriptor: OwnedFd,
     /// What other threads write to. Never read: every write is an edge.
     eventfd: Arc<File>,
     /// By number: the kernel gives the lowest that is free, so that few places are empty.
@@ -94,7 +94,7 @@ impl Epoll {
     pub(crate) fn new(eventfd: Arc<File>) -> io::Result<Self> {
         let epoll = epoll()?;
         let this = Self {
-            epoll,
+            descriptor: epoll,
             eventfd,
             watched: Vec::new(),
             places: HashMap::new(),
@@ -179,7 +179,7 @@ impl Epoll {
         // SAFETY: `events` has room for the number of events that is passed.
         let count = unsafe {
             libc::epoll_wait(
-                self.epoll.as_raw_fd(),
+                self.descriptor.as_raw_fd(),
                 self.events.as_mut_ptr(),
                 i32::try_from(self.events.len()).expect("the list is short"),
                 timeout,
@@ -361,7 +361,7 @@ impl Epoll {
     }
 
     fn control(&self, operation: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
-        epoll_control(self.epoll.as_fd(), operation, number, events, data)
+        epoll_control(self.descriptor.as_fd(), operation, number, events, data)
     }
 }
 

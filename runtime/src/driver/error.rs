@@ -58,17 +58,20 @@ pub enum StartCause {
 
 impl StartError {
     /// Which cause it was.
+    #[must_use]
     pub fn cause(&self) -> StartCause {
         self.cause
     }
 
     /// The errno of the system call that failed. The [`io::Error`] around this one has none: an
     /// error of std holds either an errno or a message.
+    #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         Some(self.errno)
     }
 
     /// Names the cause of an error that came before there was any ring to ask for.
+    #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
     pub(crate) fn explain(error: io::Error) -> io::Error {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         let cause = match errno {

@@ -114,7 +114,7 @@ impl Activity {
             Cause::BehindTask => (Work::Behind, None),
             _ => (Work::Nothing, None),
         };
-        Self { work, since, handed_out_before, ..Self::default() }
+        Self { work, handed_out_before, since, ..Self::default() }
     }
 
     /// It is to be polled, because of `cause`, after so many datagrams were handed out. Returns by what it

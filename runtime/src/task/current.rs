@@ -25,6 +25,7 @@ impl TaskId {
 
     /// The task that this thread is polling now; [`NONE`](Self::NONE) outside of a runtime.
     #[inline]
+    #[must_use]
     pub fn current() -> Self {
         CURRENT.get()
     }

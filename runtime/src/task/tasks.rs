@@ -562,7 +562,7 @@ fn schedule(runnable: Runnable) {
             {
                 tasks.push(runnable, tasks.cause.get());
             }
-        })
+        });
     });
     if let Some(runnable) = runnable {
         // A share of its own: the task may have run and gone before the push is over.

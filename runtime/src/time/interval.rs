@@ -42,6 +42,7 @@ const TOLERANCE: Duration = Duration::from_millis(5);
 /// # std::io::Result::Ok(())
 /// ```
 #[track_caller]
+#[must_use]
 pub fn interval(period: Duration) -> Interval {
     interval_at(clock::now(), period)
 }
@@ -68,6 +69,7 @@ pub fn interval(period: Duration) -> Interval {
 /// # std::io::Result::Ok(())
 /// ```
 #[track_caller]
+#[must_use]
 pub fn interval_at(start: Instant, period: Duration) -> Interval {
     assert!(!period.is_zero(), "the period of an interval must not be zero");
     Interval {

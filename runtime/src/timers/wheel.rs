@@ -111,6 +111,10 @@ impl Place {
 
 impl<T> Wheel<T> {
     /// An empty wheel, at tick 0.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::large_stack_arrays, reason = "made once for each runtime, and boxed")
+    )]
     pub(crate) fn new() -> Self {
         Self {
             now: 0,

@@ -152,7 +152,7 @@ impl ReceiveHalf {
             }
             None => {
                 let registration = &socket.registration;
-                registration.told(Told::Nothing);
+                let _ = registration.told(Told::Nothing);
                 self.audience.looked(member, |task| registration.is_alive(task));
                 Err(io::ErrorKind::WouldBlock.into())
             }

@@ -26,12 +26,14 @@ impl Layout {
     ///
     /// If it is more than a buffer ever holds.
     #[expect(clippy::cast_possible_truncation, reason = "checked, and a const fn has no try_from")]
+    #[must_use]
     pub const fn new(name: usize, control: usize) -> Self {
         assert!(name <= MAX_BUFFER_SIZE && control <= MAX_BUFFER_SIZE);
         Self { name: name as u32, control: control as u32 }
     }
 
     /// The same, and as much more for control messages as lets the payload start at a cache line.
+    #[must_use]
     pub const fn aligned(name: usize, control: usize) -> Self {
         let start = Self::new(name, control).payload_offset();
         let padding = start.next_multiple_of(CACHE_LINE) - start;
@@ -39,21 +41,25 @@ impl Layout {
     }
 
     /// Bytes that are reserved for the address.
+    #[must_use]
     pub const fn name(self) -> usize {
         self.name as usize
     }
 
     /// Bytes that are reserved for control messages.
+    #[must_use]
     pub const fn control(self) -> usize {
         self.control as usize
     }
 
     /// Where the control messages start.
+    #[must_use]
     pub const fn control_offset(self) -> usize {
         HEADER_LEN + self.name()
     }
 
     /// Where the payload starts: by the reservation, whatever lengths the kernel reports.
+    #[must_use]
     pub const fn payload_offset(self) -> usize {
         self.control_offset() + self.control()
     }
@@ -75,6 +81,7 @@ pub struct Header {
 impl Header {
     /// `None`: the bytes are too short to hold one.
     #[inline]
+    #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let (header, _) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let field = |at: usize| {
@@ -95,6 +102,7 @@ impl Header {
 
     /// Whether control messages found no room.
     #[inline]
+    #[must_use]
     pub fn lacks_control(&self) -> bool {
         self.flags & libc::MSG_CTRUNC as u32 != 0
     }
