@@ -20,7 +20,7 @@ impl<T: Clone> Current<T> {
     /// Calls `body` with the current value, which must not change it.
     #[inline]
     pub(crate) fn with<R>(&self, body: impl FnOnce(Option<&T>) -> R) -> R {
-        body(self.0.borrow().as_ref())
+        body((**self.0.borrow()).as_ref())
     }
 
     /// Makes `value` the current one of this thread until the guard is dropped.

@@ -54,7 +54,7 @@ impl Socket {
 
     /// The kernel's socket, for its options and addresses.
     #[cfg_attr(
-        not(ebbtide_model),
+        not(any(test, ebbtide_model)),
         expect(clippy::unnecessary_wraps, reason = "a kernel in memory has none")
     )]
     pub(crate) fn kernel(&self) -> io::Result<&socket2::Socket> {

@@ -71,7 +71,10 @@ impl StartError {
     }
 
     /// Names the cause of an error that came before there was any ring to ask for.
-    #[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
+    #[cfg_attr(
+        not(any(test, ebbtide_model)),
+        expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")
+    )]
     pub(crate) fn explain(error: io::Error) -> io::Error {
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         let cause = match errno {

@@ -112,7 +112,7 @@ impl Place {
 impl<T> Wheel<T> {
     /// An empty wheel, at tick 0.
     #[cfg_attr(
-        not(test),
+        not(any(test, ebbtide_model)),
         expect(clippy::large_stack_arrays, reason = "made once for each runtime, and boxed")
     )]
     pub(crate) fn new() -> Self {
