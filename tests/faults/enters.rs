@@ -9,11 +9,11 @@ use ebbtide::net::UnixAddr;
 use ebbtide::task::yield_now;
 use ebbtide::time::sleep;
 use ebbtide::{Drain, DrainOutcome};
+use ebbtide_testkit::fault::{Fault, Manner, Tally, with_fault};
+use ebbtide_testkit::{Shape, Transport, Watchdog, on_every_shape};
 use libc::{EAGAIN, EBUSY, EINTR, ENOMEM};
 
-use crate::faults::{Fault, Manner, Tally, Watchdog, with_fault};
 use crate::program;
-use crate::support::{Shape, Transport};
 
 on_every_shape!(
     a_visit_that_fails_once_loses_nothing,
