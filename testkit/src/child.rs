@@ -68,8 +68,8 @@ pub fn run_in_a_child(body: impl Future<Output = io::Result<()>>) {
     }
 }
 
-/// As [`run_in_a_child`], and returns how the process ended, which is for the caller to judge. `None`
-/// in the process itself.
+/// As [`run_in_a_child`], and returns how the process ended, which is for the caller to judge.
+/// `None` in the process itself.
 pub fn end_of_child<F: Future<Output = io::Result<()>>>(body: F) -> Option<End> {
     if is_child() {
         ebbtide::run(body).expect("nothing went wrong");

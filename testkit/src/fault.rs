@@ -1,9 +1,9 @@
 //! System calls that fail at chosen moments, and only then: the k-th, each k-th, or some in a row
 //! from the k-th on. Needs no privilege and no tool.
 //!
-//! A seccomp filter (`seccomp::trap`) makes the calls of one thread raise SIGSYS. The handler runs on
-//! that thread, in the place of the call. It counts, and either returns an errno or makes the call:
-//! it marks an argument so that the filter lets it through.
+//! A seccomp filter (`seccomp::trap`) makes the calls of one thread raise SIGSYS. The handler runs
+//! on that thread, in the place of the call. It counts, and either returns an errno or makes the
+//! call: it marks an argument so that the filter lets it through.
 
 // UNSAFETY: a signal handler that reads and writes registers, and makes any system call.
 #![expect(unsafe_code, reason = "argued above")]

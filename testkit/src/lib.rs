@@ -1,5 +1,6 @@
 //! What Ebbtide's integration tests share: the shapes of the driver, numbered datagrams, processes
-//! of a test's own, faults of the kernel, and safe functions for the system calls that a test makes.
+//! of a test's own, faults of the kernel, and safe functions for the system calls that a test
+//! makes.
 //!
 //! Not published. The unsafe code of the tests is all here, so that `tests/` has none.
 

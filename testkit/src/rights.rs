@@ -1,5 +1,5 @@
-//! What a process may do and use: resource limits, users and capabilities. For tests in a process of
-//! their own.
+//! What a process may do and use: resource limits, users and capabilities. For tests in a process
+//! of their own.
 
 // UNSAFETY: limits, users and capabilities have no safe form.
 #![expect(unsafe_code, reason = "argued above")]

@@ -55,9 +55,9 @@ fn refuse(
 }
 
 /// Makes each call of `syscall` raise SIGSYS instead, on this thread and on what it starts from now
-/// on, unless the upper half of its argument of this index is `pass`. The kernel reads only the lower
-/// half of an argument that is an `int`, and ignores an argument that a call does not have. This is
-/// how the handler of the signal can still make the call.
+/// on, unless the upper half of its argument of this index is `pass`. The kernel reads only the
+/// lower half of an argument that is an `int`, and ignores an argument that a call does not have.
+/// This is how the handler of the signal can still make the call.
 pub(crate) fn trap(syscall: libc::c_long, argument: u8, pass: u32) -> io::Result<()> {
     let is = |operator, value: u64| {
         SeccompRule::new(vec![SeccompCondition::new(

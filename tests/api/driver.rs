@@ -59,8 +59,8 @@ fn auto_takes_epoll_where_io_uring_is_refused_and_says_why() {
     });
 }
 
-/// A sandbox may allow a ring and refuse what is done with it. Fails when the driver is chosen before
-/// that is known: the first turn then panics.
+/// A sandbox may allow a ring and refuse what is done with it. Fails when the driver is chosen
+/// before that is known: the first turn then panics.
 #[test]
 fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
     if let Some(value) = std::env::var_os("EBBTIDE_DRIVER") {

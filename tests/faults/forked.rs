@@ -29,8 +29,9 @@ fn a_child_that_outlives_the_runtime_of_its_parent_takes_nothing() {
         for (seed, shape) in (0..).zip(Shape::ALL.into_iter().cycle()).take(8) {
             run::<UnixAddr>(shape, seed);
             let (finished, _alive) = run::<SocketAddr>(shape, seed);
-            // The sockets are open in the child, and here, without their seal. What they receive from now on stays in
-            // their queues: nobody is there to take it, or to write it anywhere.
+            // The sockets are open in the child, and here, without their seal. What they receive
+            // from now on stays in their queues: nobody is there to take it, or to write it
+            // anywhere.
             let bait = Bait::new(512 * 66_000);
             for channel in &finished.channels {
                 for number in 0..10 {

@@ -91,8 +91,8 @@ fn full_peer(name: &UnixAddr) -> (std::os::unix::net::UnixDatagram, usize) {
     (peer, queued)
 }
 
-/// To be told of space in the queue of a peer takes a descriptor of one's own. Fails when a send that
-/// gets none fails instead of waiting, when it spins, or when the exit does not wait for it.
+/// To be told of space in the queue of a peer takes a descriptor of one's own. Fails when a send
+/// that gets none fails instead of waiting, when it spins, or when the exit does not wait for it.
 #[test]
 fn a_send_waits_although_no_descriptor_is_left() {
     in_a_child(|| {
@@ -247,8 +247,8 @@ fn rings_that_use_locked_memory_up_leave_the_next_ones_working() {
     });
 }
 
-/// The limit on processes is that of a container. Fails when a call that gets no thread keeps the loop,
-/// is lost, or is not tried again.
+/// The limit on processes is that of a container. Fails when a call that gets no thread keeps the
+/// loop, is lost, or is not tried again.
 #[test]
 fn a_blocking_call_waits_for_a_thread_while_the_loop_goes_on() {
     in_a_child(|| {

@@ -2,9 +2,9 @@
 //! returns before its datagram is in the queue of the receiver, so that an empty queue proves
 //! nothing. A drain that waits for senders (`Drain::quiesce`) leaves none of them behind.
 //!
-//! In a network namespace of its own, whose loopback interface steers what it receives, and beside no
-//! other process of a test: backlogs belong to the CPUs, and what is too much for them is dropped.
-//! All rounds:
+//! In a network namespace of its own, whose loopback interface steers what it receives, and beside
+//! no other process of a test: backlogs belong to the CPUs, and what is too much for them is
+//! dropped. All rounds:
 //!
 //! ```text
 //! cargo test --release --test process -- asynchronous_delivery --ignored --nocapture
@@ -109,8 +109,8 @@ fn a_drain_that_waits_for_senders_waits_for_the_backlogs_of_the_cpus() {
     });
 }
 
-/// What fills the backlog of CPU 1: multicast to sockets whose filters take their time. A busy thread
-/// there leaves it to the kernel's own.
+/// What fills the backlog of CPU 1: multicast to sockets whose filters take their time. A busy
+/// thread there leaves it to the kernel's own.
 struct Backlog {
     sender: Socket,
     group: SockAddr,
@@ -200,7 +200,8 @@ impl Backlog {
     }
 }
 
-/// Where there is no grace period to be had, the report says so. Fails when it claims to have waited.
+/// Where there is no grace period to be had, the report says so. Fails when it claims to have
+/// waited.
 #[test]
 fn a_drain_that_cannot_wait_for_senders_reports_it() {
     with_refused(libc::SYS_membarrier, libc::EINVAL, || {
@@ -355,8 +356,8 @@ impl Flood {
     }
 }
 
-/// What makes the CPUs slow that receive: datagrams whose filter takes its time. A socket that sends
-/// to itself, from the CPU that does not receive.
+/// What makes the CPUs slow that receive: datagrams whose filter takes its time. A socket that
+/// sends to itself, from the CPU that does not receive.
 struct Burden {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<()>,

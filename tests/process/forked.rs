@@ -142,8 +142,8 @@ impl Holdings {
     }
 }
 
-/// Fails when the child cancels what is its parent's, seals its sockets, takes them from the epoll that
-/// both have, or touches memory that it does not have.
+/// Fails when the child cancels what is its parent's, seals its sockets, takes them from the epoll
+/// that both have, or touches memory that it does not have.
 #[test]
 fn a_child_that_drops_what_it_inherited_leaves_its_parent_as_it_was() {
     in_a_child(|| {
@@ -267,7 +267,8 @@ fn a_child_has_a_runtime_of_its_own_beside_what_it_inherited() {
     });
 }
 
-/// Fails when a child that was made by a task, on a thread that is in its parent's runtime, can have none.
+/// Fails when a child that was made by a task, on a thread that is in its parent's runtime, can
+/// have none.
 #[test]
 fn a_child_made_inside_a_runtime_can_make_its_own() {
     in_a_child(|| {

@@ -7,8 +7,8 @@
 //! then cannot hide: it is limited to that of some fifty runtimes (`/proc` does not show what rings
 //! take of it).
 //!
-//! `cargo test --release --test process -- resources --ignored --nocapture` does it ten thousand times, on
-//! each driver.
+//! `cargo test --release --test process -- resources --ignored --nocapture` does it ten thousand
+//! times, on each driver.
 
 use std::cell::RefCell;
 use std::fs;

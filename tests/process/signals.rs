@@ -120,8 +120,8 @@ fn futures_and_runtimes_that_listen_leave_nothing_behind() {
     });
 }
 
-/// Fails when a signal that comes while no future exists, or while one exists that is then dropped, is
-/// forgotten.
+/// Fails when a signal that comes while no future exists, or while one exists that is then dropped,
+/// is forgotten.
 #[test]
 fn what_came_while_nobody_waited_completes_the_next_future_once() {
     run_in_a_child(async {
@@ -192,7 +192,8 @@ fn every_runtime_is_told_whatever_it_awaits_just_then() {
                     Runtime::new().unwrap().block_on(async {
                         assert!(terminate().now_or_never().is_none());
                         listening.send(()).unwrap();
-                        // It computes, and has no future, when the signal comes and others are told.
+                        // It computes, and has no future, when the signal comes and others are
+                        // told.
                         wait.recv().unwrap();
                         terminate().await.unwrap();
                         told.send(number).unwrap();
@@ -214,8 +215,8 @@ fn every_runtime_is_told_whatever_it_awaits_just_then() {
     });
 }
 
-/// For programs that stop at once at the second signal. Fails when a signal is reported twice, or when
-/// two that come together leave one over.
+/// For programs that stop at once at the second signal. Fails when a signal is reported twice, or
+/// when two that come together leave one over.
 #[test]
 fn a_second_signal_can_be_waited_for() {
     run_in_a_child(async {
@@ -267,8 +268,8 @@ fn a_signal_of_a_child_is_none_of_its_parent() {
     });
 }
 
-/// Fails when the child wakes its parent's runtime instead of its own, or begins with what came to its
-/// parent.
+/// Fails when the child wakes its parent's runtime instead of its own, or begins with what came to
+/// its parent.
 #[test]
 fn a_child_is_told_its_own_signals_in_a_runtime_of_its_own() {
     run_in_a_child(async {
@@ -296,8 +297,8 @@ fn a_child_is_told_its_own_signals_in_a_runtime_of_its_own() {
     });
 }
 
-/// The handler is inherited. Fails when the child, which listens as its parent did, forgets what comes
-/// before it has a runtime.
+/// The handler is inherited. Fails when the child, which listens as its parent did, forgets what
+/// comes before it has a runtime.
 #[test]
 fn what_comes_to_a_child_before_it_has_a_runtime_is_kept() {
     run_in_a_child(async {

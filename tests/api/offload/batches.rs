@@ -1,4 +1,5 @@
-//! Batches, and what the kernel is to cut (GSO): once, in order, also where there is no room or no help.
+//! Batches, and what the kernel is to cut (GSO): once, in order, also where there is no room or no
+//! help.
 
 use std::io;
 
@@ -145,8 +146,9 @@ fn a_transmit_for_whose_end_there_is_no_room_leaves_in_part(shape: Shape) {
     });
 }
 
-/// Longer than the route takes in one packet: the kernel refuses to cut such (`EMSGSIZE` on
-/// Linux 6.18, `EINVAL` on older ones), and sends them in fragments. Fails when the refusal is handed to the sender.
+/// Longer than the route takes in one packet: the kernel refuses to cut such (`EMSGSIZE` on Linux
+/// 6.18, `EINVAL` on older ones), and sends them in fragments. Fails when the refusal is handed to
+/// the sender.
 fn datagrams_too_long_to_be_cut_leave_one_by_one(shape: Shape) {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
         return println!("skipped: IPv6 is not there");
@@ -208,8 +210,8 @@ fn the_error_of_a_later_datagram_comes_with_the_rest_of_its_batch(shape: Shape) 
     });
 }
 
-/// Two tasks send batches on one socket; one of them has a datagram that cannot be sent, behind others
-/// that can. Fails when the other task gets its error, and its own batch does not leave.
+/// Two tasks send batches on one socket; one of them has a datagram that cannot be sent, behind
+/// others that can. Fails when the other task gets its error, and its own batch does not leave.
 fn an_error_in_a_batch_does_not_reach_the_batch_of_another(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();

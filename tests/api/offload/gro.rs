@@ -1,4 +1,5 @@
-//! GRO on and off: while datagrams come, where a train does not fit, and when a socket changes hands.
+//! GRO on and off: while datagrams come, where a train does not fit, and when a socket changes
+//! hands.
 
 use std::cell::Cell;
 use std::io;
@@ -78,8 +79,8 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
     });
 }
 
-/// Whoever takes the error from the kernel hands it over: the receive, the read of the queue, or the
-/// look into it, which has a test of its own in `net/src/datagram/gro.rs`.
+/// Whoever takes the error from the kernel hands it over: the receive, the read of the queue, or
+/// the look into it, which has a test of its own in `net/src/datagram/gro.rs`.
 fn an_error_that_is_pending_when_gro_goes_off_is_told(shape: Shape) {
     run(&shape.runtime(), async {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -97,8 +98,8 @@ fn an_error_that_is_pending_when_gro_goes_off_is_told(shape: Shape) {
     });
 }
 
-/// Asks the kernel, past Ebbtide, for more to come with each datagram than there is room for, so that
-/// the length of a train might be what is missing.
+/// Asks the kernel, past Ebbtide, for more to come with each datagram than there is room for, so
+/// that the length of a train might be what is missing.
 fn ask_for_too_much(receiver: &UdpSocket) {
     set_option(receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
     set_option(receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TIMESTAMP_BY_SOFTWARE);

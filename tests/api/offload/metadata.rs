@@ -1,5 +1,6 @@
-//! What is set on a send leaves with it: for each family of the socket and of the address, mapped or
-//! not, connected or not, alone, in a batch or cut by the kernel. And it is reported where it comes.
+//! What is set on a send leaves with it: for each family of the socket and of the address, mapped
+//! or not, connected or not, alone, in a batch or cut by the kernel. And it is reported where it
+//! comes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -20,7 +20,8 @@ fn pair() -> (UdpSocket, UdpSocket) {
     (receiver, sender)
 }
 
-/// The numbered datagrams from `first` on, each of `len` bytes and the last of `last`, as one train.
+/// The numbered datagrams from `first` on, each of `len` bytes and the last of `last`, as one
+/// train.
 fn train(first: u64, count: u64, len: usize, last: usize) -> Vec<u8> {
     let len_of = |number| if number + 1 == first + count { last } else { len };
     (first..first + count).flat_map(|number| numbered(0, number, len_of(number))).collect()

@@ -1,4 +1,5 @@
-//! Trains that arrive, several datagrams that the kernel received as one, are handed out as datagrams.
+//! Trains that arrive, several datagrams that the kernel received as one, are handed out as
+//! datagrams.
 
 use std::io;
 use std::rc::Rc;

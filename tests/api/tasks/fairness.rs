@@ -98,8 +98,8 @@ fn a_task_that_never_waits_for_its_receives_lets_others_run() {
     runtime.stop();
 }
 
-/// Runs a loop until the other task has run several times. Fails when the loop never gives way: it is
-/// cut off after far more turns than its budgets allow.
+/// Runs a loop until the other task has run several times. Fails when the loop never gives way: it
+/// is cut off after far more turns than its budgets allow.
 fn gives_way(name: &str, step: impl AsyncFn()) {
     let runtime = Runtime::builder().operations_per_poll(BUDGET as u32).build().unwrap();
     gives_way_on(&runtime, name, step);
@@ -185,8 +185,8 @@ fn what_a_socket_answers_without_a_datagram_lets_others_run(shape: Shape) {
     runtime.stop();
 }
 
-/// A deadline holds although the future that it bounds is always ready. Fails when the timeout, which
-/// is polled when the other future has used up the budget, never completes.
+/// A deadline holds although the future that it bounds is always ready. Fails when the timeout,
+/// which is polled when the other future has used up the budget, never completes.
 #[test]
 fn a_timeout_around_what_is_always_ready_ends() {
     for wait in [Duration::ZERO, Duration::from_millis(1)] {

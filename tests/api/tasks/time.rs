@@ -13,7 +13,8 @@ use futures_util::future::join_all;
 
 use super::run;
 
-/// Those that had to wait: on a slow machine, some deadlines have passed before they are first polled.
+/// Those that had to wait: on a slow machine, some deadlines have passed before they are first
+/// polled.
 #[test]
 fn sleeps_end_in_the_order_of_their_deadlines() {
     for scale in 0..12 {

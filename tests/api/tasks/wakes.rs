@@ -1,4 +1,5 @@
-//! Wakes from other threads arrive, also in the moment between the last look for work and the sleep.
+//! Wakes from other threads arrive, also in the moment between the last look for work and the
+//! sleep.
 
 use std::cell::Cell;
 use std::future::poll_fn;

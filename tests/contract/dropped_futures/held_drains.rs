@@ -30,8 +30,8 @@ fn a_drain_ends_beside_one_that_is_held(shape: Shape) {
     });
 }
 
-/// A receiver that comes when a timer ends is waited for, also beside a drain whose own deadline has
-/// passed, and whose future nobody polls any more. Fails when the second drain ends before.
+/// A receiver that comes when a timer ends is waited for, also beside a drain whose own deadline
+/// has passed, and whose future nobody polls any more. Fails when the second drain ends before.
 fn a_drain_that_is_forgotten_has_no_other_end_early(shape: Shape) {
     shape.runtime().block_on(async {
         let mut forgotten = drain_with(Drain::default().deadline(Duration::from_millis(1)));

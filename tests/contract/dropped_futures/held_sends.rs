@@ -179,8 +179,8 @@ fn a_drain_does_not_wait_for_a_send_that_is_held(shape: Shape) {
     });
 }
 
-/// A task that holds a send while it waits for a timer polls it later. Fails when the drain does not
-/// wait for that.
+/// A task that holds a send while it waits for a timer polls it later. Fails when the drain does
+/// not wait for that.
 fn a_drain_waits_for_a_send_that_is_held_until_a_timer(shape: Shape) {
     shape.runtime().block_on(async {
         let full = Full::new();

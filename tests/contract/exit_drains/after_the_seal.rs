@@ -102,8 +102,8 @@ impl Answer {
     }
 }
 
-/// Nothing tells the runtime of the thread: that the receiver is expected back is known from what is
-/// queued. Fails when an inbox that is empty passes for a queue that is.
+/// Nothing tells the runtime of the thread: that the receiver is expected back is known from what
+/// is queued. Fails when an inbox that is empty passes for a queue that is.
 fn a_receiver_that_waits_for_a_thread_between_batches_is_waited_for(shape: Shape) {
     let (ask, asked): (Sender<Arc<Answer>>, Receiver<Arc<Answer>>) = channel();
     let thread = thread::spawn(move || {

@@ -25,8 +25,8 @@ thread_local! {
     static RUNTIME: RefCell<Option<Runtime>> = const { RefCell::new(None) };
 }
 
-/// Receivers of every kind, each with `COUNT` datagrams queued. Each sends its name for each that it
-/// has handled.
+/// Receivers of every kind, each with `COUNT` datagrams queued. Each sends its name for each that
+/// it has handled.
 fn spawn_receivers(handled: &mpsc::Sender<&'static str>) {
     let receive = |name: &'static str, socket: UdpSocket| {
         let handled = handled.clone();
@@ -80,8 +80,8 @@ fn a_runtime_made_before_all_other_thread_locals_delivers_as_well(shape: Shape) 
     deliver(shape, || RUNTIME.with(|runtime| assert!(runtime.borrow().is_none())));
 }
 
-/// The main thread's own variables are dropped when the process exits. The test is started again, on
-/// the main thread of a process of its own.
+/// The main thread's own variables are dropped when the process exits. The test is started again,
+/// on the main thread of a process of its own.
 #[test]
 fn a_runtime_of_the_main_thread_delivers_when_the_process_ends() {
     const TEST: &str =

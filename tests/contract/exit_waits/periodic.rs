@@ -259,8 +259,8 @@ fn a_client_that_waits_for_its_next_tick_is_not_waited_for(shape: Shape) {
     });
 }
 
-/// Main registers, spawns its heartbeat for the acknowledgement, and serves. Fails when what ticks for
-/// ever is cut off work.
+/// Main registers, spawns its heartbeat for the acknowledgement, and serves. Fails when what ticks
+/// for ever is cut off work.
 fn a_heartbeat_that_was_spawned_for_a_datagram_is_no_work(shape: Shape) {
     let report = all_is_handled(shape, 3, async |handled| {
         let socket = socket_with(3);

@@ -32,8 +32,8 @@ on_every_shape!(
 
 const COUNT: usize = 20;
 
-/// It was handed its configuration, and spawns what the program is made of. Fails when that is taken for
-/// work.
+/// It was handed its configuration, and spawns what the program is made of. Fails when that is
+/// taken for work.
 fn what_main_sets_up_is_no_work(shape: Shape) {
     let report = all_is_handled(shape, 1, async |handled| {
         let socket = socket_with(1);
@@ -90,7 +90,8 @@ fn a_future_beside_others_that_is_away_is_waited_for(shape: Shape) {
     });
 }
 
-/// The task is told the end while handlers in it go on. Fails when whoever was told the end is forgotten.
+/// The task is told the end while handlers in it go on. Fails when whoever was told the end is
+/// forgotten.
 fn handlers_in_the_task_of_their_receiver_are_waited_for(shape: Shape) {
     all_is_handled(shape, 8, async |handled| {
         let socket = socket_with(8);
@@ -108,8 +109,8 @@ fn handlers_in_the_task_of_their_receiver_are_waited_for(shape: Shape) {
     });
 }
 
-/// It registers with a server, and from then on only sends. Fails when whoever was handed a datagram
-/// once is waited for to the deadline.
+/// It registers with a server, and from then on only sends. Fails when whoever was handed a
+/// datagram once is waited for to the deadline.
 fn a_receiver_that_does_other_things_since_is_not_waited_for(shape: Shape) {
     all_is_handled(shape, 1, async |handled| {
         let socket = socket_with(1);
@@ -172,8 +173,8 @@ fn a_receiver_that_does_not_wait_just_now_is_waited_for_a_moment(shape: Shape) {
     });
 }
 
-/// `join!(serve, drain)`: the task that drains goes on receiving. Fails when it is told that it waits for
-/// itself.
+/// `join!(serve, drain)`: the task that drains goes on receiving. Fails when it is told that it
+/// waits for itself.
 fn a_server_that_is_joined_with_its_drain_is_served(shape: Shape) {
     for wait in Wait::BOTH {
         let runtime = shape.runtime();
@@ -234,8 +235,8 @@ fn a_drain_beside_a_receive_that_is_never_polled_again_ends() {
     });
 }
 
-/// As one that retransmits until it is answered. Fails when its own timeouts tell that it does not come
-/// back, and the report says `Complete` over what it has left.
+/// As one that retransmits until it is answered. Fails when its own timeouts tell that it does not
+/// come back, and the report says `Complete` over what it has left.
 fn a_receiver_that_waits_many_times_for_each_datagram_is_waited_for(shape: Shape) {
     all_is_handled(shape, 3, async |handled| {
         let socket = socket_with(3);
@@ -251,8 +252,8 @@ fn a_receiver_that_waits_many_times_for_each_datagram_is_waited_for(shape: Shape
     });
 }
 
-/// Each step is short, and all together take longer than what is uncertain is waited for. Fails when
-/// nothing after the end is progress.
+/// Each step is short, and all together take longer than what is uncertain is waited for. Fails
+/// when nothing after the end is progress.
 fn what_follows_the_end_step_by_step_is_waited_for(shape: Shape) {
     for wait in Wait::BOTH {
         all_is_handled(shape, 8, async |handled| {

@@ -184,8 +184,8 @@ fn at_the_deadline_all_stages_are_sealed(shape: Shape) {
     drop(hold);
 }
 
-/// A client that only sends got something that it does not want, so that its stage is uncertain. Fails
-/// when the wait begins anew with each datagram that comes to the other.
+/// A client that only sends got something that it does not want, so that its stage is uncertain.
+/// Fails when the wait begins anew with each datagram that comes to the other.
 fn what_an_unsealed_socket_brings_does_not_hold_up_its_stage(shape: Shape) {
     let runtime = shape.runtime();
     let address = runtime.block_on(async {
@@ -216,8 +216,8 @@ fn what_an_unsealed_socket_brings_does_not_hold_up_its_stage(shape: Shape) {
     sender.join().unwrap();
 }
 
-/// It was handed a datagram of the first socket, and then receives from the second. Fails when it is
-/// expected back at the first.
+/// It was handed a datagram of the first socket, and then receives from the second. Fails when it
+/// is expected back at the first.
 fn a_task_that_waits_for_a_later_stage_is_not_waited_for_in_an_earlier_one(shape: Shape) {
     let runtime = shape.runtime();
     let count = Rc::new(Cell::new(0));
@@ -237,8 +237,8 @@ fn a_task_that_waits_for_a_later_stage_is_not_waited_for_in_an_earlier_one(shape
     assert_eq!((report.outcome, count.get()), (DrainOutcome::Complete, 3), "{report}");
 }
 
-/// One socket for each query, as resolvers do. Fails when sockets are refused as soon as the exit has
-/// begun.
+/// One socket for each query, as resolvers do. Fails when sockets are refused as soon as the exit
+/// has begun.
 fn a_forwarder_may_open_sockets_for_its_last_queries(shape: Shape) {
     const QUERIES: usize = 10;
     let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -300,8 +300,9 @@ fn a_program_that_opens_its_socket_again_and_again_ends(shape: Shape) {
     assert!(refusal.to_string().contains("shutting down"), "{refusal}");
 }
 
-/// The program holds as many datagrams as the pool has buffers, so that the last socket gets none, and
-/// a send to it waits for room. Fails when the stage before waits for the send, which is refused at last.
+/// The program holds as many datagrams as the pool has buffers, so that the last socket gets none,
+/// and a send to it waits for room. Fails when the stage before waits for the send, which is
+/// refused at last.
 fn a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before(shape: Shape) {
     const BUFFERS: usize = 8;
     let runtime = shape.builder().buffers(BUFFERS).build().unwrap();
@@ -332,8 +333,8 @@ fn a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before(shap
     drop(kept);
 }
 
-/// One query after the other, without a hold. Each answer takes longer than what is uncertain is waited
-/// for. Fails when whoever waits at another socket is not expected back.
+/// One query after the other, without a hold. Each answer takes longer than what is uncertain is
+/// waited for. Fails when whoever waits at another socket is not expected back.
 fn a_forwarder_that_waits_for_each_answer_gets_the_last_one(shape: Shape) {
     const QUERIES: usize = 2;
     let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -365,8 +366,8 @@ fn a_forwarder_that_waits_for_each_answer_gets_the_last_one(shape: Shape) {
     upstream.join().unwrap();
 }
 
-/// Dropped, or given back. Fails when a stage seals what it had noted when the drain began: a descriptor
-/// that is another's by then, or a socket of the program's own.
+/// Dropped, or given back. Fails when a stage seals what it had noted when the drain began: a
+/// descriptor that is another's by then, or a socket of the program's own.
 fn a_socket_that_is_gone_before_its_stage_is_not_sealed(shape: Shape) {
     let runtime = shape.runtime();
     let given_back = Rc::new(Cell::new(None));

@@ -91,8 +91,8 @@ fn what_was_read_past_the_pool_is_in_hand_too(shape: Shape) {
     assert_eq!(report.outcome, DrainOutcome::TasksAtWork, "{report}");
 }
 
-/// It has its work since before the drain, and only its own sleeps wake it. Fails when a task is at work
-/// only if something else has woken it since the drain began.
+/// It has its work since before the drain, and only its own sleeps wake it. Fails when a task is at
+/// work only if something else has woken it since the drain began.
 fn a_worker_whose_queue_was_filled_before_the_exit_is_waited_for(shape: Shape) {
     all_is_handled(shape, COUNT, async |handled| {
         let socket = Rc::new(socket_with(COUNT));
@@ -117,8 +117,8 @@ fn a_worker_is_waited_for_as_long_as_it_goes_on(shape: Shape) {
     });
 }
 
-/// By the time of the exit all of them wait. Fails when a task is told from one that only ticks by what
-/// it does since the drain began.
+/// By the time of the exit all of them wait. Fails when a task is told from one that only ticks by
+/// what it does since the drain began.
 fn a_task_that_was_spawned_for_a_datagram_is_waited_for(shape: Shape) {
     for wait in Wait::BOTH {
         all_is_handled(shape, COUNT, async |handled| {
@@ -151,8 +151,8 @@ fn a_task_that_was_spawned_for_a_datagram_and_needs_long_is_reported(shape: Shap
     assert_eq!((report.outcome, report.tasks_at_work), (DrainOutcome::TasksAtWork, 1), "{report}");
 }
 
-/// A last batch that is only full enough at the end. Fails when whoever was told the end has nothing to
-/// hand on.
+/// A last batch that is only full enough at the end. Fails when whoever was told the end has
+/// nothing to hand on.
 fn what_a_receiver_hands_on_at_the_end_is_waited_for(shape: Shape) {
     for spawns in [true, false] {
         all_is_handled(shape, COUNT, async |handled| {
@@ -208,8 +208,8 @@ fn who_joins_receivers_is_waited_for(shape: Shape) {
     });
 }
 
-/// It selects between a socket and a queue. Fails when looking in vain for a datagram is being done with
-/// what the queue has brought.
+/// It selects between a socket and a queue. Fails when looking in vain for a datagram is being done
+/// with what the queue has brought.
 fn an_actor_that_looks_for_datagrams_as_well_is_waited_for(shape: Shape) {
     all_is_handled(shape, 1, async |handled| {
         let queue = Queue::new();
@@ -264,7 +264,8 @@ fn a_worker_that_came_late_to_its_queue_is_waited_for(shape: Shape) {
     }
 }
 
-/// It waits for something that is no sleep, and never comes. Fails when the report is silent about it.
+/// It waits for something that is no sleep, and never comes. Fails when the report is silent about
+/// it.
 fn a_worker_that_looks_idle_is_counted(shape: Shape) {
     let report = exit_after(shape, async || {
         spawn_worker(Rc::new(socket_with(COUNT)), pending::<()>);

@@ -160,7 +160,8 @@ fn a_socket_that_only_sends_learns_that_nobody_is_there(shape: Shape) {
     });
 }
 
-/// The receiver is busy. Fails when a sender takes its error, which then does not come in its place.
+/// The receiver is busy. Fails when a sender takes its error, which then does not come in its
+/// place.
 fn an_error_waits_for_the_receiver_that_there_is(shape: Shape) {
     shape.run(async {
         let mut peers = Peers::new();

@@ -34,8 +34,8 @@ fn long_queue() -> UdpSocket {
 }
 
 /// The form in which servers are written for tokio: the loop ends, and then the same task drains. A
-/// tick is pending all the time. Fails when the task waits for itself until the deadline, or when the
-/// report calls it complete.
+/// tick is pending all the time. Fails when the task waits for itself until the deadline, or when
+/// the report calls it complete.
 fn a_task_that_drains_and_is_itself_the_receiver_is_told_so(shape: Shape) {
     let runtime = shape.runtime();
     let report = runtime.block_on(async {
@@ -125,8 +125,8 @@ fn what_is_left_in_a_long_queue_is_counted(shape: Shape) {
     assert_eq!(kept.stats().discarded, report.undelivered, "{report}");
 }
 
-/// The receiver takes what was read of the queue, and ends. Fails when nobody looks into the kernel's
-/// queue before the drain is over.
+/// The receiver takes what was read of the queue, and ends. Fails when nobody looks into the
+/// kernel's queue before the drain is over.
 fn what_only_the_kernel_has_is_not_forgotten_with_its_receiver(shape: Shape) {
     let runtime = shape.runtime();
     let kept = runtime.block_on(async {

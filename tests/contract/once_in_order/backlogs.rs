@@ -1,7 +1,7 @@
 //! Backlogs, queues and pools of random sizes.
 //!
-//! [`shutdown_delivers_every_backlog`] has 200 seeds of 64 sockets: in one seed of 5 with up to 1 000
-//! datagrams on each, in the others with up to 50.
+//! [`shutdown_delivers_every_backlog`] has 200 seeds of 64 sockets: in one seed of 5 with up to
+//! 1 000 datagrams on each, in the others with up to 50.
 
 use std::net::SocketAddr;
 

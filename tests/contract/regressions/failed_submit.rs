@@ -1,9 +1,9 @@
 //! A failed submit keeps what was queued.
 //!
 //! Cause: `io_uring_enter` failed with `EAGAIN`, and the runtime took its requests for rejected and
-//! freed what they named. But the entries stay in the submission queue: an entry counts as in flight
-//! from its push, whatever enter returns, and the next enter that succeeds carries it out. Open in a
-//! well-known runtime.
+//! freed what they named. But the entries stay in the submission queue: an entry counts as in
+//! flight from its push, whatever enter returns, and the next enter that succeeds carries it out.
+//! Open in a well-known runtime.
 
 use std::os::unix::net;
 
