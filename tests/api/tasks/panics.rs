@@ -220,7 +220,9 @@ fn wakers_that_panic_take_no_others_with_them() {
             let released = Rc::clone(&released);
             async move { until(|| released.get()).await }
         });
-        let mut slept = Box::pin(sleep(Duration::from_millis(1)));
+        // Longer than it takes to poll all of them once.
+        const MOMENT: Duration = Duration::from_millis(50);
+        let mut slept = Box::pin(sleep(MOMENT));
         let mut received = receiver.recv();
         let mut called = spawn_blocking(|| ());
         let alarm = Waker::from(Arc::new(Alarm));
@@ -232,7 +234,7 @@ fn wakers_that_panic_take_no_others_with_them() {
         std::mem::forget(alarm);
         // And beside each, a task that waits for the same.
         let others = [
-            spawn(sleep(Duration::from_millis(1)).map(drop)),
+            spawn(sleep(MOMENT).map(drop)),
             spawn({
                 let receiver = Rc::clone(&receiver);
                 async move { drop(receiver.recv().await) }
