@@ -9,11 +9,11 @@ use ebbtide::net::UnixAddr;
 use ebbtide::task::yield_now;
 use ebbtide::time::sleep;
 use ebbtide::{Drain, DrainOutcome};
+use ebbtide_testkit::fault::{Fault, Manner, Tally, with_fault};
+use ebbtide_testkit::{Shape, Transport, Watchdog, on_every_shape};
 use libc::{EAGAIN, EBUSY, EINTR, ENOMEM};
 
-use crate::faults::{Fault, Manner, Tally, Watchdog, with_fault};
 use crate::program;
-use crate::support::{Shape, Transport};
 
 on_every_shape!(
     a_visit_that_fails_once_loses_nothing,
@@ -114,8 +114,8 @@ fn a_failure_at_every_step_loses_nothing() {
     }
 }
 
-/// The one loss that can only be reported, is: the kernel had no memory to keep a completion. Here it
-/// only says so, and nothing else may be lost by what follows.
+/// The one loss that can only be reported, is: the kernel had no memory to keep a completion. Here
+/// it only says so, and nothing else may be lost by what follows.
 #[test]
 fn a_completion_that_the_kernel_lost_is_reported() {
     let shape = Shape::DEFAULT;
@@ -155,8 +155,8 @@ fn a_ring_that_breaks_panics_with_its_reason() {
     }
 }
 
-/// A sandbox that is put on later, for example. Fails when what the unwinding drops, sockets and the
-/// runtime, enters again and panics for it: the process then aborts.
+/// A sandbox that is put on later, for example. Fails when what the unwinding drops, sockets and
+/// the runtime, enters again and panics for it: the process then aborts.
 fn a_driver_that_fails_for_good_panics_once(shape: Shape) {
     let _watchdog = Watchdog::new("a driver fails for good");
     for k in RUNNING {
@@ -173,8 +173,8 @@ fn a_driver_that_fails_for_good_panics_once(shape: Shape) {
     }
 }
 
-/// Fails when the end of a runtime whose failure the program has caught panics as well, or passes for
-/// complete over what it could not read.
+/// Fails when the end of a runtime whose failure the program has caught panics as well, or passes
+/// for complete over what it could not read.
 fn the_end_of_a_runtime_whose_driver_failed_tells_what_it_could_not_read(shape: Shape) {
     let _watchdog = Watchdog::new("a driver fails before the end");
     let fault = Fault::burst(visit(shape), 20, u64::MAX, Manner::Refuse(libc::EPERM));

@@ -1,10 +1,6 @@
 //! `RLIMIT_NOFILE` and `RLIMIT_MEMLOCK` at their edges.
 
-// UNSAFETY: limits and users have no safe form.
-#![expect(unsafe_code, reason = "argued above")]
-
 use std::cell::Cell;
-use std::fs::File;
 use std::io;
 use std::iter;
 use std::net::SocketAddr;
@@ -15,21 +11,13 @@ use std::time::Duration;
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide::task::yield_now;
 use ebbtide::{Drain, DrainOutcome, Driver, RunningDriver, Runtime};
+use ebbtide_testkit::child::in_a_child;
+use ebbtide_testkit::descriptor::use_up;
+use ebbtide_testkit::rights::{as_another_user, limit};
+use ebbtide_testkit::{Shape, Transport, Watchdog, unique_name};
 use futures_util::FutureExt;
 
-use crate::child::in_a_child;
-use crate::faults::Watchdog;
 use crate::program;
-use crate::support::{Shape, Transport, unique_name};
-
-fn limit(resource: libc::__rlimit_resource_t, most: u64) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: points to a limit of ours.
-    assert_eq!(unsafe { libc::getrlimit(resource, &raw mut limit) }, 0);
-    limit.rlim_cur = most.min(limit.rlim_max);
-    // SAFETY: points to a limit of ours.
-    assert_eq!(unsafe { libc::setrlimit(resource, &raw const limit) }, 0);
-}
 
 /// A socket that was opened while there were descriptors, with datagrams in its queue.
 fn backlog<T: Transport>(received: &Rc<Cell<u64>>) -> socket2::Socket {
@@ -46,7 +34,7 @@ fn backlog<T: Transport>(received: &Rc<Cell<u64>>) -> socket2::Socket {
 /// Opening fails with an error that says so; what is open goes on, waits, and is drained.
 #[test]
 fn a_runtime_without_descriptors_says_so_and_loses_nothing() {
-    in_a_child("limits::a_runtime_without_descriptors_says_so_and_loses_nothing", || {
+    in_a_child(|| {
         let _watchdog = Watchdog::new("no descriptor is left");
         limit(libc::RLIMIT_NOFILE, 100);
         for shape in Shape::ALL {
@@ -68,7 +56,7 @@ fn with_room_for(shape: Shape, room: usize) {
         while waiting.try_send(&[0; 2_000]).is_ok() {}
         (senders, waiting, peer)
     });
-    let mut full: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    let mut full = use_up();
     full.truncate(full.len() - room);
 
     let mut opened = Vec::new();
@@ -103,11 +91,11 @@ fn full_peer(name: &UnixAddr) -> (std::os::unix::net::UnixDatagram, usize) {
     (peer, queued)
 }
 
-/// To be told of space in the queue of a peer takes a descriptor of one's own. Fails when a send that
-/// gets none fails instead of waiting, when it spins, or when the exit does not wait for it.
+/// To be told of space in the queue of a peer takes a descriptor of one's own. Fails when a send
+/// that gets none fails instead of waiting, when it spins, or when the exit does not wait for it.
 #[test]
 fn a_send_waits_although_no_descriptor_is_left() {
-    in_a_child("limits::a_send_waits_although_no_descriptor_is_left", || {
+    in_a_child(|| {
         let _watchdog = Watchdog::new("a send waits");
         limit(libc::RLIMIT_NOFILE, 100);
         for shape in Shape::ALL {
@@ -128,7 +116,7 @@ fn sends_wait_without_descriptors(shape: Shape) {
         connected.connect_addr(&name).unwrap();
         (UnixDatagram::unbound().unwrap(), connected)
     });
-    let full: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    let full = use_up();
     runtime.block_on(async {
         let mut sends = [connected.send(b"one"), sender.send_to_addr(b"two", &name)];
         let mut writable = connected.writable();
@@ -155,7 +143,7 @@ fn sends_wait_without_descriptors(shape: Shape) {
     let filler = std::os::unix::net::UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
     while filler.send_to_addr(b"fills", &name).is_ok() {}
-    let full: Vec<File> = iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    let full = use_up();
     let sending = runtime.spawn(async move { sender.send_to_addr(b"waits", &name).await.unwrap() });
     let emptier = thread::spawn(move || {
         thread::sleep(Duration::from_millis(50));
@@ -168,26 +156,6 @@ fn sends_wait_without_descriptors(shape: Shape) {
     let peer = emptier.join().unwrap();
     assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 5);
     drop((full, connected));
-}
-
-const NOBODY: libc::uid_t = 65_534;
-
-/// Runs `f` on a thread that belongs to another user, without privileges: who is held to limits of
-/// his own. `None` where this takes a right that we do not have.
-fn as_another_user<T: Send>(f: impl FnOnce() -> T + Send) -> Option<T> {
-    thread::scope(|scope| {
-        let other = scope.spawn(|| {
-            // The call itself, and not that of libc, which would change all threads.
-            // SAFETY: takes numbers.
-            let result = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
-            if result != 0 {
-                println!("skipped: another user: {}", io::Error::last_os_error());
-                return None;
-            }
-            Some(f())
-        });
-        other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// With `bytes` of locked memory: how many entries the ring got, or the error; `None`, epoll.
@@ -230,7 +198,7 @@ fn check_locked_memory(sizes: &[u64]) {
 
 #[test]
 fn another_user_with_little_locked_memory_gets_what_fits() {
-    in_a_child("limits::another_user_with_little_locked_memory_gets_what_fits", || {
+    in_a_child(|| {
         check_locked_memory(&[0, 1 << 20, 8 << 20]);
     });
 }
@@ -238,7 +206,7 @@ fn another_user_with_little_locked_memory_gets_what_fits() {
 #[test]
 #[ignore = "the long form: a ring that does not fit is tried for a second"]
 fn another_user_with_any_amount_of_locked_memory_gets_what_fits() {
-    in_a_child("limits::another_user_with_any_amount_of_locked_memory_gets_what_fits", || {
+    in_a_child(|| {
         let sizes = [0, 1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256];
         check_locked_memory(&sizes.map(|pages| pages * 4_096));
     });
@@ -248,7 +216,7 @@ fn another_user_with_any_amount_of_locked_memory_gets_what_fits() {
 #[test]
 #[ignore = "the long form: a ring that does not fit is tried for a second"]
 fn rings_that_use_locked_memory_up_leave_the_next_ones_working() {
-    in_a_child("limits::rings_that_use_locked_memory_up_leave_the_next_ones_working", || {
+    in_a_child(|| {
         let _watchdog = Watchdog::new("locked memory is used up");
         if !Shape::DEFAULT.has_ring() {
             return println!("skipped: there is no ring here");
@@ -279,11 +247,11 @@ fn rings_that_use_locked_memory_up_leave_the_next_ones_working() {
     });
 }
 
-/// The limit on processes is that of a container. Fails when a call that gets no thread keeps the loop,
-/// is lost, or is not tried again.
+/// The limit on processes is that of a container. Fails when a call that gets no thread keeps the
+/// loop, is lost, or is not tried again.
 #[test]
 fn a_blocking_call_waits_for_a_thread_while_the_loop_goes_on() {
-    in_a_child("limits::a_blocking_call_waits_for_a_thread_while_the_loop_goes_on", || {
+    in_a_child(|| {
         let _watchdog = Watchdog::new("a blocking call waits for a thread");
         for shape in [Shape::DEFAULT, Shape::EPOLL] {
             // Root is not limited.

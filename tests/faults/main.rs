@@ -1,6 +1,6 @@
 //! Faults: what the kernel may refuse, interrupt or cut short, it does, at every step of a program
-//! in turn. Nothing is lost or doubled, or the error is clear; nothing hangs; nothing is written
-//! after it was freed.
+//! in turn; and what peers may send that means no good. Nothing is lost or doubled, or the error is
+//! clear; nothing hangs; nothing is written after it was freed.
 //!
 //! The short form takes a sample of the steps. All of them, a few minutes:
 //!
@@ -10,21 +10,13 @@
 //!
 //! A failure names the fault, which `program::run` repeats with the same seed.
 
-#[path = "../support/child.rs"]
-mod child;
-#[path = "../support/faults.rs"]
-mod faults;
-#[path = "../support/seccomp.rs"]
-mod seccomp;
-#[macro_use]
-#[path = "../support/mod.rs"]
-mod support;
-
 mod enters;
 mod forked;
+mod hostile_input;
 mod limits;
 mod other_calls;
 mod program;
+mod refused_start;
 mod signals;
 mod start;
 mod stopped;

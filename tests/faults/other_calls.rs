@@ -8,11 +8,11 @@ use std::rc::Rc;
 
 use ebbtide::net::{Address, DatagramSocket, UnixAddr};
 use ebbtide::{Drain, DrainOutcome};
+use ebbtide_testkit::fault::{Fault, Manner, with_fault};
+use ebbtide_testkit::{Shape, Transport, Watchdog, on_every_shape};
 use libc::{EBADF, ECONNREFUSED, EINTR, ENOBUFS, ENOMEM, ENOSPC};
 
-use crate::faults::{Fault, Manner, Watchdog, with_fault};
 use crate::program;
-use crate::support::{Shape, Transport};
 
 on_every_shape!(
     receives_that_are_interrupted_lose_nothing,

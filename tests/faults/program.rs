@@ -14,10 +14,11 @@ use ebbtide::net::{Datagram, DatagramSocket, UnixDatagram};
 use ebbtide::task::yield_now;
 use ebbtide::time::sleep;
 use ebbtide::{Drain, DrainOutcome, DrainReport, Runtime};
+use ebbtide_testkit::descriptor::duplicate;
+use ebbtide_testkit::socket::left_in_queue;
+use ebbtide_testkit::{Ledger, Shape, Transport, numbered, parse};
 use futures_util::FutureExt;
 use socket2::Socket;
-
-use crate::support::{Ledger, Random, Shape, Transport, duplicate, left_in_queue, numbered, parse};
 
 /// In each half: so many that every program visits the kernel more than 200 times.
 const ROUNDS: usize = 150;
@@ -116,7 +117,7 @@ pub(crate) fn run_with<T: Transport>(
     seed: u64,
     middle: impl FnOnce(),
 ) -> Finished<T> {
-    let mut random = Random::new(seed);
+    let mut random = fastrand::Rng::with_seed(seed);
     let kept = Rc::default();
     let mut channels = Vec::new();
     let mut sends = runtime.block_on(async {
@@ -129,9 +130,9 @@ pub(crate) fn run_with<T: Transport>(
     middle();
     runtime.block_on(work(&mut channels, &mut sends, &mut random));
     for channel in &mut channels {
-        channel.send(random.within(0..=60));
+        channel.send(random.usize(0..=60));
         channel.send_empty();
-        channel.send(random.within(0..=60));
+        channel.send(random.usize(0..=60));
     }
     let report = runtime.shutdown(Drain::default());
     Finished { channels, kept, sends, report }
@@ -157,20 +158,26 @@ fn open<T: Transport>(
     let watch = duplicate(&socket);
     let seen: Rc<RefCell<Seen>> = Rc::default();
     let (socket, kept) = (T::open(socket), Rc::clone(kept));
-    ebbtide::spawn(receive(socket, receiver, Random::new(seed), kept, Rc::clone(&seen)));
+    ebbtide::spawn(receive(
+        socket,
+        receiver,
+        fastrand::Rng::with_seed(seed),
+        kept,
+        Rc::clone(&seen),
+    ));
     Channel { id, sender, watch, numbered: 0, empty: 0, seen }
 }
 
 async fn receive<T: Transport>(
     socket: DatagramSocket<T>,
     receiver: Receiver,
-    mut random: Random,
+    mut random: fastrand::Rng,
     kept: Rc<RefCell<Vec<Datagram<T>>>>,
     seen: Rc<RefCell<Seen>>,
 ) {
     loop {
         if let Receiver::Impatient = receiver {
-            for _ in 0..random.within(0..=2) {
+            for _ in 0..random.usize(0..=2) {
                 let dropped = socket.recv();
                 futures_util::pin_mut!(dropped);
                 if let Some(received) = dropped.now_or_never()
@@ -216,15 +223,15 @@ fn number(error: &io::Error) -> i32 {
     error.raw_os_error().expect("an error of the kernel")
 }
 
-async fn work(channels: &mut [Channel], sends: &mut Sends, random: &mut Random) {
+async fn work(channels: &mut [Channel], sends: &mut Sends, random: &mut fastrand::Rng) {
     for _ in 0..ROUNDS {
         for channel in &mut *channels {
-            channel.send(random.within(0..=3));
-            if random.within(0..=9) == 0 {
+            channel.send(random.usize(0..=3));
+            if random.usize(0..=9) == 0 {
                 channel.send_empty();
             }
         }
-        match random.within(0..=15) {
+        match random.usize(0..=15) {
             0 => all_received(channels).await,
             1 => sleep(Duration::from_micros(50)).await,
             2..=5 => sends.try_one(random).await,
@@ -275,17 +282,17 @@ impl Sends {
     }
 
     /// A send that waits; then it is dropped, or there is room.
-    async fn try_one(&mut self, random: &mut Random) {
+    async fn try_one(&mut self, random: &mut fastrand::Rng) {
         let payload = self.next();
         let socket = self.socket.take().expect("it is put back");
         let result = {
             let mut send = socket.send(&payload);
             let result = (&mut send).now_or_never();
             assert!(!matches!(result, Some(Ok(_))), "there is no room");
-            if result.is_none() && random.within(0..=1) == 0 {
+            if result.is_none() && random.usize(0..=1) == 0 {
                 yield_now().await;
             }
-            if result.is_none() && random.within(0..=1) == 0 {
+            if result.is_none() && random.usize(0..=1) == 0 {
                 while self.receive_one() {}
                 Some(send.await)
             } else {

@@ -1,16 +1,16 @@
 //! A start that fails half-way: at each call that it makes, in turn. The error is clear, or another
 //! driver does; a start that comes out works, and one that does not leaves nothing behind.
 
-use std::fs;
 use std::net::SocketAddr;
 
 use ebbtide::net::UnixAddr;
 use ebbtide::{Driver, RunningDriver, Runtime};
+use ebbtide_testkit::child::in_a_child;
+use ebbtide_testkit::fault::{Fault, Manner, Tally, with_fault};
+use ebbtide_testkit::seccomp::with_refused_if;
+use ebbtide_testkit::{Watchdog, descriptor};
 
-use crate::child::in_a_child;
-use crate::faults::{Fault, Manner, Tally, Watchdog, with_fault};
 use crate::program;
-use crate::seccomp::with_refused_if;
 
 const ERRNOS: [i32; 9] = [
     libc::EPERM,
@@ -42,17 +42,13 @@ fn start(choice: Driver, syscall: libc::c_long, k: u64, errno: i32) -> (Option<b
     })
 }
 
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 #[test]
 fn a_start_that_fails_anywhere_is_told_or_does_without() {
-    in_a_child("start::a_start_that_fails_anywhere_is_told_or_does_without", || {
+    in_a_child(|| {
         let _watchdog = Watchdog::new("a start fails");
         // The watchdog's thread and the handler are there from now on.
         start(Driver::Auto, libc::SYS_io_uring_setup, 0, 0);
-        let before = descriptors();
+        let before = descriptor::count();
         for syscall in [
             libc::SYS_io_uring_setup,
             libc::SYS_io_uring_register,
@@ -75,16 +71,16 @@ fn a_start_that_fails_anywhere_is_told_or_does_without() {
                 }
             }
         }
-        assert_eq!(descriptors(), before, "descriptors are left behind");
+        assert_eq!(descriptor::count(), before, "descriptors are left behind");
     });
 }
 
 /// What a ring shares with the program is a mapping of its descriptor.
 #[test]
 fn a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does() {
-    in_a_child("start::a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does", || {
+    in_a_child(|| {
         let _watchdog = Watchdog::new("a ring cannot be mapped");
-        let before = descriptors();
+        let before = descriptor::count();
         let descriptor = 0..=i32::MAX as u32;
         let on_ring = with_refused_if(libc::SYS_mmap, 4, descriptor, libc::EACCES, || {
             let runtime = Runtime::builder().driver(Driver::Auto).build().unwrap();
@@ -93,7 +89,7 @@ fn a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does() {
             on_ring
         });
         assert!(!on_ring, "mapping it was not refused");
-        assert_eq!(descriptors(), before, "descriptors are left behind");
+        assert_eq!(descriptor::count(), before, "descriptors are left behind");
     });
 }
 

@@ -5,18 +5,17 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use ebbtide::net::UnixAddr;
+use ebbtide_testkit::child::in_a_child;
+use ebbtide_testkit::{Shape, Watchdog};
 
-use crate::child::in_a_child;
-use crate::faults::Watchdog;
 use crate::program;
-use crate::support::Shape;
 
 /// Pairs of signals that the other process sends.
 const STOPS: u32 = 3_000;
 
 #[test]
 fn a_program_that_is_stopped_and_continued_loses_nothing() {
-    in_a_child("stopped::a_program_that_is_stopped_and_continued_loses_nothing", || {
+    in_a_child(|| {
         let _watchdog = Watchdog::new("it was stopped");
         // Every stop is followed by a go: it cannot leave us stopped. A pause now and then, so that
         // the stops hit all parts of the program.

@@ -1,0 +1,33 @@
+//! Ends a test run that hangs.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+/// Ends the test run if it takes far longer than it possibly could: a hang. Never a verdict on how
+/// fast something is.
+#[must_use]
+#[derive(Debug)]
+pub struct Watchdog {
+    _alive: Sender<()>,
+}
+
+impl Watchdog {
+    /// Watches until it is dropped. `what` is printed if it has to end the run.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self::with_patience(what, Duration::from_secs(240))
+    }
+
+    /// As [`new`](Self::new), with another time limit.
+    pub fn with_patience(what: impl Into<String>, patience: Duration) -> Self {
+        let (alive, ended) = channel();
+        let what = what.into();
+        thread::spawn(move || {
+            if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("it hangs: {what}");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
+    }
+}

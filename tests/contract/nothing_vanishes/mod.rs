@@ -1,0 +1,7 @@
+//! Nothing vanishes silently: what was truncated, dropped, refused, left over, thrown away or cut
+//! off is counted, and `run` returns an error for it.
+
+mod errors_and_truncation;
+mod refused_and_discarded;
+mod unsealed;
+mod verdicts;
