@@ -64,7 +64,7 @@ async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<Dr
     if let Some(address) = &options.udp {
         let socket = UdpSocket::bind(address).map_err(|error| cannot_bind(address, &error))?;
         say(format_args!("listening on udp {}", socket.local_addr()?))?;
-        receivers.push(ebbtide::spawn(count(socket, Rc::clone(tally))));
+        receivers.push(ebbtide::spawn(count(socket.into(), Rc::clone(tally))));
     }
     let _path_to_remove = match &options.unix {
         Some(path) => {
@@ -73,7 +73,7 @@ async fn collect(options: &Options, tally: &Rc<RefCell<Tally>>) -> io::Result<Dr
             let socket = bound.map_err(|error| cannot_bind(path.display(), &error))?;
             let path_to_remove = BoundPath(path);
             say(format_args!("listening on unix {}", path.display()))?;
-            receivers.push(ebbtide::spawn(count(socket, Rc::clone(tally))));
+            receivers.push(ebbtide::spawn(count(socket.into(), Rc::clone(tally))));
             Some(path_to_remove)
         }
         None => None,

@@ -61,14 +61,14 @@ fn count_packets(runtime: Runtime, transport: Transport, options: &Options) -> i
         match transport {
             Transport::Unix => {
                 let (writer, counter) = UnixDatagram::pair()?;
-                ebbtide::spawn(count(counter, Rc::clone(&received)));
+                ebbtide::spawn(count(counter.into(), Rc::clone(&received)));
                 write_unix(&writer, options).await
             }
             Transport::Udp => {
                 let counter = UdpSocket::bind("127.0.0.1:0")?;
                 let writer = UdpSocket::bind("127.0.0.1:0")?;
                 writer.connect(counter.local_addr()?)?;
-                ebbtide::spawn(count(counter, Rc::clone(&received)));
+                ebbtide::spawn(count(counter.into(), Rc::clone(&received)));
                 write_udp(&writer, options).await
             }
         }

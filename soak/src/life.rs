@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ebbtide::net::{Address, Datagram, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide::time::sleep;
-use ebbtide::{Drain, DrainReport, Driver, JoinHandle, Runtime};
+use ebbtide::{Drain, DrainReport, DriverChoice, JoinHandle, Runtime};
 use socket2::Socket;
 
 use super::account::Account;
@@ -42,28 +42,28 @@ trait Kind: Address + 'static {
 }
 
 impl Kind for SocketAddr {
-    fn open() -> io::Result<(UdpSocket, Destination)> {
+    fn open() -> io::Result<(DatagramSocket<Self>, Destination)> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         let address = socket.local_addr()?;
-        Ok((socket, Destination::Udp(address)))
+        Ok((socket.into(), Destination::Udp(address)))
     }
 
-    fn hand_over(socket: UdpSocket) -> io::Result<Vec<Datagram>> {
-        Ok(socket.into_std()?.1)
+    fn hand_over(socket: DatagramSocket<Self>) -> io::Result<Vec<Datagram>> {
+        Ok(UdpSocket::from(socket).into_std()?.1)
     }
 }
 
 impl Kind for UnixAddr {
-    fn open() -> io::Result<(UnixDatagram, Destination)> {
+    fn open() -> io::Result<(DatagramSocket<Self>, Destination)> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("ebbtide-soak-{}-{count}", std::process::id());
         let address = UnixAddr::from_abstract_name(name)?;
-        Ok((UnixDatagram::bind_addr(&address)?, Destination::Unix(address)))
+        Ok((UnixDatagram::bind_addr(&address)?.into(), Destination::Unix(address)))
     }
 
-    fn hand_over(socket: UnixDatagram) -> io::Result<Vec<Datagram<UnixAddr>>> {
-        Ok(socket.into_std()?.1)
+    fn hand_over(socket: DatagramSocket<Self>) -> io::Result<Vec<Datagram<UnixAddr>>> {
+        Ok(UnixDatagram::from(socket).into_std()?.1)
     }
 }
 
@@ -128,7 +128,7 @@ pub(super) struct Life {
 impl Life {
     /// Makes a runtime, lets it work for a while, ends it, and checks the balance.
     pub(super) fn live(
-        driver: Driver,
+        driver: DriverChoice,
         random: &mut Random,
         board: &Arc<Board>,
         totals: &Arc<Totals>,
@@ -310,7 +310,7 @@ impl Life {
     }
 
     /// Balances what was sent to every channel against what was received and counted.
-    fn settle(&self, driver: Driver, end: End, report: &DrainReport) {
+    fn settle(&self, driver: DriverChoice, end: End, report: &DrainReport) {
         let records = self.records.borrow();
         for record in records.iter() {
             self.close(record);

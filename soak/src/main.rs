@@ -32,7 +32,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
-use ebbtide::{Driver, Runtime};
+use ebbtide::{DriverChoice, Runtime};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -47,7 +47,7 @@ const SENDERS: usize = 3;
 
 /// The drivers, with a thread each that makes one runtime after the other. Where io_uring is
 /// refused, both are epoll.
-const DRIVERS: [Driver; 2] = [Driver::Auto, Driver::Epoll];
+const DRIVERS: [DriverChoice; 2] = [DriverChoice::Auto, DriverChoice::Epoll];
 
 /// Rests during a run, the first and the last included.
 const RESTS: u32 = 13;
@@ -126,7 +126,12 @@ impl Soak {
     }
 
     /// What the thread of a driver does: one life after the other, with a rest when asked to.
-    fn lives(&self, index: usize, driver: Driver, mut random: Random) -> impl FnOnce() + use<> {
+    fn lives(
+        &self,
+        index: usize,
+        driver: DriverChoice,
+        mut random: Random,
+    ) -> impl FnOnce() + use<> {
         let (board, totals) = (Arc::clone(&self.board), Arc::clone(&self.totals));
         let (stop, rest) = (Arc::clone(&self.stop), Arc::clone(&self.rest));
         let meeting = Arc::clone(&self.meeting);

@@ -1,6 +1,6 @@
 //! The shapes of the driver that every scenario runs on.
 
-use ebbtide::{Builder, Driver, RunningDriver, Runtime};
+use ebbtide::{Builder, DriverChoice, RunningDriver, Runtime};
 
 use crate::run;
 
@@ -9,7 +9,7 @@ use crate::run;
 pub struct Shape {
     /// The name that failures are reported with.
     pub name: &'static str,
-    driver: Driver,
+    driver: DriverChoice,
     submission_entries: Option<usize>,
     completion_entries: Option<usize>,
     buffers: Option<usize>,
@@ -19,7 +19,7 @@ impl Shape {
     /// A ring if the machine has one. Where io_uring is refused, all shapes run on epoll.
     pub const DEFAULT: Self = Self {
         name: "default ring",
-        driver: Driver::Auto,
+        driver: DriverChoice::Auto,
         submission_entries: None,
         completion_entries: None,
         buffers: None,
@@ -32,14 +32,14 @@ impl Shape {
     /// The completion queue overflows and the pool runs empty all the time.
     pub const TINY: Self = Self {
         name: "completion queue of 8, pool of 4",
-        driver: Driver::Auto,
+        driver: DriverChoice::Auto,
         submission_entries: Some(8),
         completion_entries: Some(8),
         buffers: Some(4),
     };
 
     /// Epoll, also where there is a ring.
-    pub const EPOLL: Self = Self { name: "epoll", driver: Driver::Epoll, ..Self::DEFAULT };
+    pub const EPOLL: Self = Self { name: "epoll", driver: DriverChoice::Epoll, ..Self::DEFAULT };
 
     /// All of them.
     pub const ALL: [Self; 4] = [Self::DEFAULT, Self::TWO_ENTRIES, Self::TINY, Self::EPOLL];

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use ebbtide::net::{Address, DatagramSocket, UnixAddr};
+use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use socket2::{Domain, Socket, Type};
 
 /// A kind of datagram socket, named by its addresses.
@@ -31,7 +31,7 @@ impl Transport for UnixAddr {
     }
 
     fn open(socket: Socket) -> DatagramSocket<Self> {
-        DatagramSocket::<Self>::from_std(socket.into()).expect("it is of this kind")
+        UnixDatagram::from_std(socket.into()).expect("it is of this kind").into()
     }
 }
 
@@ -48,6 +48,6 @@ impl Transport for SocketAddr {
     }
 
     fn open(socket: Socket) -> DatagramSocket<Self> {
-        DatagramSocket::<Self>::from_std(socket.into()).expect("it is of this kind")
+        UdpSocket::from_std(socket.into()).expect("it is of this kind").into()
     }
 }

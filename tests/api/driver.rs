@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ebbtide::net::{UdpSocket, UnixDatagram};
 use ebbtide::time::timeout;
-use ebbtide::{Drain, Driver, RunningDriver, Runtime, StartCause};
+use ebbtide::{Drain, DriverChoice, RunningDriver, Runtime, StartCause};
 use ebbtide_testkit::child::in_a_child_with;
 use ebbtide_testkit::descriptor::Number;
 use ebbtide_testkit::seccomp::{with_refused, with_refused_if};
@@ -15,7 +15,7 @@ fn as_in_a_container<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     with_refused(libc::SYS_io_uring_setup, libc::EPERM, f)
 }
 
-fn start(choice: Driver) -> io::Result<Runtime> {
+fn start(choice: DriverChoice) -> io::Result<Runtime> {
     Runtime::builder().driver(choice).build()
 }
 
@@ -32,9 +32,9 @@ fn passes_a_datagram(runtime: Runtime) {
 #[test]
 fn auto_takes_io_uring_where_there_is_one() {
     // The environment may ask for another driver, or the machine refuse it: then there is none.
-    match (start(Driver::IoUring), std::env::var_os("EBBTIDE_DRIVER")) {
+    match (start(DriverChoice::IoUring), std::env::var_os("EBBTIDE_DRIVER")) {
         (Ok(_), None) => {
-            let runtime = start(Driver::Auto).unwrap();
+            let runtime = start(DriverChoice::Auto).unwrap();
             assert!(matches!(runtime.driver(), RunningDriver::IoUring { .. }));
             assert_eq!(runtime.driver().to_string(), "io_uring");
         }
@@ -49,7 +49,7 @@ fn auto_takes_epoll_where_io_uring_is_refused_and_says_why() {
         return println!("skipped: EBBTIDE_DRIVER={value:?}");
     }
     as_in_a_container(|| {
-        let runtime = start(Driver::Auto).unwrap();
+        let runtime = start(DriverChoice::Auto).unwrap();
         let RunningDriver::Epoll { refusal: Some(error), .. } = runtime.driver() else {
             panic!("{} runs", runtime.driver());
         };
@@ -66,7 +66,7 @@ fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
     if let Some(value) = std::env::var_os("EBBTIDE_DRIVER") {
         return println!("skipped: EBBTIDE_DRIVER={value:?}");
     }
-    if let Err(error) = start(Driver::IoUring) {
+    if let Err(error) = start(DriverChoice::IoUring) {
         return println!("skipped: {error}");
     }
     for (syscall, name) in [
@@ -76,7 +76,7 @@ fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
     ] {
         for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::EINVAL, libc::EIO] {
             with_refused(syscall, errno, || {
-                let runtime = start(Driver::Auto).unwrap();
+                let runtime = start(DriverChoice::Auto).unwrap();
                 let RunningDriver::Epoll { refusal: Some(refusal), .. } = runtime.driver() else {
                     panic!("{name}, errno {errno}: {} runs", runtime.driver());
                 };
@@ -87,7 +87,7 @@ fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
                     );
                 }
                 passes_a_datagram(runtime);
-                let error = start(Driver::IoUring).expect_err("it is refused");
+                let error = start(DriverChoice::IoUring).expect_err("it is refused");
                 assert!(error.to_string().contains(&refusal.to_string()), "{error}, not {refusal}");
             });
         }
@@ -96,13 +96,13 @@ fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
 
 #[test]
 fn io_uring_is_not_replaced_where_it_was_asked_for() {
-    let error = as_in_a_container(|| start(Driver::IoUring).expect_err("it is refused"));
+    let error = as_in_a_container(|| start(DriverChoice::IoUring).expect_err("it is refused"));
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
 }
 
 #[test]
 fn epoll_runs_where_it_was_asked_for() {
-    let runtime = start(Driver::Epoll).unwrap();
+    let runtime = start(DriverChoice::Epoll).unwrap();
     assert!(matches!(runtime.driver(), RunningDriver::Epoll { refusal: None, .. }));
     assert_eq!(runtime.driver().to_string(), "epoll");
     passes_a_datagram(runtime);
@@ -111,8 +111,8 @@ fn epoll_runs_where_it_was_asked_for() {
 #[test]
 fn the_environment_overrides_auto_and_nothing_else() {
     in_a_child_with(&[("EBBTIDE_DRIVER", "epoll")], || {
-        assert_eq!(start(Driver::Auto).unwrap().driver().to_string(), "epoll");
-        if let Ok(runtime) = start(Driver::IoUring) {
+        assert_eq!(start(DriverChoice::Auto).unwrap().driver().to_string(), "epoll");
+        if let Ok(runtime) = start(DriverChoice::IoUring) {
             assert_eq!(runtime.driver().to_string(), "io_uring");
         }
     });
@@ -121,10 +121,10 @@ fn the_environment_overrides_auto_and_nothing_else() {
 #[test]
 fn a_driver_that_does_not_exist_is_refused() {
     in_a_child_with(&[("EBBTIDE_DRIVER", "kqueue")], || {
-        let error = start(Driver::Auto).expect_err("there is no such driver");
+        let error = start(DriverChoice::Auto).expect_err("there is no such driver");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(error.to_string().contains("io_uring, epoll or auto"), "{error}");
-        start(Driver::Epoll).expect("only Auto looks there");
+        start(DriverChoice::Epoll).expect("only Auto looks there");
     });
 }
 
@@ -134,7 +134,7 @@ fn a_driver_that_does_not_exist_is_refused() {
 fn a_socket_that_epoll_has_no_memory_for_says_so() {
     let high = Number::FIRST as u32..=u32::MAX;
     with_refused_if(libc::SYS_epoll_ctl, 2, high, libc::ENOMEM, || {
-        let runtime = Runtime::builder().driver(Driver::Epoll).build().unwrap();
+        let runtime = Runtime::builder().driver(DriverChoice::Epoll).build().unwrap();
         runtime.block_on(async {
             let (sender, receiver) = std::os::unix::net::UnixDatagram::pair().unwrap();
             let receiver = Number::reserve().duplicate(&receiver);

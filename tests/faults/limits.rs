@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide::task::yield_now;
-use ebbtide::{Drain, DrainOutcome, Driver, RunningDriver, Runtime};
+use ebbtide::{Drain, DrainOutcome, DriverChoice, RunningDriver, Runtime};
 use ebbtide_testkit::child::in_a_child;
 use ebbtide_testkit::descriptor::use_up;
 use ebbtide_testkit::rights::{as_another_user, limit};
@@ -159,7 +159,7 @@ fn sends_wait_without_descriptors(shape: Shape) {
 }
 
 /// With `bytes` of locked memory: how many entries the ring got, or the error; `None`, epoll.
-fn with_locked_memory(bytes: u64, choice: Driver) -> io::Result<Option<u32>> {
+fn with_locked_memory(bytes: u64, choice: DriverChoice) -> io::Result<Option<u32>> {
     limit(libc::RLIMIT_MEMLOCK, bytes);
     let runtime = Runtime::builder().driver(choice).build()?;
     let entries = match runtime.driver() {
@@ -180,11 +180,11 @@ fn check_locked_memory(sizes: &[u64]) {
     as_another_user(|| {
         let mut most = None;
         for bytes in sizes {
-            let auto = with_locked_memory(*bytes, Driver::Auto).expect("epoll does without");
+            let auto = with_locked_memory(*bytes, DriverChoice::Auto).expect("epoll does without");
             println!("note: {bytes} bytes of locked memory: completion queue {auto:?}");
             assert!(auto >= most, "{bytes} bytes: {auto:?}, and with less it was {most:?}");
             most = auto;
-            let ring = with_locked_memory(*bytes, Driver::IoUring);
+            let ring = with_locked_memory(*bytes, DriverChoice::IoUring);
             match (auto, ring) {
                 (Some(_), Ok(Some(_))) => {}
                 (None, Err(error)) => {

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 
 use ebbtide::net::UnixDatagram;
-use ebbtide::{Builder, Drain, Driver, RunningDriver, Runtime, StartCause, StartError};
+use ebbtide::{Builder, Drain, DriverChoice, RunningDriver, Runtime, StartCause, StartError};
 use ebbtide_testkit::child::in_a_child;
 use ebbtide_testkit::descriptor::use_up;
 use ebbtide_testkit::namespace::mount_privately;
@@ -14,7 +14,7 @@ use ebbtide_testkit::seccomp::with_refused;
 
 /// A runtime that must have a ring.
 fn ring() -> Builder {
-    Runtime::builder().driver(Driver::IoUring)
+    Runtime::builder().driver(DriverChoice::IoUring)
 }
 
 /// Starts a runtime that must be refused; gives the error and what is inside it.

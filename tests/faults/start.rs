@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use ebbtide::net::UnixAddr;
-use ebbtide::{Driver, RunningDriver, Runtime};
+use ebbtide::{DriverChoice, RunningDriver, Runtime};
 use ebbtide_testkit::child::in_a_child;
 use ebbtide_testkit::fault::{Fault, Manner, Tally, with_fault};
 use ebbtide_testkit::seccomp::with_refused_if;
@@ -26,7 +26,7 @@ const ERRNOS: [i32; 9] = [
 
 /// Starts a runtime of `choice` while the `k`-th call of `syscall` fails. What comes out runs the
 /// program.
-fn start(choice: Driver, syscall: libc::c_long, k: u64, errno: i32) -> (Option<bool>, Tally) {
+fn start(choice: DriverChoice, syscall: libc::c_long, k: u64, errno: i32) -> (Option<bool>, Tally) {
     let fault = Fault::once(syscall, k, Manner::Refuse(errno));
     with_fault(fault, || match Runtime::builder().driver(choice).buffers(64).build() {
         Ok(runtime) => {
@@ -47,7 +47,7 @@ fn a_start_that_fails_anywhere_is_told_or_does_without() {
     in_a_child(|| {
         let _watchdog = Watchdog::new("a start fails");
         // The watchdog's thread and the handler are there from now on.
-        start(Driver::Auto, libc::SYS_io_uring_setup, 0, 0);
+        start(DriverChoice::Auto, libc::SYS_io_uring_setup, 0, 0);
         let before = descriptor::count();
         for syscall in [
             libc::SYS_io_uring_setup,
@@ -61,13 +61,13 @@ fn a_start_that_fails_anywhere_is_told_or_does_without() {
                 // The first enter is the start's, and the others are the program's.
                 let last = if syscall == libc::SYS_io_uring_enter { 1 } else { 2 };
                 for k in 1..=last {
-                    let (auto, _) = start(Driver::Auto, syscall, k, errno);
+                    let (auto, _) = start(DriverChoice::Auto, syscall, k, errno);
                     let must_start = !matches!(syscall, libc::SYS_eventfd2);
-                    let has_ring = Runtime::builder().driver(Driver::IoUring).build().is_ok();
+                    let has_ring = Runtime::builder().driver(DriverChoice::IoUring).build().is_ok();
                     if must_start && has_ring {
                         assert!(auto.is_some(), "call {k} of {syscall}, errno {errno}");
                     }
-                    start(Driver::Epoll, syscall, k, errno);
+                    start(DriverChoice::Epoll, syscall, k, errno);
                 }
             }
         }
@@ -83,7 +83,7 @@ fn a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does() {
         let before = descriptor::count();
         let descriptor = 0..=i32::MAX as u32;
         let on_ring = with_refused_if(libc::SYS_mmap, 4, descriptor, libc::EACCES, || {
-            let runtime = Runtime::builder().driver(Driver::Auto).build().unwrap();
+            let runtime = Runtime::builder().driver(DriverChoice::Auto).build().unwrap();
             let on_ring = matches!(runtime.driver(), RunningDriver::IoUring { .. });
             program::run_on::<SocketAddr>(runtime, 1).check(&[], "the ring cannot be mapped");
             on_ring
@@ -96,17 +96,17 @@ fn a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does() {
 /// The first failure is passing: nothing is given up for it.
 #[test]
 fn a_start_that_lacks_memory_for_a_moment_gets_its_ring() {
-    if Runtime::builder().driver(Driver::IoUring).build().is_err() {
+    if Runtime::builder().driver(DriverChoice::IoUring).build().is_err() {
         return println!("skipped: there is no ring here");
     }
     let _watchdog = Watchdog::new("a start lacks memory");
     for syscall in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register, libc::SYS_io_uring_enter]
     {
-        let (on_ring, tally) = start(Driver::IoUring, syscall, 1, libc::ENOMEM);
+        let (on_ring, tally) = start(DriverChoice::IoUring, syscall, 1, libc::ENOMEM);
         assert_eq!((on_ring, tally.failures), (Some(true), 1));
         let fault = Fault::burst(syscall, 1, 20, Manner::Refuse(libc::ENOMEM));
         let (completion_entries, tally) = with_fault(fault, || {
-            let runtime = Runtime::builder().driver(Driver::IoUring).build().unwrap();
+            let runtime = Runtime::builder().driver(DriverChoice::IoUring).build().unwrap();
             let RunningDriver::IoUring { completion_entries, .. } = runtime.driver() else {
                 panic!("it was asked for a ring");
             };

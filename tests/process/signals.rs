@@ -9,7 +9,7 @@ use std::thread;
 use ebbtide::net::UdpSocket;
 use ebbtide::signal::{ctrl_c, drain_on_terminate, terminate};
 use ebbtide::task::yield_now;
-use ebbtide::{Drain, DrainOutcome, Driver, Runtime, spawn};
+use ebbtide::{Drain, DrainOutcome, DriverChoice, Runtime, spawn};
 use ebbtide_testkit::child::{End, end_of_child, run_in_a_child};
 use ebbtide_testkit::descriptor;
 use ebbtide_testkit::fork::Child;
@@ -147,7 +147,7 @@ fn what_came_while_nobody_waited_completes_the_next_future_once() {
 /// The form in which many servers are written. Fails when the signal has to come again.
 #[test]
 fn one_signal_ends_a_loop_that_makes_a_future_in_each_turn() {
-    fn run(driver: Driver) {
+    fn run(driver: DriverChoice) {
         Runtime::builder().driver(driver).build().unwrap().block_on(async {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             let address = socket.local_addr().unwrap();
@@ -167,7 +167,7 @@ fn one_signal_ends_a_loop_that_makes_a_future_in_each_turn() {
         });
     }
     run_in_a_child(async {
-        for driver in [Driver::Auto, Driver::Epoll] {
+        for driver in [DriverChoice::Auto, DriverChoice::Epoll] {
             thread::spawn(move || run(driver)).join().unwrap();
         }
         Ok(())

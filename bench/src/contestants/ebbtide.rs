@@ -8,43 +8,43 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ebbtide::net::{Transmit, UdpSocket, UnixDatagram};
-use ebbtide::{Driver, JoinHandle, Runtime};
+use ebbtide::{DriverChoice, JoinHandle, Runtime};
 use socket2::Socket;
 
 use super::{Contestant, Drain, Echo, Exit, ExitBy, Gro, Micro, Ran, Sink, Task};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const EBBTIDE: Contestant = Contestant {
-    sink: Some(|sink| run_sink(Driver::IoUring, sink)),
-    sink_gro: Some(|sink| run_sink_of_trains(Driver::IoUring, sink)),
-    unix_sink: Some(|sink| run_unix_sink(Driver::IoUring, sink)),
-    echo: Some(|echo| run_echo(Driver::IoUring, echo)),
-    echo_coalesced: Some(|echo| run_echo(Driver::IoUring, echo)),
-    drain: Some(|drain| run_drain(Driver::IoUring, drain)),
-    exit: Some(|exit| run_exit(Driver::IoUring, exit)),
-    spawn: Some(|micro| run_spawn(Driver::IoUring, &micro)),
-    yields: Some(|micro| run_yields(Driver::IoUring, &micro)),
-    timers: Some(|micro| run_timers(Driver::IoUring, &micro)),
-    run_task: Some(|task| run_task(Driver::IoUring, task)),
+    sink: Some(|sink| run_sink(DriverChoice::IoUring, sink)),
+    sink_gro: Some(|sink| run_sink_of_trains(DriverChoice::IoUring, sink)),
+    unix_sink: Some(|sink| run_unix_sink(DriverChoice::IoUring, sink)),
+    echo: Some(|echo| run_echo(DriverChoice::IoUring, echo)),
+    echo_coalesced: Some(|echo| run_echo(DriverChoice::IoUring, echo)),
+    drain: Some(|drain| run_drain(DriverChoice::IoUring, drain)),
+    exit: Some(|exit| run_exit(DriverChoice::IoUring, exit)),
+    spawn: Some(|micro| run_spawn(DriverChoice::IoUring, &micro)),
+    yields: Some(|micro| run_yields(DriverChoice::IoUring, &micro)),
+    timers: Some(|micro| run_timers(DriverChoice::IoUring, &micro)),
+    run_task: Some(|task| run_task(DriverChoice::IoUring, task)),
     ..Contestant::new("ebbtide", "Ebbtide on io_uring")
 };
 
 pub(super) const EBBTIDE_EPOLL: Contestant = Contestant {
-    sink: Some(|sink| run_sink(Driver::Epoll, sink)),
-    sink_gro: Some(|sink| run_sink_of_trains(Driver::Epoll, sink)),
-    unix_sink: Some(|sink| run_unix_sink(Driver::Epoll, sink)),
-    echo: Some(|echo| run_echo(Driver::Epoll, echo)),
-    echo_coalesced: Some(|echo| run_echo(Driver::Epoll, echo)),
-    drain: Some(|drain| run_drain(Driver::Epoll, drain)),
-    exit: Some(|exit| run_exit(Driver::Epoll, exit)),
-    spawn: Some(|micro| run_spawn(Driver::Epoll, &micro)),
-    yields: Some(|micro| run_yields(Driver::Epoll, &micro)),
-    timers: Some(|micro| run_timers(Driver::Epoll, &micro)),
-    run_task: Some(|task| run_task(Driver::Epoll, task)),
+    sink: Some(|sink| run_sink(DriverChoice::Epoll, sink)),
+    sink_gro: Some(|sink| run_sink_of_trains(DriverChoice::Epoll, sink)),
+    unix_sink: Some(|sink| run_unix_sink(DriverChoice::Epoll, sink)),
+    echo: Some(|echo| run_echo(DriverChoice::Epoll, echo)),
+    echo_coalesced: Some(|echo| run_echo(DriverChoice::Epoll, echo)),
+    drain: Some(|drain| run_drain(DriverChoice::Epoll, drain)),
+    exit: Some(|exit| run_exit(DriverChoice::Epoll, exit)),
+    spawn: Some(|micro| run_spawn(DriverChoice::Epoll, &micro)),
+    yields: Some(|micro| run_yields(DriverChoice::Epoll, &micro)),
+    timers: Some(|micro| run_timers(DriverChoice::Epoll, &micro)),
+    run_task: Some(|task| run_task(DriverChoice::Epoll, task)),
     ..Contestant::new("ebbtide-epoll", "Ebbtide on epoll")
 };
 
-fn runtime(driver: Driver) -> io::Result<Runtime> {
+fn runtime(driver: DriverChoice) -> io::Result<Runtime> {
     Runtime::builder().driver(driver).build()
 }
 
@@ -55,7 +55,7 @@ fn udp(socket: Socket, gro: Gro) -> io::Result<UdpSocket> {
     options.from_std(OwnedFd::from(socket).into())
 }
 
-fn run_sink(driver: Driver, sink: Sink) -> io::Result<()> {
+fn run_sink(driver: DriverChoice, sink: Sink) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         for socket in sink.idle {
             let socket = udp(socket, sink.gro)?;
@@ -80,7 +80,7 @@ async fn receive(socket: UdpSocket, mut tally: Tally) -> io::Result<()> {
 }
 
 /// A train at a time, as the peers with GRO do.
-fn run_sink_of_trains(driver: Driver, sink: Sink) -> io::Result<()> {
+fn run_sink_of_trains(driver: DriverChoice, sink: Sink) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         let mut receivers = Vec::with_capacity(sink.active.len());
         for (socket, mut tally) in sink.active {
@@ -98,7 +98,7 @@ fn run_sink_of_trains(driver: Driver, sink: Sink) -> io::Result<()> {
     })
 }
 
-fn run_unix_sink(driver: Driver, sink: Sink) -> io::Result<()> {
+fn run_unix_sink(driver: DriverChoice, sink: Sink) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         let mut receivers = Vec::with_capacity(sink.active.len());
         for (socket, mut tally) in sink.active {
@@ -124,7 +124,7 @@ async fn join(receivers: Vec<JoinHandle<io::Result<()>>>) -> io::Result<()> {
 }
 
 /// As the example `echo`: what has come is answered with one `send_batch`.
-fn run_echo(driver: Driver, echo: Echo) -> io::Result<()> {
+fn run_echo(driver: DriverChoice, echo: Echo) -> io::Result<()> {
     let Echo { socket, mut tally, .. } = echo;
     runtime(driver)?.block_on(async {
         let socket = udp(socket, Gro::AsDefault)?;
@@ -149,7 +149,7 @@ fn run_echo(driver: Driver, echo: Echo) -> io::Result<()> {
 }
 
 /// The runtime's own way: it drains when it is shut down.
-fn run_drain(driver: Driver, drain: Drain) -> io::Result<()> {
+fn run_drain(driver: DriverChoice, drain: Drain) -> io::Result<()> {
     let Drain { socket, tally, backlog, .. } = drain;
     let runtime = runtime(driver)?;
     let receiver = runtime.block_on(async {
@@ -169,7 +169,7 @@ fn run_drain(driver: Driver, drain: Drain) -> io::Result<()> {
     Ok(())
 }
 
-fn run_exit(driver: Driver, exit: Exit) -> io::Result<()> {
+fn run_exit(driver: DriverChoice, exit: Exit) -> io::Result<()> {
     let Exit { socket, mut tally, by, .. } = exit;
     let runtime = runtime(driver)?;
     runtime.block_on(async {
@@ -222,7 +222,7 @@ impl Enough {
     }
 }
 
-fn run_spawn(driver: Driver, micro: &Micro) -> io::Result<()> {
+fn run_spawn(driver: DriverChoice, micro: &Micro) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         let mut handles = Vec::new();
         for batch in micro.batches() {
@@ -237,7 +237,7 @@ fn run_spawn(driver: Driver, micro: &Micro) -> io::Result<()> {
     })
 }
 
-fn run_yields(driver: Driver, micro: &Micro) -> io::Result<()> {
+fn run_yields(driver: DriverChoice, micro: &Micro) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         let ran = Rc::new(Ran::default());
         for batch in micro.batches() {
@@ -255,7 +255,7 @@ fn run_yields(driver: Driver, micro: &Micro) -> io::Result<()> {
     })
 }
 
-fn run_timers(driver: Driver, micro: &Micro) -> io::Result<()> {
+fn run_timers(driver: DriverChoice, micro: &Micro) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         let mut sleeps = Vec::new();
         for batch in micro.batches() {
@@ -274,6 +274,6 @@ fn run_timers(driver: Driver, micro: &Micro) -> io::Result<()> {
     })
 }
 
-fn run_task(driver: Driver, task: Task) -> io::Result<()> {
+fn run_task(driver: DriverChoice, task: Task) -> io::Result<()> {
     runtime(driver)?.block_on(async { ebbtide::spawn(task).await.map_err(io::Error::other) })
 }

@@ -321,6 +321,12 @@ macro_rules! is_datagram_socket {
             }
         }
 
+        impl From<DatagramSocket<$address>> for $name {
+            fn from(socket: DatagramSocket<$address>) -> Self {
+                Self(socket)
+            }
+        }
+
         impl From<$name> for DatagramSocket<$address> {
             fn from(socket: $name) -> Self {
                 socket.0

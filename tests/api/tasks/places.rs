@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::thread;
 
-use ebbtide::{Handle, Runtime, spawn};
+use ebbtide::{LocalHandle, Runtime, spawn};
 use ebbtide_testkit::until;
 
 use super::run;
@@ -34,7 +34,7 @@ fn block_on_inside_a_runtime_panics_and_says_what_to_do_instead() {
 #[test]
 fn outside_a_runtime_there_is_no_handle() {
     let assert_outside = || {
-        let error = Handle::try_current().expect_err("no runtime is entered");
+        let error = LocalHandle::try_current().expect_err("no runtime is entered");
         assert!(error.to_string().contains("Runtime::block_on"), "{error}");
         let message = message_of(catch_unwind(|| drop(spawn(async {}))));
         assert!(message.contains("Runtime::block_on"), "{message}");
@@ -42,7 +42,7 @@ fn outside_a_runtime_there_is_no_handle() {
     assert_outside();
     let runtime = Runtime::new().unwrap();
     assert_outside();
-    runtime.block_on(async { Handle::try_current().map(drop) }).unwrap();
+    runtime.block_on(async { LocalHandle::try_current().map(drop) }).unwrap();
     assert_outside();
     let panicking = AssertUnwindSafe(|| runtime.block_on(async { panic!("inside") }));
     assert_eq!(message_of(catch_unwind(panicking)), "inside");

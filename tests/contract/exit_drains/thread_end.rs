@@ -8,7 +8,7 @@ use std::time::Duration;
 use ebbtide::net::UdpSocket;
 use ebbtide::task::yield_now;
 use ebbtide::time::{sleep, timeout};
-use ebbtide::{Handle, Runtime, spawn, spawn_blocking};
+use ebbtide::{LocalHandle, Runtime, spawn, spawn_blocking};
 use ebbtide_testkit::child::again;
 use ebbtide_testkit::{Shape, on_every_shape};
 
@@ -43,7 +43,7 @@ fn spawn_receivers(handled: &mpsc::Sender<&'static str>) {
                         let to = socket.local_addr().unwrap();
                         socket.send_to(b"refused", to).await.unwrap();
                     }
-                    _ => assert!(Handle::try_current().is_ok()),
+                    _ => assert!(LocalHandle::try_current().is_ok()),
                 }
                 handled.send(name).unwrap();
             }
