@@ -90,11 +90,15 @@ fn tests(shell: &Shell, _: &Path) -> Result<()> {
 }
 
 /// The rest of the workspace, but `loom`, which has to be optimised, and `model`, which is empty.
+/// Tools need no optimisation, and their dependencies are built already for `cargo xtask`.
 fn tests_of_tools(shell: &Shell, _: &Path) -> Result<()> {
     let tested_elsewhere =
         ["ebbtide", "ebbtide-net", "ebbtide-runtime", "ebbtide-loom", "ebbtide-model"];
     let excluded = tested_elsewhere.map(|package| ["--exclude", package]);
-    cmd!(shell, "cargo test --workspace --no-fail-fast").args(excluded.concat()).run()?;
+    cmd!(shell, "cargo test --workspace --no-fail-fast")
+        .args(excluded.concat())
+        .env("CARGO_PROFILE_TEST_OPT_LEVEL", "0")
+        .run()?;
     Ok(())
 }
 
