@@ -29,8 +29,8 @@ use super::totals::{Sums, Totals};
 const LONGEST: usize = 65_536;
 
 /// How often the settlement looks again for what may still be on its way, a millisecond apart: the
-/// kernel delivers on another processor when it is busy, and a sender that was interrupted before it
-/// counted its send may wait for that processor. After a minute it is stuck.
+/// kernel delivers on another processor when it is busy, and a sender that was interrupted before
+/// it counted its send may wait for that processor. After a minute it is stuck.
 const LOOKS: u32 = 60_000;
 
 /// A kind of sockets.
@@ -70,7 +70,7 @@ impl Kind for UnixAddr {
 /// How a channel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// Its receivers came to the end of what was queued: all that was sent has to be in its account.
+    /// Its receivers came to the end of what was queued: all that was sent is in its account.
     Drained,
     /// Thrown away with its socket, in part.
     Dropped,
@@ -415,8 +415,8 @@ impl Record {
     }
 
     /// Checks one channel by itself, unless a part of it was thrown away. One that came to its end
-    /// has left nothing in the kernel that was sent before its drain began. What was sent during the
-    /// drain is late if it came after the last read, when a UDP socket had its filter back: the
+    /// has left nothing in the kernel that was sent before its drain began. What was sent during
+    /// the drain is late if it came after the last read, when a UDP socket had its filter back: the
     /// observer keeps the queue. A send that had not yet returned may be in the note of what was
     /// sent before, one for each processor.
     fn check(&self, is_life_complete: bool, totals: &Totals) {

@@ -2,10 +2,9 @@
 
 use std::env;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use xshell::{Shell, cmd};
 
 use crate::{asan, fuzz, miri, model, mutations, soak};
@@ -23,7 +22,7 @@ struct Section {
 
 /// What is quick and fails often comes first. The tests run without `--cfg ebbtide_model`, which
 /// nobody ships; what exists only with it has sections of its own.
-const SECTIONS: [Section; 17] = [
+const SECTIONS: &[Section] = &[
     Section { name: "format", run: format },
     Section { name: "clippy", run: clippy },
     Section { name: "documentation", run: documentation },
@@ -91,11 +90,15 @@ fn tests(shell: &Shell, _: &Path) -> Result<()> {
 }
 
 /// The rest of the workspace, but `loom`, which has to be optimised, and `model`, which is empty.
+/// Tools need no optimisation, and their dependencies are built already for `cargo xtask`.
 fn tests_of_tools(shell: &Shell, _: &Path) -> Result<()> {
     let tested_elsewhere =
         ["ebbtide", "ebbtide-net", "ebbtide-runtime", "ebbtide-loom", "ebbtide-model"];
     let excluded = tested_elsewhere.map(|package| ["--exclude", package]);
-    cmd!(shell, "cargo test --workspace --no-fail-fast").args(excluded.concat()).run()?;
+    cmd!(shell, "cargo test --workspace --no-fail-fast")
+        .args(excluded.concat())
+        .env("CARGO_PROFILE_TEST_OPT_LEVEL", "0")
+        .run()?;
     Ok(())
 }
 
@@ -115,9 +118,7 @@ fn loom(shell: &Shell, _: &Path) -> Result<()> {
 }
 
 fn mutations(_: &Shell, root: &Path) -> Result<()> {
-    let code = mutations::run(root, &mutations::Args::check_all())?;
-    ensure!(code == ExitCode::SUCCESS, "the list does not fit the code");
-    Ok(())
+    mutations::run(root, &mutations::Args::check_all())
 }
 
 fn first_command(shell: &Shell, _: &Path) -> Result<()> {

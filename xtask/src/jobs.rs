@@ -46,7 +46,7 @@ impl Job<'_> {
     }
 }
 
-/// Runs the jobs, so many at a time. Returns their outputs, in their order, or the first error after
+/// Runs the jobs, so many at a time. Returns their outputs, in their order, or the first error when
 /// all have ended.
 pub(crate) fn run_all(
     root: &Path,

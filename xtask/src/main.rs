@@ -40,28 +40,30 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // Without the backtrace of anyhow: each error names what failed.
-    run(Command::parse()).unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    match run(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Without the backtrace of anyhow: each error names what failed.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-fn run(command: Command) -> Result<ExitCode> {
+fn run(command: Command) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     let root = root.context("xtask is a folder of the repository")?;
     let shell = Shell::new()?;
     shell.change_dir(root);
     match command {
-        Command::Ci(args) => ci::run(&shell, root, &args)?,
-        Command::Mutations(args) => return mutations::run(root, &args),
-        Command::Miri => miri::run(root)?,
-        Command::Asan(args) => asan::run(&shell, &args)?,
-        Command::Fuzz(args) => fuzz::run(&shell, root, &args)?,
-        Command::Model(args) => model::run(&shell, root, &args)?,
-        Command::Soak(args) => soak::run(&shell, &args)?,
+        Command::Ci(args) => ci::run(&shell, root, &args),
+        Command::Mutations(args) => mutations::run(root, &args),
+        Command::Miri => miri::run(root),
+        Command::Asan(args) => asan::run(&shell, &args),
+        Command::Fuzz(args) => fuzz::run(&shell, root, &args),
+        Command::Model(args) => model::run(&shell, root, &args),
+        Command::Soak(args) => soak::run(&shell, &args),
         // In the directory of the caller.
         Command::WithoutIoUring(args) => match without_io_uring::exec(&args)? {},
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,21 @@
 //! Takes out each safety step in turn, and reports whether its test notices.
 //!
-//! Each file of `tests/mutations/` takes one step out. It names the step, the command of the test
-//! that has to fail without it, and the changes. A test that hangs has caught the mutation as well.
-//! A mutation with `expect = "missed"` says why no test can notice.
+//! Each file of `tests/mutations/` takes one step out:
+//!
+//! ```toml
+//! step = "A drained Unix socket is sealed."
+//! test = "cargo test --test shutdown -- --exact peers_of_a_sealed_unix_socket_get_broken_pipe"
+//!
+//! [[change]]
+//! file = "net/src/datagram/endpoint.rs"
+//! before = 'Family::Unix => self.socket.seal_by_shutdown(),'
+//! after = 'Family::Unix => Ok(()),'
+//! ```
+//!
+//! `before` occurs exactly once in `file`; several changes apply one after the other. `test` is the
+//! command of the one test that has to fail, as one types it, or without `-- --exact` of all tests
+//! of which one has to fail. A test that hangs has caught the mutation as well. If no test can
+//! notice that the step is missing, `expect = "missed"` says so, and `reason = ".."` why.
 //!
 //! A change whose `before` does not occur exactly once, code that does not compile, and a test that
 //! does not exist or fails on the unchanged code are errors of the list.
@@ -19,7 +32,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 
@@ -42,7 +54,7 @@ impl Args {
 }
 
 /// Fails if a mutation has survived, or if the list has an error.
-pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let mut report = Report::default();
     let mut mutations = read_all(&root.join("tests/mutations"), &mut report)?;
     mutations.retain(|mutation| mutation.is_chosen_by(&args.words));
@@ -54,7 +66,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
         trial::try_all(root, &mutations, &mut report)?;
         println!("{}", report.summary(mutations.len()));
     }
-    Ok(report.exit_code())
+    report.result()
 }
 
 /// In the order of their names. A file that cannot be read is an error of the list.

@@ -1,8 +1,9 @@
 //! [`Report`]: prints what is found, and counts it.
 
 use std::fmt::Display;
-use std::process::ExitCode;
 use std::time::Instant;
+
+use anyhow::{Result, ensure};
 
 use super::mutation::Mutation;
 use super::verdict::Verdict;
@@ -70,8 +71,13 @@ impl Report {
         )
     }
 
-    pub(crate) fn exit_code(&self) -> ExitCode {
-        if self.survived + self.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    pub(crate) fn result(&self) -> Result<()> {
+        let Self { survived, errors, .. } = self;
+        ensure!(
+            survived + errors == 0,
+            "{survived} mutations survived, the list has {errors} errors"
+        );
+        Ok(())
     }
 }
 
@@ -96,14 +102,14 @@ mod tests {
         let report = report_of(&[by, Verdict::CaughtByHanging, Verdict::MissedAsExpected]);
         let summary = "2 of 3 mutations caught, 0 survived, 1 missed as expected, 0 errors, in 0 s";
         assert_eq!(report.summary(3), summary);
-        assert_eq!(report.exit_code(), ExitCode::SUCCESS);
+        assert!(report.result().is_ok());
     }
 
     #[test]
     fn what_survives_and_what_is_wrong_in_the_list_is_a_failure() {
         let wrong = Verdict::CaughtUnexpectedly(Vec::new());
         for verdict in [Verdict::Survived, wrong, Verdict::NoTest] {
-            assert_eq!(report_of(&[verdict]).exit_code(), ExitCode::FAILURE);
+            assert!(report_of(&[verdict]).result().is_err());
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) fn try_all(root: &Path, mutations: &[Mutation], report: &mut Report) 
     Ok(())
 }
 
-/// Whether the tests of these mutations, which are in the same binaries, pass on the unchanged code.
+/// Whether the tests of these mutations pass on the unchanged code. They are in the same binaries.
 fn check_passing(checkout: &Checkout, mutations: &[&Mutation]) -> Result<()> {
     let command = &mutations[0].test;
     let tests: Option<BTreeSet<&str>> =
@@ -84,11 +84,20 @@ mod tests {
 
     #[test]
     fn the_essence_of_an_output_is_what_has_failed() {
-        let output = "   Compiling a v0.1.0\nerror[E0425]: cannot find `x`\n --> src/lib.rs:1:1\n  |\n\
-                      test a ... ok\ntest b ... FAILED\ntest result: FAILED. 1 passed; 1 failed\n";
-        let essence = essence(output);
-        let expected = "error[E0425]: cannot find `x`\n --> src/lib.rs:1:1\ntest b ... FAILED\n\
-                        test result: FAILED. 1 passed; 1 failed";
-        assert_eq!(essence, expected);
+        let output = "\
+   Compiling a v0.1.0
+error[E0425]: cannot find `x`
+ --> src/lib.rs:1:1
+  |
+test a ... ok
+test b ... FAILED
+test result: FAILED. 1 passed; 1 failed
+";
+        let expected = "\
+error[E0425]: cannot find `x`
+ --> src/lib.rs:1:1
+test b ... FAILED
+test result: FAILED. 1 passed; 1 failed";
+        assert_eq!(essence(output), expected);
     }
 }
