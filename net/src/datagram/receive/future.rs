@@ -1,4 +1,4 @@
-//! The futures and the stream of receiving. All are `Unpin`, so that they can be used in a `select` by
+//! The futures and the stream for receiving. All are `Unpin`, so that a `select` can use them by
 //! reference.
 
 use std::fmt;
@@ -18,7 +18,8 @@ use crate::datagram::endpoint::Endpoint;
 use crate::datagram::message::{Datagram, Train};
 use crate::sys::address::Address;
 
-/// A place in the queue of those who wait for a datagram. Passes its wake on when it is dropped.
+/// A place in the queue of receivers. If it is dropped after it was woken, the next receiver is
+/// woken.
 struct Waiting<'a> {
     endpoint: &'a Endpoint,
     /// `None` while it does not wait.
@@ -56,7 +57,7 @@ impl fmt::Debug for Waiting<'_> {
     }
 }
 
-/// The future of `recv`.
+/// Future returned by [`recv`](crate::DatagramSocket::recv).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Recv<'a, A> {
@@ -78,7 +79,7 @@ impl<A: Address> Future for Recv<'_, A> {
     }
 }
 
-/// The future of `recv_train`.
+/// Future returned by [`recv_train`](crate::UdpSocket::recv_train).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvTrain<'a> {
@@ -99,7 +100,7 @@ impl Future for RecvTrain<'_> {
     }
 }
 
-/// The future of `recv_from`.
+/// Future returned by [`recv_from`](crate::DatagramSocket::recv_from).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvFrom<'a, A> {
@@ -126,7 +127,7 @@ impl<A: Address> Future for RecvFrom<'_, A> {
     }
 }
 
-/// The future of `recv_batch`.
+/// Future returned by [`recv_batch`](crate::DatagramSocket::recv_batch).
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvBatch<'a, A> {
     recv: Recv<'a, A>,
@@ -172,7 +173,8 @@ impl<A> fmt::Debug for RecvBatch<'_, A> {
     }
 }
 
-/// The stream of `incoming`: every datagram, until the socket is drained.
+/// Stream returned by [`incoming`](crate::DatagramSocket::incoming). It ends when the socket is
+/// drained.
 #[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
 pub struct Incoming<'a, A> {

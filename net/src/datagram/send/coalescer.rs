@@ -1,8 +1,8 @@
-//! Sends that wait to leave together. Pure, but for the wakers that it keeps.
+//! [`Coalescer`]: sends that wait to leave together. Pure, except that it stores wakers.
 //!
-//! The endpoint sends them all when the tasks that were ready have run. Which of their futures are
-//! polled then, held or forgotten, makes no difference to the others. Each send has a ticket, with
-//! which its future asks for the result. What is kept of a send that has left is its result alone.
+//! The endpoint sends all of them when the tasks that were ready have run. Whether a future is then
+//! polled, kept or forgotten makes no difference to the others. Each send has a ticket, with which
+//! its future asks for the result. Of a send that has left, only the result is kept.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,25 +14,25 @@ use slab::Slab;
 
 use super::plan::Transmit;
 
-/// Memory for payloads that is kept while no send waits: more than leaves together in most programs,
-/// as a send buffer of the default size holds less.
+/// Memory for payloads that is kept while no send waits, in bytes. It exceeds what leaves together
+/// in most programs, because a send buffer of the default size holds less.
 const MOST_KEPT: usize = 1 << 20;
 
-/// Sends for which there is memory while there is none: of more, the memory is given back.
+/// The number of sends for which memory is kept while there are none.
 const MOST_SENDS_KEPT: usize = 4_096;
 
-/// Names one send until its future has the result, or has left.
+/// Identifies one send until its future has the result or was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket(usize);
 
 #[derive(Debug, Default)]
 pub(super) struct Coalescer {
     sends: Slab<Send>,
-    /// Those that wait, in the order in which they are to leave.
+    /// The sends that wait, in order.
     waiting: VecDeque<Ticket>,
-    /// The payloads of those that wait, in the same order, and of some that do not any more.
+    /// The payloads of the sends that wait, in order, and of some that no longer wait.
     bytes: Vec<u8>,
-    /// How many of `bytes` belong to those that wait.
+    /// How many of `bytes` belong to sends that wait.
     wanted: usize,
 }
 
@@ -43,27 +43,27 @@ enum Send {
         range: Range<usize>,
         waker: Waker,
     },
-    /// The future has not yet taken the result.
+    /// The send is over. The future has not taken the result yet.
     Dealt {
         result: io::Result<usize>,
     },
 }
 
-/// What a future learns that asks for its result.
+/// The answer to a future that asks for its result.
 #[derive(Debug)]
 pub(super) enum Asked {
     Result(io::Result<usize>),
-    /// It is woken when there is a result.
+    /// The future is woken when there is a result.
     Wait,
 }
 
 impl Coalescer {
-    /// Whether some wait.
+    /// Whether any send waits.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Takes in a send; `waker` is woken when it has a result.
+    /// Adds a send. `waker` is woken when it has a result.
     pub(super) fn push(&mut self, payload: &[u8], to: Option<SocketAddr>, waker: Waker) -> Ticket {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
@@ -74,7 +74,7 @@ impl Coalescer {
         ticket
     }
 
-    /// A future asks for its result, or leaves `waker`. A waker that is returned is to be dropped
+    /// Returns the result, or stores `waker` to be woken. A waker that is returned must be dropped
     /// when nothing is borrowed.
     pub(super) fn ask(&mut self, ticket: Ticket, waker: Waker) -> (Asked, Option<Waker>) {
         if let Send::Waiting { waker: known, .. } = &mut self.sends[ticket.0] {
@@ -95,7 +95,7 @@ impl Coalescer {
         send
     }
 
-    /// All that wait, in order.
+    /// All sends that wait, in order.
     pub(super) fn waiting(&self) -> Vec<Transmit<'_>> {
         let transmits = self.waiting.iter().map(|ticket| match &self.sends[ticket.0] {
             Send::Waiting { to: Some(to), range, .. } => {
@@ -107,8 +107,7 @@ impl Coalescer {
         transmits.collect()
     }
 
-    /// The first of those that wait have left, or failed: one for each of `results`. Returns whom to
-    /// wake.
+    /// The first sends have left or failed: one for each of `results`. Returns the wakers to wake.
     pub(super) fn deal(&mut self, results: Vec<io::Result<usize>>) -> Vec<Waker> {
         let dealt = self.waiting.drain(..results.len()).zip(results);
         let wakers = dealt
@@ -127,13 +126,13 @@ impl Coalescer {
         wakers
     }
 
-    /// None of those that wait will leave. Returns whom to wake.
+    /// No send that waits will leave. Returns the wakers to wake.
     pub(super) fn fail(&mut self, error: impl Fn() -> io::Error) -> Vec<Waker> {
         self.deal(self.waiting.iter().map(|_| Err(error())).collect())
     }
 
-    /// A future was dropped: its send does not take place, unless it has. What is returned is to be
-    /// dropped when nothing is borrowed.
+    /// A future was dropped. Its send is removed unless it has left. A waker that is returned must
+    /// be dropped when nothing is borrowed.
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         match self.remove(ticket) {
             Send::Waiting { range, waker, .. } => {
@@ -147,8 +146,8 @@ impl Coalescer {
         }
     }
 
-    /// Gives the memory of payloads back that nobody wants any more, if it is more than the rest: so
-    /// each byte is moved once, on average.
+    /// Frees the memory of payloads that are no longer needed, if it exceeds the rest. So each byte
+    /// is moved once, on average.
     fn give_back(&mut self) {
         if self.bytes.len() - self.wanted <= self.wanted && self.is_waiting() {
             return;
@@ -180,7 +179,7 @@ mod tests {
         outbox.ask(ticket, Waker::noop().clone()).0
     }
 
-    /// Deals with the first `count`; how many there are to be woken.
+    /// Deals with the first `count`. Returns the number of wakers.
     fn deal(outbox: &mut Coalescer, count: usize) -> usize {
         outbox.deal((0..count).map(Ok).collect()).len()
     }
@@ -230,8 +229,8 @@ mod tests {
         assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Err(_))));
     }
 
-    /// Always some wait. Fails when the payloads of those that have left stay for as long, or those
-    /// that wait are sent another's.
+    /// Some sends always wait. Fails when the payloads of sends that have left stay in memory, or
+    /// when a send that waits gets the payload of another.
     #[test]
     fn memory_is_given_back_while_others_wait() {
         // Miri runs it thousands of times slower.
@@ -244,7 +243,7 @@ mod tests {
             futures.push_back((number, push(&mut outbox, &payload(number))));
             match number % 7 {
                 0 => {}
-                // One in the middle gives up.
+                // One in the middle is dropped.
                 3 => {
                     let (_, ticket) = futures.remove(futures.len() / 2).unwrap();
                     outbox.leave(ticket);
