@@ -61,7 +61,7 @@ pub fn listen_fds() -> io::Result<Vec<ListenFd>> {
     let count: RawFd = count
         .to_str()
         .and_then(|count| count.parse().ok())
-        .ok_or_else(|| invalid(format!("LISTEN_FDS is no number: {count:?}")))?;
+        .ok_or_else(|| invalid(format!("LISTEN_FDS is not a number: {count:?}")))?;
     if TAKEN.swap(true, Ordering::SeqCst) {
         // By now these may be the numbers of other files.
         return Ok(Vec::new());

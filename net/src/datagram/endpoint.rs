@@ -1,4 +1,5 @@
-//! [`Endpoint`]: what all datagram sockets share. It owns a socket and its two halves, and opens, drains and closes them.
+//! [`Endpoint`]: what all datagram sockets share. It owns a socket and its two halves, and opens,
+//! drains and closes them.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
@@ -73,7 +74,7 @@ impl Endpoint {
         if self.receive.is_sealed() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "the socket was drained: set what a drain does to it before",
+                "the exit of a socket can only be set before it is drained",
             ));
         }
         self.exit.set(exit);

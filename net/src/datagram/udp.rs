@@ -13,12 +13,12 @@ use super::udp_options::UdpOptions;
 ///
 /// | To | use |
 /// |---|---|
-/// | open it | [`bind`](Self::bind), [`options`](Self::options), [`from_std`](Self::from_std) |
-/// | receive | [`recv`](DatagramSocket::recv), [`recv_from`](DatagramSocket::recv_from), [`recv_batch`](DatagramSocket::recv_batch), [`recv_train`](Self::recv_train), [`incoming`](DatagramSocket::incoming), [`try_recv`](DatagramSocket::try_recv) |
-/// | send | [`send_to`](Self::send_to), [`send`](Self::send) to the peer of [`connect`](Self::connect), [`send_batch`](Self::send_batch), [`transmit`](Self::transmit), [`try_send_to`](Self::try_send_to) |
-/// | end without loss | [`drain`](DatagramSocket::drain), [`set_exit`](DatagramSocket::set_exit), [`into_std`](Self::into_std) |
-/// | see what happened | [`stats`](DatagramSocket::stats) |
-/// | set options | [below](#implementations) and, for before the bind, [`UdpOptions`] |
+/// | open it | [`bind`], [`options`], [`from_std`] |
+/// | receive | [`recv`], [`recv_from`], [`recv_batch`], [`recv_train`], [`incoming`] |
+/// | send | [`send_to`], [`send`] to the peer of [`connect`], [`send_batch`], [`transmit`] |
+/// | end without loss | [`drain`], [`set_exit`], [`into_std`] |
+/// | see what happened | [`stats`] |
+/// | set options | [below](#implementations); before the bind, [`UdpOptions`] |
 ///
 /// Methods that a [`UnixDatagram`](crate::UnixDatagram) has too are those of [`DatagramSocket`], to
 /// which this type dereferences. Its page says what happens to a datagram when a future, the socket
@@ -39,6 +39,24 @@ use super::udp_options::UdpOptions;
 /// # std::io::Result::Ok(())
 /// # }).unwrap();
 /// ```
+///
+/// [`bind`]: Self::bind
+/// [`options`]: Self::options
+/// [`from_std`]: Self::from_std
+/// [`recv`]: DatagramSocket::recv
+/// [`recv_from`]: DatagramSocket::recv_from
+/// [`recv_batch`]: DatagramSocket::recv_batch
+/// [`recv_train`]: Self::recv_train
+/// [`incoming`]: DatagramSocket::incoming
+/// [`send_to`]: Self::send_to
+/// [`send`]: Self::send
+/// [`connect`]: Self::connect
+/// [`send_batch`]: Self::send_batch
+/// [`transmit`]: Self::transmit
+/// [`drain`]: DatagramSocket::drain
+/// [`set_exit`]: DatagramSocket::set_exit
+/// [`into_std`]: Self::into_std
+/// [`stats`]: DatagramSocket::stats
 pub struct UdpSocket(DatagramSocket<SocketAddr>);
 
 is_datagram_socket!(UdpSocket, SocketAddr);
@@ -311,8 +329,8 @@ impl UdpSocket {
     /// let server = UdpSocket::bind("127.0.0.1:0")?;
     /// let client = UdpSocket::bind("127.0.0.1:0")?;
     /// let peer = server.local_addr()?;
-    /// let sent = client.send_batch(&[Transmit::to(b"one", peer), Transmit::to(b"two", peer)]).await?;
-    /// assert_eq!(sent, 2);
+    /// let transmits = [Transmit::to(b"one", peer), Transmit::to(b"two", peer)];
+    /// assert_eq!(client.send_batch(&transmits).await?, 2);
     /// assert_eq!(&server.recv().await?.expect("not drained")[..], b"one");
     /// assert_eq!(&server.recv().await?.expect("not drained")[..], b"two");
     /// # std::io::Result::Ok(())
@@ -464,5 +482,5 @@ fn first_address(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
 }
 
 fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
+    io::Error::new(io::ErrorKind::InvalidInput, "there is no address to use")
 }

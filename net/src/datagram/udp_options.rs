@@ -290,7 +290,7 @@ impl UdpOptions {
         if asked.contains(&true) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "reuse_port, reuse_address, only_v6 and freebind must be set before a socket is bound",
+                "reuse_port, reuse_address, only_v6 and freebind only work before the bind",
             ));
         }
         Ok(())

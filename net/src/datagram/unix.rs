@@ -23,11 +23,11 @@ pub type UnixAddr = net::SocketAddr;
 ///
 /// | To | use |
 /// |---|---|
-/// | open it | [`bind`](Self::bind), [`bind_addr`](Self::bind_addr), [`pair`](Self::pair), [`unbound`](Self::unbound), [`from_std`](Self::from_std) |
-/// | receive | [`recv`](DatagramSocket::recv), [`recv_from`](DatagramSocket::recv_from), [`recv_batch`](DatagramSocket::recv_batch), [`incoming`](DatagramSocket::incoming), [`try_recv`](DatagramSocket::try_recv) |
-/// | send | [`send_to`](Self::send_to), [`send_to_addr`](Self::send_to_addr), [`send`](Self::send) to the peer of [`connect`](Self::connect), [`try_send`](Self::try_send) |
-/// | end without loss | [`drain`](DatagramSocket::drain), [`set_exit`](DatagramSocket::set_exit), [`into_std`](Self::into_std) |
-/// | see what happened | [`stats`](DatagramSocket::stats) |
+/// | open it | [`bind`], [`bind_addr`], [`pair`], [`unbound`], [`from_std`] |
+/// | receive | [`recv`], [`recv_from`], [`recv_batch`], [`incoming`], [`try_recv`] |
+/// | send | [`send_to`], [`send_to_addr`], [`send`] to the peer of [`connect`], [`try_send`] |
+/// | end without loss | [`drain`], [`set_exit`], [`into_std`] |
+/// | see what happened | [`stats`] |
 ///
 /// Methods that a [`UdpSocket`](crate::UdpSocket) has too are those of [`DatagramSocket`], to which
 /// this type dereferences. Its page says what happens to a datagram when a future, the socket or
@@ -46,6 +46,26 @@ pub type UnixAddr = net::SocketAddr;
 /// # std::io::Result::Ok(())
 /// # }).unwrap();
 /// ```
+///
+/// [`bind`]: Self::bind
+/// [`bind_addr`]: Self::bind_addr
+/// [`pair`]: Self::pair
+/// [`unbound`]: Self::unbound
+/// [`from_std`]: Self::from_std
+/// [`recv`]: DatagramSocket::recv
+/// [`recv_from`]: DatagramSocket::recv_from
+/// [`recv_batch`]: DatagramSocket::recv_batch
+/// [`incoming`]: DatagramSocket::incoming
+/// [`try_recv`]: DatagramSocket::try_recv
+/// [`send_to`]: Self::send_to
+/// [`send_to_addr`]: Self::send_to_addr
+/// [`send`]: Self::send
+/// [`connect`]: Self::connect
+/// [`try_send`]: Self::try_send
+/// [`drain`]: DatagramSocket::drain
+/// [`set_exit`]: DatagramSocket::set_exit
+/// [`into_std`]: Self::into_std
+/// [`stats`]: DatagramSocket::stats
 pub struct UnixDatagram(DatagramSocket<UnixAddr>);
 
 is_datagram_socket!(UnixDatagram, UnixAddr);
@@ -215,8 +235,8 @@ impl UnixDatagram {
         if socket.peer_addr().is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "it is connected already, and changing the peer of a Unix datagram socket throws \
-                 away what is queued on it: make a new socket",
+                "the socket is already connected, and connecting it again would throw away what \
+                 is queued on it: make a new socket",
             ));
         }
         socket.connect(address)

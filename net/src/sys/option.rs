@@ -143,7 +143,7 @@ pub(crate) fn bind_device(socket: &Socket, interface: Option<&[u8]>) -> io::Resu
     if name.contains(&0) || name.len() >= libc::IFNAMSIZ {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "the name of a network interface has no zero byte and at most 15 bytes",
+            "the name of a network interface has at most 15 bytes, none of them zero",
         ));
     }
     socket.bind_device(Some(name))

@@ -1,4 +1,5 @@
-//! [`Arrivals`]: what has arrived on a socket. It contains the receive machine, the inbox, and the counts of datagrams.
+//! [`Arrivals`]: what has arrived on a socket. It contains the receive machine, the inbox, and the
+//! counts of datagrams.
 
 use std::io;
 use std::iter;

@@ -98,8 +98,8 @@ impl ReceiveHalf {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "GRO needs buffers that hold the longest train: give \
-                     Builder::buffer_size at least {LONGEST_TRAIN} (it is {size}), or leave GRO off"
+                    "GRO needs buffers that hold the longest train: set Builder::buffer_size to at \
+                     least {LONGEST_TRAIN} (it is {size}), or leave GRO off"
                 ),
             ));
         }
@@ -124,7 +124,7 @@ impl ReceiveHalf {
         }
         Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
-            "GRO stays on: datagrams are queued that are left to others who hold the socket",
+            "GRO stays on: datagrams are queued, and they are left to others who hold the socket",
         ))
     }
 
@@ -247,7 +247,7 @@ enum Peek {
 fn not_read_to_the_end() -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
-        "GRO stays on: the queue of the socket cannot be read to its end, because reading it only fails",
+        "GRO stays on: the queue of the socket cannot be read to its end, because every read fails",
     )
 }
 

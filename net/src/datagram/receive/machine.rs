@@ -185,7 +185,7 @@ impl ReceiveMachine {
             }
             (State::Idle | State::Unasked | State::Paused | State::Faulted, _)
             | (State::Reading | State::Drained | State::GivenUp, _) => {
-                unreachable!("a completion in {:?}, which has nothing in flight", self.state)
+                unreachable!("a completion in {:?}, in which nothing is in flight", self.state)
             }
         }
     }

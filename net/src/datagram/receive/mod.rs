@@ -149,7 +149,7 @@ impl ReceiveHalf {
         }
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the kernel does not return the receive of the socket, because it has no memory for the cancel",
+            "the kernel has no memory to cancel the receive of the socket",
         ))
     }
 

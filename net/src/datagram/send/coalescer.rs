@@ -118,7 +118,7 @@ impl Coalescer {
                         self.wanted -= range.len();
                         waker
                     }
-                    Send::Dealt { .. } => unreachable!("a send is dealt with once"),
+                    Send::Dealt { .. } => unreachable!("a send has one result"),
                 }
             })
             .collect();

@@ -1,4 +1,5 @@
-//! [`Transmit`]: what is to be sent. And the plan: how several transmits become as few messages to the kernel as possible. Pure.
+//! [`Transmit`], which is what to send, and the plan: how several transmits become as few messages
+//! to the kernel as possible. Pure.
 
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};

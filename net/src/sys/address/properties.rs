@@ -31,7 +31,7 @@ fn internet(name: &[u8]) {
     };
     let address = SocketAddr::from_raw(name);
     if name.len() < used {
-        assert_eq!(address, (Ipv4Addr::UNSPECIFIED, 0).into(), "it is cut short, or of no family");
+        assert_eq!(address, (Ipv4Addr::UNSPECIFIED, 0).into(), "too short, or an unknown family");
         return;
     }
     assert_eq!(address.is_ipv4(), family == Some(libc::AF_INET));
@@ -47,12 +47,12 @@ fn internet(name: &[u8]) {
     assert_eq!(
         SocketAddr::from_raw(&name[..used]),
         address,
-        "what is behind it makes a difference"
+        "bytes after the address make a difference"
     );
     assert_eq!(SocketAddr::from_raw(&name[..used - 1]), (Ipv4Addr::UNSPECIFIED, 0).into());
     // socket2 writes what the kernel reads, so a received address can be a destination.
     let written = socket2::SockAddr::from(address);
-    assert_eq!(raw_name(&written)[..used], name[..used], "it is written otherwise than read");
+    assert_eq!(raw_name(&written)[..used], name[..used], "it is not written as it was read");
     assert_eq!(SocketAddr::from_raw(raw_name(&written)), address, "the round trip");
 }
 

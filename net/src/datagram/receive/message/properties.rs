@@ -51,14 +51,14 @@ pub(crate) fn hold(input: &[u8]) {
 /// `stale`.
 fn pooled(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> ReceivedMessage {
     POOL.with(|pool| {
-        let mut buffer = pool.take_free().expect("every test gives its buffers back");
+        let mut buffer = pool.take_free().expect("every test returns its buffers");
         buffer.fill(stale);
         buffer[..bytes.len()].copy_from_slice(bytes);
         let len = len as u32;
         let filled = Unopened::new(Filled { buffer: buffer.freeze(), len });
         let peeked = filled.peek(layout, CAPACITY);
         let message = filled.into_message(layout, CAPACITY);
-        assert_eq!(exposed(&message), exposed(&peeked), "a look shows another message");
+        assert_eq!(exposed(&message), exposed(&peeked), "peeking shows another message");
         message
     })
 }
@@ -111,7 +111,7 @@ fn what_is_exposed_was_written(
     assert_eq!(at(payload), expected_payload, "the payload");
     assert!(original >= payload.len(), "more was captured than was sent");
     assert_eq!(original, field(bytes, 2), "the length that was sent");
-    assert!(is_truncated || original == payload.len(), "a cut was not told");
+    assert!(is_truncated || original == payload.len(), "truncation was not reported");
 }
 
 /// Stale bytes of an earlier message are not visible: with other stale bytes, everything that is
