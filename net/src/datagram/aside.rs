@@ -19,7 +19,7 @@ use super::registered::RegisteredSocket;
 use crate::sys::socket::{Family, disconnect};
 
 /// A port from which nobody sends.
-const NOBODY: u16 = 1;
+const SILENT_PORT: u16 = 1;
 
 /// The state of a socket before it stepped aside.
 #[derive(Debug)]
@@ -55,8 +55,8 @@ impl Aside {
         }
         let device = socket.device().ok().flatten();
         let mut source = source(local.ip());
-        for nobody in nobodies(local) {
-            match socket.connect(&nobody.into()) {
+        for silent in silent_addresses(local) {
+            match socket.connect(&silent.into()) {
                 Ok(()) => return Some(Self { local, device, source, last: Cell::default() }),
                 // The socket is bound to the broadcast address of a network.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -115,9 +115,9 @@ impl Aside {
 
 /// Addresses from which no datagram comes. Those that are reached in the same way as peers come
 /// first.
-fn nobodies(local: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+fn silent_addresses(local: SocketAddr) -> impl Iterator<Item = SocketAddr> {
     let mut own = local;
-    own.set_port(NOBODY);
+    own.set_port(SILENT_PORT);
     let own = (source(local.ip()) == Source::Bound).then_some(own);
     // The last ones can be reached even if the socket is bound to an interface, or IPv6 is off.
     let others = match local {
@@ -130,7 +130,7 @@ fn nobodies(local: SocketAddr) -> impl Iterator<Item = SocketAddr> {
             Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
         ],
     };
-    own.into_iter().chain(others.into_iter().map(|ip| SocketAddr::new(ip, NOBODY)))
+    own.into_iter().chain(others.into_iter().map(|ip| SocketAddr::new(ip, SILENT_PORT)))
 }
 
 /// Which source address a socket bound to `ip` sends from.
@@ -142,7 +142,7 @@ fn source(ip: IpAddr) -> Source {
 
 /// Set while the socket has stepped aside.
 #[derive(Debug, Default)]
-pub(super) struct Place(RefCell<Option<Aside>>);
+pub(super) struct SteppedAside(RefCell<Option<Aside>>);
 
 impl RegisteredSocket {
     /// If the socket shares its address, leaves its share to the other sockets. Otherwise does
@@ -152,19 +152,19 @@ impl RegisteredSocket {
             && !self.stands_aside()
             && let Ok(socket) = self.socket.kernel()
         {
-            *self.place.0.borrow_mut() = Aside::step(socket);
+            *self.aside.0.borrow_mut() = Aside::step(socket);
         }
     }
 
     /// Whether the socket has stepped aside, and so is connected to nobody.
     #[inline]
     pub(super) fn stands_aside(&self) -> bool {
-        self.place.0.borrow().is_some()
+        self.aside.0.borrow().is_some()
     }
 
     /// Undoes [`leave_share`](Self::leave_share).
     pub(super) fn take_share(&self) -> io::Result<()> {
-        match self.place.0.take() {
+        match self.aside.0.take() {
             Some(aside) => aside.step_back(self.socket.kernel()?),
             None => Ok(()),
         }
@@ -172,7 +172,7 @@ impl RegisteredSocket {
 
     /// The source address for a datagram to `destination`. `None` if the kernel knows it.
     pub(super) fn source_to(&self, destination: SocketAddr) -> Option<IpAddr> {
-        self.place.0.borrow().as_ref()?.source_to(destination)
+        self.aside.0.borrow().as_ref()?.source_to(destination)
     }
 
     /// Sets the peer of an internet socket.
@@ -189,7 +189,7 @@ impl RegisteredSocket {
     /// The local address of an internet socket, as the program knows it.
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         let socket = self.kernel()?;
-        if let Some(aside) = &*self.place.0.borrow() {
+        if let Some(aside) = &*self.aside.0.borrow() {
             return Ok(aside.local);
         }
         internet(&socket.local_addr()?)
@@ -215,7 +215,8 @@ mod tests {
 
     #[test]
     fn nobody_is_reached_from_the_address_of_the_socket_if_it_has_one() {
-        let first = |local: &str| nobodies(local.parse().unwrap()).next().unwrap().to_string();
+        let first =
+            |local: &str| silent_addresses(local.parse().unwrap()).next().unwrap().to_string();
         assert_eq!(first("192.0.2.7:53"), "192.0.2.7:1");
         assert_eq!(first("0.0.0.0:53"), "127.0.0.1:1");
         assert_eq!(first("239.1.2.3:53"), "127.0.0.1:1");

@@ -123,7 +123,7 @@ impl Endpoint {
         self.note_abandonment();
         self.close_drainable();
         // It fails only if the filter was locked after the seal.
-        let _ = self.receive.take_the_seal_off(&self.socket);
+        let _ = self.receive.remove_seal(&self.socket);
         self.socket.set_life(Life::Closed);
         if Rc::strong_count(&self.socket) > 1 {
             // A wait for buffer space, whose future is gone, still holds the descriptor.
@@ -140,7 +140,7 @@ impl Endpoint {
         self.receive.check_reaped()?;
         // Code that reads the socket by other means does not expect trains.
         self.receive.end_gro(&self.socket)?;
-        self.receive.take_the_seal_off(&self.socket)?;
+        self.receive.remove_seal(&self.socket)?;
         self.socket.take_share()?;
         let taken = self.receive.hand_over();
         self.close_drainable();
@@ -254,7 +254,7 @@ impl Drainable for Endpoint {
         self.socket.set_life(Life::Ended { drops });
         self.receive.discard();
         // It fails only if the filter was locked after the seal.
-        let _ = self.receive.take_the_seal_off(&self.socket);
+        let _ = self.receive.remove_seal(&self.socket);
         self.socket.replace_descriptor();
         self.send.end();
     }

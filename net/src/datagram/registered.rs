@@ -10,7 +10,7 @@ use std::rc::Weak;
 
 use ebbtide_runtime::{Again, AtTurnEnd, Registration};
 
-use super::aside::Place;
+use super::aside::SteppedAside;
 use crate::sys::socket::{Family, Socket};
 
 pub(crate) struct RegisteredSocket {
@@ -19,7 +19,7 @@ pub(crate) struct RegisteredSocket {
     family: Family,
     life: Cell<Life>,
     /// Whether the socket has left its share of the address to other sockets.
-    pub(super) place: Place,
+    pub(super) aside: SteppedAside,
     /// The endpoint that owns the socket.
     endpoint: Weak<dyn AtTurnEnd>,
     /// True exactly while the runtime is to call the endpoint at the end of the turn.
@@ -49,7 +49,7 @@ impl RegisteredSocket {
             socket,
             family,
             life: Cell::new(Life::Open),
-            place: Place::default(),
+            aside: SteppedAside::default(),
             endpoint,
             is_called_at_turn_end: Cell::new(false),
         }

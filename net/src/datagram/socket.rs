@@ -131,10 +131,10 @@ impl<A: Address> DatagramSocket<A> {
         Recv::new(&self.endpoint)
     }
 
-    /// Waits for a datagram and copies it into `memory`. Returns the number of bytes copied and the
+    /// Waits for a datagram and copies it into `buf`. Returns the number of bytes copied and the
     /// sender's address, or `None` when the socket is drained.
     ///
-    /// Bytes that do not fit into `memory` are cut off. [`recv`](Self::recv) needs no `memory` and
+    /// Bytes that do not fit into `buf` are cut off. [`recv`](Self::recv) needs no `buf` and
     /// cuts nothing off.
     ///
     /// ```
@@ -143,9 +143,9 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// let socket = UdpSocket::bind("127.0.0.1:0")?;
     /// socket.send_to(b"hello", socket.local_addr()?).await?;
-    /// let mut memory = [0; 1500];
-    /// let (len, peer) = socket.recv_from(&mut memory).await?.expect("not drained");
-    /// assert_eq!((&memory[..len], peer), (&b"hello"[..], socket.local_addr()?));
+    /// let mut buf = [0; 1500];
+    /// let (len, peer) = socket.recv_from(&mut buf).await?.expect("not drained");
+    /// assert_eq!((&buf[..len], peer), (&b"hello"[..], socket.local_addr()?));
     /// # std::io::Result::Ok(())
     /// # }).unwrap();
     /// ```
@@ -157,12 +157,12 @@ impl<A: Address> DatagramSocket<A> {
     /// # Cancellation
     ///
     /// Dropping the future loses nothing.
-    pub fn recv_from<'a>(&'a self, memory: &'a mut [u8]) -> RecvFrom<'a, A> {
-        RecvFrom::new(&self.endpoint, memory)
+    pub fn recv_from<'a>(&'a self, buf: &'a mut [u8]) -> RecvFrom<'a, A> {
+        RecvFrom::new(&self.endpoint, buf)
     }
 
-    /// Waits for a datagram, and appends it and up to `most - 1` others that have arrived to
-    /// `batch`. Returns how many were appended. 0 means that the socket is drained, or that `most`
+    /// Waits for a datagram, and appends it and up to `limit - 1` others that have arrived to
+    /// `batch`. Returns how many were appended. 0 means that the socket is drained, or that `limit`
     /// is 0.
     ///
     /// ```
@@ -192,9 +192,9 @@ impl<A: Address> DatagramSocket<A> {
     pub fn recv_batch<'a>(
         &'a self,
         batch: &'a mut Vec<Datagram<A>>,
-        most: usize,
+        limit: usize,
     ) -> RecvBatch<'a, A> {
-        RecvBatch::new(&self.endpoint, batch, most)
+        RecvBatch::new(&self.endpoint, batch, limit)
     }
 
     /// Receives a datagram if one is queued, here or in the kernel. Returns `None` when the socket

@@ -13,7 +13,7 @@ use super::socket::Family;
 
 /// The kind of a socket (`SO_DOMAIN`, `SO_TYPE`, `SO_PROTOCOL`, socket(7)).
 #[derive(Clone, Copy, Debug)]
-struct Nature {
+struct Kind {
     domain: Domain,
     r#type: Type,
     protocol: Option<Protocol>,
@@ -26,16 +26,16 @@ struct Nature {
 /// * `InvalidInput`, with a text that says which kind of socket it is.
 /// * Those of getsockopt(2), for example `ENOTSOCK` if it is not a socket.
 pub(crate) fn check_adopted(socket: &Socket, family: Family) -> io::Result<()> {
-    let nature =
-        Nature { domain: socket.domain()?, r#type: socket.r#type()?, protocol: socket.protocol()? };
-    if nature.is_datagram_socket_of(family) {
+    let kind =
+        Kind { domain: socket.domain()?, r#type: socket.r#type()?, protocol: socket.protocol()? };
+    if kind.is_datagram_socket_of(family) {
         return Ok(());
     }
     let wanted = match family {
         Family::Internet => "a UDP socket",
         Family::Unix => "a Unix datagram socket",
     };
-    let Nature { domain, r#type, protocol } = nature;
+    let Kind { domain, r#type, protocol } = kind;
     let protocol = protocol.map_or(0, i32::from);
     Err(io::Error::new(
         io::ErrorKind::InvalidInput,
@@ -43,7 +43,7 @@ pub(crate) fn check_adopted(socket: &Socket, family: Family) -> io::Result<()> {
     ))
 }
 
-impl Nature {
+impl Kind {
     /// ICMP sockets (icmp(7)) and UDP-Lite sockets (udplite(7)) are datagram sockets of the
     /// internet families, too, but not UDP sockets.
     fn is_datagram_socket_of(self, family: Family) -> bool {

@@ -105,12 +105,12 @@ impl Future for RecvTrain<'_> {
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvFrom<'a, A> {
     recv: Recv<'a, A>,
-    memory: &'a mut [u8],
+    buf: &'a mut [u8],
 }
 
 impl<'a, A> RecvFrom<'a, A> {
-    pub(crate) fn new(endpoint: &'a Endpoint, memory: &'a mut [u8]) -> Self {
-        Self { recv: Recv::new(endpoint), memory }
+    pub(crate) fn new(endpoint: &'a Endpoint, buf: &'a mut [u8]) -> Self {
+        Self { recv: Recv::new(endpoint), buf }
     }
 }
 
@@ -121,8 +121,8 @@ impl<A: Address> Future for RecvFrom<'_, A> {
         let Some(datagram) = ready!(Pin::new(&mut self.recv).poll(cx))? else {
             return Poll::Ready(Ok(None));
         };
-        let len = datagram.len().min(self.memory.len());
-        self.memory[..len].copy_from_slice(&datagram[..len]);
+        let len = datagram.len().min(self.buf.len());
+        self.buf[..len].copy_from_slice(&datagram[..len]);
         Poll::Ready(Ok(Some((len, datagram.peer()))))
     }
 }
@@ -132,16 +132,16 @@ impl<A: Address> Future for RecvFrom<'_, A> {
 pub struct RecvBatch<'a, A> {
     recv: Recv<'a, A>,
     batch: &'a mut Vec<Datagram<A>>,
-    most: usize,
+    limit: usize,
 }
 
 impl<'a, A> RecvBatch<'a, A> {
     pub(crate) fn new(
         endpoint: &'a Endpoint,
         batch: &'a mut Vec<Datagram<A>>,
-        most: usize,
+        limit: usize,
     ) -> Self {
-        Self { recv: Recv::new(endpoint), batch, most }
+        Self { recv: Recv::new(endpoint), batch, limit }
     }
 }
 
@@ -150,7 +150,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if this.most == 0 {
+        if this.limit == 0 {
             ready!(poll_receive_budget(cx));
             return Poll::Ready(Ok(0));
         }
@@ -160,7 +160,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
         this.batch.push(first);
         let endpoint = this.recv.waiting.endpoint;
         let rest = std::iter::from_fn(|| endpoint.receive.take_datagram(&endpoint.socket))
-            .take(this.most - 1);
+            .take(this.limit - 1);
         let before = this.batch.len();
         this.batch.extend(rest.map(Datagram::new));
         Poll::Ready(Ok(1 + this.batch.len() - before))
@@ -169,7 +169,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
 
 impl<A> fmt::Debug for RecvBatch<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecvBatch").field("most", &self.most).finish_non_exhaustive()
+        f.debug_struct("RecvBatch").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 

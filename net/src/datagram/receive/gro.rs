@@ -20,11 +20,11 @@ const LONGEST_TRAIN: usize = 65_527;
 
 /// How often GRO is switched off and on again because the queue is not empty. After that, the
 /// socket refuses datagrams for a moment.
-const MOST_TRIES: usize = 64;
+const MAX_TRIES: usize = 64;
 
 /// How many messages all tries together read into memory. It exceeds what a receive buffer of the
 /// default size holds.
-const MOST_READ: usize = 4_096;
+const MAX_READ: usize = 4_096;
 
 /// How long nothing must arrive before other CPUs are waited for. It is many times what a delivery
 /// takes on another CPU that is not held up.
@@ -112,7 +112,7 @@ impl ReceiveHalf {
     /// receive must not be in flight.
     fn turn_gro_off(&self, socket: &RegisteredSocket) -> io::Result<()> {
         // After the seal the queue only shrinks.
-        let most = if self.has_seal() { usize::MAX } else { MOST_READ };
+        let most = if self.has_seal() { usize::MAX } else { MAX_READ };
         let tried = self.try_to_turn_gro_off(socket, most)?;
         self.after_trying(socket, tried)
     }
@@ -152,7 +152,7 @@ impl ReceiveHalf {
 
     /// Reads at most `left` messages.
     fn try_to_turn_gro_off(&self, socket: &RegisteredSocket, mut left: usize) -> io::Result<Gro> {
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_TRIES {
             if self.read_to_the_end(socket, &mut left) == Read::Empty
                 && self.turn_gro_off_for_good(socket)? == Gro::Off
             {
@@ -221,7 +221,7 @@ impl ReceiveHalf {
     /// Peeks into the queue. Peeking clears a pending error of the socket, as receiving does. So
     /// the error goes to a receiver.
     fn peek(&self, socket: &RegisteredSocket) -> Peek {
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_TRIES {
             match socket.socket.peek() {
                 Ok(_) => return Peek::Queued,
                 Err(error) => match error.kind() {

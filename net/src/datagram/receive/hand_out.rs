@@ -84,7 +84,7 @@ impl ReceiveHalf {
     /// queue is at its end.
     #[inline]
     fn read_on(&self, socket: &RegisteredSocket) {
-        if !self.asks_to_be_read() {
+        if !self.needs_reading() {
             return;
         }
         let mut wakes = Wakes::default();

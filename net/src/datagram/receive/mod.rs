@@ -382,14 +382,14 @@ impl ReceiveHalf {
 
     /// Reads while the socket is sealed, the kernel may have more, and the inbox is empty.
     pub(super) fn read_ahead(&self, socket: &RegisteredSocket, wakes: &mut Wakes) {
-        while self.asks_to_be_read()
+        while self.needs_reading()
             && self.read(socket, DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
         {
         }
     }
 
     /// Whether the socket is sealed, the kernel may have more, and the inbox is empty.
-    fn asks_to_be_read(&self) -> bool {
+    fn needs_reading(&self) -> bool {
         let arrivals = self.arrivals.borrow();
         arrivals.machine.is_reading() && arrivals.inbox.is_empty()
     }
@@ -448,8 +448,8 @@ impl ReceiveHalf {
     /// Removes the seal of a UDP socket, after the last read. Otherwise others who hold the socket
     /// would never receive again. The seal of a Unix socket cannot be removed (docs/kernel.md,
     /// K-UNIX-2).
-    pub(super) fn take_the_seal_off(&self, socket: &RegisteredSocket) -> io::Result<()> {
-        self.seal.take_off(&socket.socket)
+    pub(super) fn remove_seal(&self, socket: &RegisteredSocket) -> io::Result<()> {
+        self.seal.remove(&socket.socket)
     }
 }
 

@@ -83,7 +83,7 @@ impl Seal {
     }
 
     /// Removes the seal of a UDP socket.
-    pub(super) fn take_off(&self, socket: &Socket) -> io::Result<()> {
+    pub(super) fn remove(&self, socket: &Socket) -> io::Result<()> {
         self.own_filter.get().map_or(Ok(()), |own| socket.unseal(own))
     }
 

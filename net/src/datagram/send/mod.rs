@@ -25,7 +25,7 @@ use ebbtide_runtime::task::{note_sent, poll_send_budget};
 use ebbtide_runtime::{Again, Wakes};
 use socket2::SockAddr;
 
-use self::coalescer::{Asked, Coalescer, Ticket};
+use self::coalescer::{Answer, Coalescer, Ticket};
 pub use self::future::{SendBatch, Sending, Writable};
 pub use self::plan::Transmit;
 use self::plan::{Cursor, Offload, Planned, next_message};
@@ -370,10 +370,10 @@ impl SendHalf {
             return Poll::Pending;
         };
         let waker = cx.waker().clone();
-        let (asked, _unused) = self.coalescer.borrow_mut().ask(ticket, waker);
-        match asked {
-            Asked::Wait => Poll::Pending,
-            Asked::Result(result) => {
+        let (answer, _unused) = self.coalescer.borrow_mut().ask(ticket, waker);
+        match answer {
+            Answer::Wait => Poll::Pending,
+            Answer::Result(result) => {
                 *waiting = None;
                 Poll::Ready(result)
             }

@@ -10,10 +10,10 @@ use crate::sys::message::Message;
 
 /// The most datagrams in a GSO message: the kernel's limit before Linux 6.10, which doubled it
 /// (docs/kernel.md, K-GSO-1).
-const MOST_SEGMENTS: usize = 64;
+const MAX_SEGMENTS: usize = 64;
 
 /// The most payload bytes in a GSO message: what fits into an IPv4 datagram.
-const MOST_BYTES: usize = 65_507;
+const MAX_BYTES: usize = 65_507;
 
 /// One datagram to be sent, or several of one length: see [`segment_size`](Self::segment_size).
 ///
@@ -230,7 +230,7 @@ fn take_segments<'a>(
 ) -> (usize, Cursor) {
     let first = &transmits[at.index];
     let stride = first.stride();
-    let most = MOST_SEGMENTS.min(MOST_BYTES / stride) * stride;
+    let most = MAX_SEGMENTS.min(MAX_BYTES / stride) * stride;
     let (mut bytes, mut end) = (0, at);
     while let Some(transmit) = transmits.get(end.index) {
         let is_first = end.index == at.index;
@@ -276,7 +276,7 @@ mod tests {
             if !bytes.is_multiple_of(size) || bytes == 0 {
                 lengths.push(bytes % size);
             }
-            assert!(lengths.len() <= MOST_SEGMENTS && bytes <= MOST_BYTES);
+            assert!(lengths.len() <= MAX_SEGMENTS && bytes <= MAX_BYTES);
             messages.push(lengths);
         }
         messages
