@@ -1,5 +1,5 @@
 //! Stepping aside: how a socket that shares its address (`SO_REUSEPORT`) leaves its share of the
-//! datagrams to the other members of the group, before it is sealed or closed.
+//! datagrams to the other members of its group. It does so before it is sealed or closed.
 //!
 //! A sealed member keeps its share and drops it, but one that is connected gets only what its peer
 //! sends (docs/kernel.md, K-PORT-1). So the socket is connected to an address from which nobody

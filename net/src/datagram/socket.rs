@@ -309,12 +309,12 @@ impl<A: Address> DatagramSocket<A> {
     ///
     /// # Errors
     ///
-    /// * `PermissionDenied` if a UDP socket cannot be sealed, because its filter is locked
-    ///   (`SO_LOCK_FILTER`) or is a BPF program (`SO_ATTACH_BPF`), which could not be restored.
+    /// * `PermissionDenied` if a UDP socket cannot be sealed. Its filter is locked
+    ///   (`SO_LOCK_FILTER`), or is a BPF program (`SO_ATTACH_BPF`), which could not be restored.
     ///   What is queued can still be received, and then `None`. What arrives later is read if the
     ///   socket is drained again.
-    /// * `TimedOut` if the queue could not be read to its end, because for 5 seconds the kernel had
-    ///   no memory for a request, or because every read fails. The socket can be drained again.
+    /// * `TimedOut` if the queue could not be read to its end. For 5 seconds the kernel had no
+    ///   memory for a request, or every read failed. The socket can be drained again.
     pub fn drain(&self) -> io::Result<()> {
         self.endpoint.drain()
     }

@@ -91,7 +91,8 @@ impl UdpOptions {
         self
     }
 
-    /// Lets the socket bind an address that no interface has yet (`IP_FREEBIND`, `IPV6_FREEBIND`).
+    /// Lets the socket bind an address that no interface has, or not yet (`IP_FREEBIND`,
+    /// `IPV6_FREEBIND`).
     pub fn freebind(mut self, on: bool) -> Self {
         self.freebind = on;
         self

@@ -24,7 +24,7 @@ pub(crate) enum Family {
     Unix,
 }
 
-/// A non-blocking datagram socket. It is one of the kernel or, with `--cfg ebbtide_model`, one of a
+/// A non-blocking datagram socket of the kernel. With `--cfg ebbtide_model`, it may be one of a
 /// kernel in memory, for tests of the endpoint and of everything above it.
 pub(crate) enum Socket {
     Kernel(socket2::Socket),

@@ -232,9 +232,9 @@ impl Arrivals {
         wakes.wake(self.inbox.push_error(error));
     }
 
-    /// Takes the next arrival if it is one datagram in the pool, without control messages, and if
-    /// the machine does not wait for it to be taken. This is the fast path of nearly every
-    /// datagram.
+    /// Takes the next arrival if it is one datagram in the pool, without control messages. Returns
+    /// `None` if the machine waits for receivers to take something. This is the fast path of nearly
+    /// every datagram.
     #[inline(always)]
     pub(super) fn take_single(&mut self) -> Option<ReceivedMessage> {
         let next = self.inbox.next_filled()?;

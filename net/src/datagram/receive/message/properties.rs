@@ -17,9 +17,10 @@ thread_local! {
     static POOL: Pool = Pool::new(2, CAPACITY, FilledBy::Driver).expect("there is memory");
 }
 
-/// Checks all properties for one input. It consists of the space for the address and for control
-/// messages, the length that the completion reports, and the segment length of a train. The bytes
-/// of the buffer follow.
+/// Checks all properties for one input.
+///
+/// It consists of the space for the address and for control messages, the reported length, the
+/// segment length of a train, and the bytes of the buffer.
 ///
 /// # Panics
 ///
