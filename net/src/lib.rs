@@ -1,10 +1,13 @@
-//! The sockets of [`ebbtide`](https://docs.rs/ebbtide). They know no ring: only operations, sinks
-//! and buffers of `ebbtide-runtime`.
+//! The datagram sockets of [`ebbtide`](https://docs.rs/ebbtide): [`UdpSocket`] and
+//! [`UnixDatagram`].
 //!
-//! Programs use the crate `ebbtide`, whose module `net` this is.
+//! Programs use the crate `ebbtide`, which exports this crate as `ebbtide::net`.
+//!
+//! The sockets do not know which driver runs. They use the operations, sinks and buffers of
+//! `ebbtide-runtime`.
 
 #![warn(clippy::unwrap_used)]
-// Tests, and the seam of the model, may be shorter.
+// The stricter lints are not for tests, nor for builds with the model.
 #![cfg_attr(
     not(any(test, ebbtide_model)),
     warn(
@@ -45,7 +48,8 @@
                   reasons of their own; a panic that is a bug is no part of the contract"
     )
 )]
-// What does not fit is an error, or the largest that fits; nothing wraps on its way to the kernel.
+// A number that does not fit is an error, or becomes the largest that fits. Nothing wraps on its
+// way to the kernel.
 #![cfg_attr(
     not(test),
     warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
@@ -67,13 +71,7 @@ pub use listen_fds::{ListenFd, listen_fds};
 pub use sys::address::Address;
 pub use sys::control::EcnCodepoint;
 
-/// Runs the examples of this crate's documentation.
-#[doc(hidden)]
-pub fn doc_run<F: Future<Output = std::io::Result<()>>>(example: F) {
-    ebbtide_runtime::run(example).expect("the example succeeds");
-}
-
-/// For `fuzz/`: what must hold for every address, and for all control messages.
+/// Properties of the parsers, for `fuzz/`.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

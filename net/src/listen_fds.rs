@@ -1,9 +1,9 @@
-//! Socket activation: the sockets that a supervisor bound and passed in.
+//! Socket activation: sockets that a supervisor bound and passed in.
 //!
-//! The crates that read this protocol remove its variables from the environment, which is sound only
-//! in a program of one thread. Here they stay, and the descriptors are taken once.
+//! Other crates that read this protocol remove its variables from the environment. That is sound
+//! only in a program with one thread. Here the variables stay, and the descriptors are taken once.
 
-// UNSAFETY: a descriptor that was passed in is known by its number.
+// UNSAFETY: a descriptor that was passed in is only known by its number.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::env;
@@ -20,18 +20,20 @@ use crate::{UdpOptions, UdpSocket, UnixDatagram};
 /// The number of the first descriptor (`SD_LISTEN_FDS_START`).
 const FIRST: RawFd = 3;
 
-/// True once the descriptors were taken.
+/// True once the descriptors have been taken.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// Takes the sockets that a supervisor passed in (`LISTEN_FDS`, `LISTEN_FDNAMES`, sd_listen_fds(3)):
-/// none if it passed none to this process, and none the second time.
+/// Takes the sockets that a supervisor passed in (`LISTEN_FDS`, `LISTEN_FDNAMES`,
+/// sd_listen_fds(3)).
 ///
-/// Their queues outlive this program. So they are not sealed at its exit but left:
-/// [`Exit::Leave`], unless another [`Exit`] is set.
+/// Returns an empty list if none were passed to this process, and on every later call.
+///
+/// The queues of these sockets outlive this program. So the exit does not seal them but leaves
+/// them: their [`Exit`] is [`Exit::Leave`] unless you set another.
 ///
 /// ```
-/// # ebbtide_net::doc_run(async {
-/// use ebbtide_net::{UdpSocket, listen_fds};
+/// # ebbtide::run(async {
+/// use ebbtide::net::{UdpSocket, listen_fds};
 ///
 /// let socket = match listen_fds()?.into_iter().next() {
 ///     Some(passed_in) => passed_in.into_udp_socket()?,
@@ -39,14 +41,18 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// };
 /// # let _ = socket;
 /// # std::io::Result::Ok(())
-/// # });
+/// # }).unwrap();
 /// ```
 ///
 /// # Errors
 ///
-/// `EBADF` if a descriptor that `LISTEN_FDS` announces is not open; `InvalidData` if it is no number, or
-/// if it announces more than was passed in and the next descriptor is one that this program opened: no
-/// socket, and closed by exec (`FD_CLOEXEC`). No descriptor is taken then.
+/// * `EBADF` if a descriptor that `LISTEN_FDS` announces is not open.
+/// * `InvalidData` if `LISTEN_FDS` is not a number.
+/// * `InvalidData` if it announces more descriptors than were passed in. This is detected when the
+///   next descriptor is no socket and is closed by exec (`FD_CLOEXEC`), so that this program must
+///   have opened it.
+///
+/// After an error, no descriptor has been taken.
 pub fn listen_fds() -> io::Result<Vec<ListenFd>> {
     let is_for_us = env::var("LISTEN_PID").is_ok_and(|pid| pid == process::id().to_string());
     let Some(count) = env::var_os("LISTEN_FDS").filter(|_| is_for_us) else {
@@ -55,9 +61,9 @@ pub fn listen_fds() -> io::Result<Vec<ListenFd>> {
     let count: RawFd = count
         .to_str()
         .and_then(|count| count.parse().ok())
-        .ok_or_else(|| invalid(format!("LISTEN_FDS is no number: {count:?}")))?;
+        .ok_or_else(|| invalid(format!("LISTEN_FDS is not a number: {count:?}")))?;
     if TAKEN.swap(true, Ordering::SeqCst) {
-        // The numbers may be those of other files by now.
+        // By now these may be the numbers of other files.
         return Ok(Vec::new());
     }
     let numbers = FIRST..FIRST.saturating_add(count.max(0));
@@ -76,8 +82,8 @@ pub fn listen_fds() -> io::Result<Vec<ListenFd>> {
         names.split(':').map(|name| Some(name.to_owned()).filter(|name| !name.is_empty()));
     let taken = numbers.map(|number| {
         close_on_exec(number)?;
-        // SAFETY: the descriptor is open, and by the protocol it is this process's, for whoever asks
-        // first, which `TAKEN` says that we are.
+        // SAFETY: the descriptor is open. By the protocol it belongs to this process, to the first
+        // that takes it, and `TAKEN` says that this is the first.
         let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
         Ok(ListenFd { descriptor, name: names.next().flatten() })
     });
@@ -88,20 +94,22 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// Whether a descriptor may have been passed in: it came by exec, which what std and this crate open does
-/// not; or it is a socket, which somebody in this process may have taken over for us.
+/// Whether a descriptor may have been passed in.
+///
+/// It may if it stays open across exec: std and this crate open no such descriptor. It may also if
+/// it is a socket, because other code in this process may have received it and set `FD_CLOEXEC`.
 fn was_passed_in(number: RawFd) -> io::Result<bool> {
-    // SAFETY: takes two numbers; a descriptor that is not open is an error.
+    // SAFETY: takes two numbers. A descriptor that is not open is an error.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     if flags == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and stays so for the call: nobody else is to touch what is passed in.
+    // SAFETY: it is open, and stays open for the call: no other code may touch what is passed in.
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
     Ok(flags & libc::FD_CLOEXEC == 0 || SockRef::from(&descriptor).r#type().is_ok())
 }
 
-/// Makes sure that programs which this one starts do not inherit a descriptor.
+/// Prevents programs that this one starts from inheriting the descriptor.
 fn close_on_exec(number: RawFd) -> io::Result<()> {
     // SAFETY: takes three numbers.
     match unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } {
@@ -110,7 +118,19 @@ fn close_on_exec(number: RawFd) -> io::Result<()> {
     }
 }
 
-/// A socket that a supervisor passed in.
+/// A socket that a supervisor passed in: see [`listen_fds`].
+///
+/// ```
+/// # ebbtide::run(async {
+/// for passed_in in ebbtide::net::listen_fds()? {
+///     match passed_in.name() {
+///         Some("statsd") => { passed_in.into_udp_socket()?; }
+///         other => eprintln!("unexpected socket {other:?}"),
+///     }
+/// }
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug)]
 pub struct ListenFd {
     descriptor: OwnedFd,
@@ -118,35 +138,37 @@ pub struct ListenFd {
 }
 
 impl ListenFd {
-    /// Its name (`FileDescriptorName=` in systemd), if the supervisor gave names.
+    /// The name of the socket (`FileDescriptorName=` in systemd). `None` if the supervisor named
+    /// none.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Takes it for a UDP socket, which is left at the exit.
+    /// Turns the descriptor into a UDP socket with [`Exit::Leave`].
     ///
     /// # Errors
     ///
-    /// That it is none; those of [`UdpSocket::from_std`].
+    /// Those of [`UdpSocket::from_std`], for example that it is not a UDP socket.
     pub fn into_udp_socket(self) -> io::Result<UdpSocket> {
         self.into_udp_socket_with(&UdpSocket::options().exit(Exit::Leave))
     }
 
-    /// Takes it for a UDP socket with `options`, as [`UdpOptions::from_std`] does.
+    /// Turns the descriptor into a UDP socket with `options`: see [`UdpOptions::from_std`]. Its
+    /// exit is that of `options`.
     ///
     /// # Errors
     ///
-    /// That it is none; those of [`UdpOptions::from_std`].
+    /// Those of [`UdpOptions::from_std`], for example that it is not a UDP socket.
     pub fn into_udp_socket_with(self, options: &UdpOptions) -> io::Result<UdpSocket> {
         options.from_std(self.descriptor.into())
     }
 
-    /// Takes it for a Unix datagram socket, which is left at the exit.
+    /// Turns the descriptor into a Unix datagram socket with [`Exit::Leave`].
     ///
     /// # Errors
     ///
-    /// That it is none; those of [`UnixDatagram::from_std`].
+    /// Those of [`UnixDatagram::from_std`], for example that it is not a Unix datagram socket.
     pub fn into_unix_datagram(self) -> io::Result<UnixDatagram> {
         UnixDatagram::adopt(self.descriptor.into(), Exit::Leave)
     }

@@ -1,5 +1,5 @@
-//! How a socket of a kernel in memory is opened. For this workspace's
-//! tests (`model/`), behind `--cfg ebbtide_model`; not part of the interface of this crate.
+//! Opens sockets of a kernel in memory, for the tests in `model/`. Only with `--cfg ebbtide_model`;
+//! not part of the public interface.
 
 use std::io;
 
@@ -11,26 +11,26 @@ use crate::sys::control::Wanted;
 pub use crate::sys::model::ModelSocket;
 use crate::sys::socket::Socket;
 
-/// Opens a UDP socket of a kernel in memory in the runtime of this thread.
+/// Opens a UDP socket of a kernel in memory, in the runtime of this thread.
 ///
 /// # Errors
 ///
-/// That there is no runtime, or that it is shutting down.
+/// There is no runtime on this thread, or it is shutting down.
 pub fn udp(socket: Box<dyn ModelSocket>) -> io::Result<UdpSocket> {
     let layout = Layout::new(INTERNET_NAME_LEN, Wanted::SPACE_FOR_ALL);
     open_udp(Socket::Model(socket), layout, |_| Ok(()))
 }
 
-/// Opens a Unix datagram socket of a kernel in memory in the runtime of this thread.
+/// Opens a Unix datagram socket of a kernel in memory, in the runtime of this thread.
 ///
 /// # Errors
 ///
-/// As [`udp`].
+/// Those of [`udp`].
 pub fn unix(socket: Box<dyn ModelSocket>) -> io::Result<UnixDatagram> {
     open_unix(Socket::Model(socket))
 }
 
-/// How many receive futures of a socket wait, by its own account.
+/// How many receive futures wait on the socket, as the socket counts them.
 pub fn waiting<A: Address>(socket: &DatagramSocket<A>) -> usize {
     socket.endpoint().waiting()
 }

@@ -1,14 +1,13 @@
-//! Stepping aside: how a member of a group that shares an address (`SO_REUSEPORT`) leaves its share
-//! to the others before it is sealed or closed.
+//! Stepping aside: how a socket that shares its address (`SO_REUSEPORT`) leaves its share of the
+//! datagrams to the other members of its group. It does so before it is sealed or closed.
 //!
-//! A sealed member would stay in the group: the kernel would go on giving it its share, which the
-//! seal refuses. A member that is connected to somebody is passed over, unless that peer sends
-//! (`reuseport_select_sock_by_hash`, `compute_score`). So it is connected to nobody. What was queued
-//! stays, and it can still send; but on a socket without a source address of its own, connecting
-//! chose one, so that each datagram has to be given the source that it would have had.
+//! A sealed member keeps its share and drops it, but one that is connected gets only what its peer
+//! sends (docs/kernel.md, K-PORT-1). So the socket is connected to an address from which nobody
+//! sends. Its queue stays, and it can still send. If it had no source address, connecting has
+//! chosen one (docs/kernel.md, K-PORT-3). Each datagram is then sent with the source that it would
+//! have had before.
 //!
-//! Closing alone does not do: the kernel takes a socket out of its group before it takes it out of
-//! its lists of sockets, and what comes in between is queued on a socket that goes (`udp_lib_unhash`).
+//! Closing alone is not enough: datagrams would be lost meanwhile (docs/kernel.md, K-PORT-2).
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -20,31 +19,32 @@ use super::registered::RegisteredSocket;
 use crate::sys::socket::{Family, disconnect};
 
 /// A port from which nobody sends.
-const NOBODY: u16 = 1;
+const SILENT_PORT: u16 = 1;
 
-/// What a socket was before it stepped aside.
+/// The state of a socket before it stepped aside.
 #[derive(Debug)]
 pub(super) struct Aside {
     local: SocketAddr,
-    /// The interface that it is bound to (`SO_BINDTODEVICE`), which disconnecting takes away.
+    /// The interface to which it is bound (`SO_BINDTODEVICE`). Disconnecting removes it
+    /// (docs/kernel.md, K-PORT-4).
     device: Option<Vec<u8>>,
     source: Source,
-    /// Where the last datagram of this kind went, and from which address.
+    /// The last destination whose source had to be looked up, and that source.
     last: Cell<Option<(IpAddr, IpAddr)>>,
 }
 
-/// Which source address its datagrams had.
+/// Which source address the datagrams of a socket have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
-    /// The one that the socket is bound to.
+    /// The address to which the socket is bound.
     Bound,
-    /// That of the route to their destination.
+    /// The one that the route to the destination determines.
     Route,
 }
 
 impl Aside {
-    /// Connects an unconnected member of a group to nobody. `None`: it is no such member, or nobody
-    /// can be reached.
+    /// Connects an unconnected member of a group to nobody. `None` if it is no such member, or if
+    /// no such address can be connected to.
     fn step(socket: &Socket) -> Option<Self> {
         if !socket.reuse_port().ok()? || socket.peer_addr().is_ok() {
             return None;
@@ -55,10 +55,10 @@ impl Aside {
         }
         let device = socket.device().ok().flatten();
         let mut source = source(local.ip());
-        for nobody in nobodies(local) {
-            match socket.connect(&nobody.into()) {
+        for silent in silent_addresses(local) {
+            match socket.connect(&silent.into()) {
                 Ok(()) => return Some(Self { local, device, source, last: Cell::default() }),
-                // It is bound to the broadcast address of a network.
+                // The socket is bound to the broadcast address of a network.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                     source = Source::Route;
                 }
@@ -68,8 +68,10 @@ impl Aside {
         None
     }
 
-    /// Makes the socket what it was. A member whose port the kernel had chosen is bound to it again,
-    /// because disconnecting takes it away, and is in its group again; any other is not.
+    /// Restores the socket.
+    ///
+    /// Disconnecting removes a port that the kernel chose (docs/kernel.md, K-PORT-4). A member with
+    /// such a port is bound to it again, and so it is in its group again. Other members are not.
     fn step_back(&self, socket: &Socket) -> io::Result<()> {
         disconnect(socket)?;
         if self.device.is_some() {
@@ -81,13 +83,13 @@ impl Aside {
         }
     }
 
-    /// The source address to send from to `destination`. `None`: the kernel knows it.
+    /// The source address for a datagram to `destination`. `None` if the kernel knows it.
     fn source_to(&self, destination: SocketAddr) -> Option<IpAddr> {
         match (self.source, destination.ip().to_canonical()) {
             (Source::Bound, _) => None,
-            // The kernel takes the unspecified address for none (`ip_cmsg_send`).
+            // The kernel ignores an unspecified source address here (`ip_cmsg_send`).
             (Source::Route, IpAddr::V4(_)) => Some(Ipv4Addr::UNSPECIFIED.into()),
-            // Here it takes it for that of the socket (`udpv6_sendmsg`).
+            // For IPv6 an unspecified address stands for that of the socket (`udpv6_sendmsg`).
             (Source::Route, ip @ IpAddr::V6(_)) => match self.last.get() {
                 Some((last, source)) if last == ip => Some(source),
                 _ => {
@@ -99,7 +101,7 @@ impl Aside {
         }
     }
 
-    /// Asks the kernel by a socket of our own.
+    /// Asks the kernel for the source address, with a separate socket.
     fn source_of_route(&self, destination: SocketAddr) -> io::Result<IpAddr> {
         let probe = Socket::new(Domain::IPV6, Type::DGRAM.cloexec(), None)?;
         if self.device.is_some() {
@@ -111,12 +113,13 @@ impl Aside {
     }
 }
 
-/// Addresses of nobody, from which no datagram comes: first those that are reached as peers are.
-fn nobodies(local: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+/// Addresses from which no datagram comes. Those that are reached in the same way as peers come
+/// first.
+fn silent_addresses(local: SocketAddr) -> impl Iterator<Item = SocketAddr> {
     let mut own = local;
-    own.set_port(NOBODY);
+    own.set_port(SILENT_PORT);
     let own = (source(local.ip()) == Source::Bound).then_some(own);
-    // The last ones are reached also from a socket that is bound to an interface, or where IPv6 is off.
+    // The last ones can be reached even if the socket is bound to an interface, or IPv6 is off.
     let others = match local {
         SocketAddr::V4(_) => {
             vec![IpAddr::from(Ipv4Addr::LOCALHOST), Ipv4Addr::new(224, 0, 0, 1).into()]
@@ -127,49 +130,49 @@ fn nobodies(local: SocketAddr) -> impl Iterator<Item = SocketAddr> {
             Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
         ],
     };
-    own.into_iter().chain(others.into_iter().map(|ip| SocketAddr::new(ip, NOBODY)))
+    own.into_iter().chain(others.into_iter().map(|ip| SocketAddr::new(ip, SILENT_PORT)))
 }
 
-/// Which source address the datagrams of a socket that is bound to `ip` have.
+/// Which source address a socket bound to `ip` sends from.
 fn source(ip: IpAddr) -> Source {
     let ip = ip.to_canonical();
     let chosen = ip.is_unspecified() || ip.is_multicast() || ip == Ipv4Addr::BROADCAST;
     if chosen { Source::Route } else { Source::Bound }
 }
 
-/// The socket that has stepped aside, if it has.
+/// Set while the socket has stepped aside.
 #[derive(Debug, Default)]
-pub(super) struct Place(RefCell<Option<Aside>>);
+pub(super) struct SteppedAside(RefCell<Option<Aside>>);
 
 impl RegisteredSocket {
-    /// Leaves the share of a socket that others share an address with to them. Does nothing to any
-    /// other socket.
+    /// If the socket shares its address, leaves its share to the other sockets. Otherwise does
+    /// nothing.
     pub(super) fn leave_share(&self) {
         if self.family() == Family::Internet
             && !self.stands_aside()
             && let Ok(socket) = self.socket.kernel()
         {
-            *self.place.0.borrow_mut() = Aside::step(socket);
+            *self.aside.0.borrow_mut() = Aside::step(socket);
         }
     }
 
-    /// Whether it is connected to nobody.
+    /// Whether the socket has stepped aside, and so is connected to nobody.
     #[inline]
     pub(super) fn stands_aside(&self) -> bool {
-        self.place.0.borrow().is_some()
+        self.aside.0.borrow().is_some()
     }
 
     /// Undoes [`leave_share`](Self::leave_share).
     pub(super) fn take_share(&self) -> io::Result<()> {
-        match self.place.0.take() {
+        match self.aside.0.take() {
             Some(aside) => aside.step_back(self.socket.kernel()?),
             None => Ok(()),
         }
     }
 
-    /// The source to send from to `destination`. `None`: the kernel knows it.
+    /// The source address for a datagram to `destination`. `None` if the kernel knows it.
     pub(super) fn source_to(&self, destination: SocketAddr) -> Option<IpAddr> {
-        self.place.0.borrow().as_ref()?.source_to(destination)
+        self.aside.0.borrow().as_ref()?.source_to(destination)
     }
 
     /// Sets the peer of an internet socket.
@@ -183,16 +186,16 @@ impl RegisteredSocket {
         connected
     }
 
-    /// The address that the program knows an internet socket by.
+    /// The local address of an internet socket, as the program knows it.
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
         let socket = self.kernel()?;
-        if let Some(aside) = &*self.place.0.borrow() {
+        if let Some(aside) = &*self.aside.0.borrow() {
             return Ok(aside.local);
         }
         internet(&socket.local_addr()?)
     }
 
-    /// The peer that the program has connected an internet socket to.
+    /// The peer to which the program has connected an internet socket.
     pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
         let socket = self.kernel()?;
         if self.stands_aside() {
@@ -212,7 +215,8 @@ mod tests {
 
     #[test]
     fn nobody_is_reached_from_the_address_of_the_socket_if_it_has_one() {
-        let first = |local: &str| nobodies(local.parse().unwrap()).next().unwrap().to_string();
+        let first =
+            |local: &str| silent_addresses(local.parse().unwrap()).next().unwrap().to_string();
         assert_eq!(first("192.0.2.7:53"), "192.0.2.7:1");
         assert_eq!(first("0.0.0.0:53"), "127.0.0.1:1");
         assert_eq!(first("239.1.2.3:53"), "127.0.0.1:1");

@@ -1,5 +1,5 @@
-//! [`Endpoint`]: what all datagram sockets share: a socket, its two halves, and when it opens, drains
-//! and closes.
+//! [`Endpoint`]: what all datagram sockets share. It owns a socket and its two halves, and opens,
+//! drains and closes them.
 
 use std::cell::{Cell, OnceCell};
 use std::fmt;
@@ -22,15 +22,16 @@ pub(crate) struct Endpoint {
     pub(super) socket: Rc<RegisteredSocket>,
     pub(super) receive: ReceiveHalf,
     pub(super) send: SendHalf,
-    /// What a drain is to do to it.
+    /// What a drain does to the socket.
     exit: Cell<Exit>,
     /// Set once, right after the endpoint was made.
     drainable: OnceCell<DrainKey>,
 }
 
 impl Endpoint {
-    /// Takes in a bound or connected socket and starts to receive on it; if it is to be left, when
-    /// somebody asks. `prepare` is called with the endpoint before that.
+    /// Takes over a bound or connected socket and starts to receive on it. With [`Exit::Leave`], it
+    /// starts when somebody first asks for a datagram. `prepare` is called before that, with the
+    /// endpoint.
     pub(crate) fn open(
         socket: Socket,
         family: Family,
@@ -61,25 +62,26 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// What a send works on, beside its own half.
+    /// What a send needs besides its own half.
     #[inline]
     pub(super) fn sends(&self) -> Sends<'_> {
         Sends { socket: &self.socket, receive: &self.receive }
     }
 
-    /// What a drain is to do to it.
+    /// Sets what a drain does to the socket.
     pub(crate) fn set_exit(&self, exit: Exit) -> io::Result<()> {
         self.socket.check_open()?;
         if self.receive.is_sealed() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "the socket was drained: set what a drain does to it before",
+                "the exit of a socket can only be set before it is drained",
             ));
         }
         self.exit.set(exit);
         match exit {
             _ if !self.receive.is_registered() => {}
-            // What is taken before anybody asks is taken from those who hold it, too.
+            // What is taken from the queue before anybody asks is also taken from others who hold
+            // the socket.
             Exit::Leave if self.receive.nobody_has_come() => {
                 self.receive.halt(&self.socket);
                 self.receive.start_when_asked();
@@ -96,7 +98,7 @@ impl Endpoint {
         self.receive.waiting()
     }
 
-    /// Steps 1 to 4 of the drain for this socket alone.
+    /// Steps 1 to 4 of the drain, for this socket alone.
     pub(crate) fn drain(self: &Rc<Self>) -> io::Result<()> {
         self.socket.registration.check_process()?;
         if !self.socket.is_open() {
@@ -106,9 +108,9 @@ impl Endpoint {
         self.socket.registration.seal_socket(&socket)
     }
 
-    /// The user lets go of the socket: its address is free when this returns.
+    /// The user drops the socket. When this returns, its address is free.
     pub(crate) fn close(&self) {
-        // In a forked child the socket is the parent's.
+        // In a forked child the socket belongs to the parent.
         if !self.socket.is_open() || self.socket.registration.is_inherited() {
             return;
         }
@@ -120,8 +122,8 @@ impl Endpoint {
         wakes.run();
         self.note_abandonment();
         self.close_drainable();
-        // It fails only for a filter that was locked after the seal.
-        let _ = self.receive.take_the_seal_off(&self.socket);
+        // It fails only if the filter was locked after the seal.
+        let _ = self.receive.remove_seal(&self.socket);
         self.socket.set_life(Life::Closed);
         if Rc::strong_count(&self.socket) > 1 {
             // A wait for buffer space, whose future is gone, still holds the descriptor.
@@ -130,14 +132,15 @@ impl Endpoint {
         self.send.end();
     }
 
-    /// The user takes the socket back: ends the receive, and returns the datagrams that were taken.
+    /// The user takes the socket back. Ends the receive, and returns the datagrams that were taken
+    /// from the kernel and not received.
     pub(crate) fn detach(&self) -> io::Result<Vec<ReceivedMessage>> {
         self.socket.check_open()?;
         self.receive.leave(&self.socket);
         self.receive.check_reaped()?;
-        // Whoever reads the socket by other means does not expect trains.
+        // Code that reads the socket by other means does not expect trains.
         self.receive.end_gro(&self.socket)?;
-        self.receive.take_the_seal_off(&self.socket)?;
+        self.receive.remove_seal(&self.socket)?;
         self.socket.take_share()?;
         let taken = self.receive.hand_over();
         self.close_drainable();
@@ -146,13 +149,14 @@ impl Endpoint {
         Ok(taken)
     }
 
-    /// The sum of what happened stays with the runtime.
+    /// The runtime keeps the socket's statistics.
     fn close_drainable(&self) {
         let key = *self.drainable.get().expect("set when opened");
         self.socket.registration.close_drainable(key);
     }
 
-    /// What others hold, they may still receive.
+    /// Notes what the kernel throws away. With [`Exit::Leave`] it throws nothing away: others who
+    /// hold the socket may still receive it.
     fn note_abandonment(&self) {
         if self.exit.get() != Exit::Leave {
             self.receive.note_abandonment(&self.socket);
@@ -243,14 +247,14 @@ impl Drainable for Endpoint {
     }
 
     fn end(&self) {
-        // It has if it was drained; not if it was opened since.
+        // A drained socket has left its share already. One that was opened since has not.
         self.leave_share();
         let drops = self.socket.socket.drop_count().unwrap_or(0);
         self.note_abandonment();
         self.socket.set_life(Life::Ended { drops });
         self.receive.discard();
-        // It fails only for a filter that was locked after the seal.
-        let _ = self.receive.take_the_seal_off(&self.socket);
+        // It fails only if the filter was locked after the seal.
+        let _ = self.receive.remove_seal(&self.socket);
         self.socket.replace_descriptor();
         self.send.end();
     }
@@ -281,7 +285,7 @@ mod tests {
     use super::*;
     use crate::UnixDatagram;
 
-    /// Fails when what a socket says before its seal, that its queue is empty, is taken for the end.
+    /// Fails when an empty queue that was seen before the seal is taken for the end.
     #[test]
     fn an_empty_queue_before_the_seal_is_not_the_end() {
         let runtime = Runtime::new().unwrap();
@@ -300,8 +304,8 @@ mod tests {
         runtime.shutdown(Drain::default());
     }
 
-    /// A socket that is closed while the kernel still has its receive may be handed some more. Fails
-    /// when the pool loses a buffer for each.
+    /// A socket may receive more datagrams after it was closed, while the kernel still has its
+    /// receive. Fails when the pool loses a buffer for each.
     #[test]
     fn what_waits_in_an_inbox_that_is_dropped_goes_back_to_the_pool() {
         let runtime = Runtime::new().unwrap();

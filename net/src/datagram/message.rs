@@ -1,4 +1,4 @@
-//! [`Datagram`] and [`Train`]: what was received, in the buffer that the kernel wrote it into.
+//! [`Datagram`] and [`Train`]: received data, in the buffer into which the kernel wrote it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -12,17 +12,18 @@ use crate::sys::control::{EcnCodepoint, Metadata};
 
 /// A received datagram. Dereferences to its payload.
 ///
-/// It holds the buffer that the kernel wrote it into, and gives it back to the pool when it is
-/// dropped. Whoever keeps many of them keeps sockets from receiving (nothing is lost: further
-/// datagrams wait in the kernel), so copy out what is to be kept for long: `datagram.to_vec()`.
-/// Datagrams that came in one train (see [`UdpSocket::set_gro`](crate::UdpSocket::set_gro)) share a
-/// buffer, which goes back with the last of them.
+/// It owns the pool buffer into which the kernel wrote it. Dropping it returns the buffer to the
+/// pool. While a program keeps many datagrams, sockets may pause: further datagrams then wait in
+/// the kernel, and none is lost. To keep data for long, copy it: `datagram.to_vec()`.
 ///
-/// It may outlive its socket and its runtime.
+/// Datagrams of one train share a buffer, which returns to the pool with the last of them: see
+/// [`UdpSocket::set_gro`](crate::UdpSocket::set_gro).
+///
+/// A datagram may outlive its socket and its runtime.
 ///
 /// ```
-/// # ebbtide_net::doc_run(async {
-/// use ebbtide_net::UdpSocket;
+/// # ebbtide::run(async {
+/// use ebbtide::net::UdpSocket;
 ///
 /// let socket = UdpSocket::bind("127.0.0.1:0")?;
 /// socket.send_to(b"hello", socket.local_addr()?).await?;
@@ -30,7 +31,7 @@ use crate::sys::control::{EcnCodepoint, Metadata};
 /// assert_eq!(&datagram[..], b"hello");
 /// assert_eq!(datagram.peer(), socket.local_addr()?);
 /// # std::io::Result::Ok(())
-/// # });
+/// # }).unwrap();
 /// ```
 pub struct Datagram<A = SocketAddr> {
     message: ReceivedMessage,
@@ -42,7 +43,7 @@ impl<A: Address> Datagram<A> {
         Self { message, address: PhantomData }
     }
 
-    /// Who sent it. A Unix socket without a name of its own is unnamed.
+    /// The sender's address. A Unix socket that is bound to no name is unnamed.
     #[must_use]
     pub fn peer(&self) -> A {
         A::from_raw(self.message.name())
@@ -55,7 +56,8 @@ impl<A: Address> Datagram<A> {
         self.message.is_truncated()
     }
 
-    /// How many bytes the sender sent. More than `len()` exactly when it is truncated.
+    /// The number of bytes that the sender sent. It exceeds `len()` exactly if the datagram is
+    /// truncated.
     #[must_use]
     pub fn original_len(&self) -> usize {
         self.message.original_len()
@@ -63,37 +65,47 @@ impl<A: Address> Datagram<A> {
 }
 
 impl Datagram<SocketAddr> {
-    /// The congestion notification that it carried. `None` also where the socket does not ask for
-    /// it: see [`UdpOptions::recv_ecn`](crate::UdpOptions::recv_ecn).
+    /// The congestion notification (ECN) of the datagram.
+    ///
+    /// `None` if it has none, or if the socket does not request it: see
+    /// [`UdpOptions::recv_ecn`](crate::UdpOptions::recv_ecn).
     #[must_use]
     pub fn ecn(&self) -> Option<EcnCodepoint> {
         self.metadata().ecn
     }
 
-    /// The address of ours that it was sent to, if the socket asks for it: see
+    /// The local address to which the datagram was sent.
+    ///
+    /// `None` unless the socket requests it: see
     /// [`UdpOptions::recv_dst_ip`](crate::UdpOptions::recv_dst_ip).
     #[must_use]
     pub fn dst_ip(&self) -> Option<IpAddr> {
         self.metadata().dst_ip
     }
 
-    /// The interface that it came in by, if the socket asks for it: see
+    /// The index of the interface on which the datagram arrived.
+    ///
+    /// `None` unless the socket requests it: see
     /// [`UdpOptions::recv_dst_ip`](crate::UdpOptions::recv_dst_ip).
     #[must_use]
     pub fn interface_index(&self) -> Option<u32> {
         self.metadata().interface_index
     }
 
-    /// When the kernel received it, if the socket asks for it: see
+    /// The time at which the kernel received the datagram.
+    ///
+    /// `None` unless the socket requests it: see
     /// [`UdpOptions::recv_timestamp`](crate::UdpOptions::recv_timestamp).
     #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
         self.metadata().timestamp
     }
 
-    /// How many messages the kernel had dropped on the socket when this one was queued, if any and
-    /// if the socket asks for it: see
-    /// [`UdpOptions::recv_drop_count`](crate::UdpOptions::recv_drop_count). Wraps.
+    /// How many messages the kernel had dropped on the socket when it queued this one. The counter
+    /// wraps.
+    ///
+    /// `None` if there were none, or if the socket does not request it: see
+    /// [`UdpOptions::recv_drop_count`](crate::UdpOptions::recv_drop_count).
     #[must_use]
     pub fn drop_count(&self) -> Option<u32> {
         self.metadata().drop_count
@@ -128,16 +140,17 @@ impl<A: Address + fmt::Debug> fmt::Debug for Datagram<A> {
     }
 }
 
-/// Datagrams that the kernel received as one: several of one sender, each [`stride`](Self::stride)
-/// bytes long except that the last may be shorter. Dereferences to their payloads, one after the
-/// other. A datagram that came alone is a train of one.
+/// Several datagrams of one sender that the kernel received as one message (UDP GRO).
 ///
-/// For programs that handle many datagrams at once; to others, [`recv`](crate::UdpSocket::recv)
-/// hands the same datagrams out one by one.
+/// Each is [`stride`](Self::stride) bytes long, except that the last may be shorter. A train
+/// dereferences to all payloads, one after the other. A datagram that came alone is a train of one.
+///
+/// Trains are for programs that handle many datagrams at once.
+/// [`recv`](crate::DatagramSocket::recv) returns the same datagrams one by one.
 ///
 /// ```
-/// # ebbtide_net::doc_run(async {
-/// use ebbtide_net::UdpSocket;
+/// # ebbtide::run(async {
+/// use ebbtide::net::UdpSocket;
 ///
 /// let socket = UdpSocket::bind("127.0.0.1:0")?;
 /// socket.connect(socket.local_addr()?)?;
@@ -149,7 +162,7 @@ impl<A: Address + fmt::Debug> fmt::Debug for Datagram<A> {
 /// }
 /// assert_eq!(datagrams[..3], [b"one", b"two", b"thr"]);
 /// # std::io::Result::Ok(())
-/// # });
+/// # }).unwrap();
 /// ```
 pub struct Train {
     message: ReceivedMessage,
@@ -160,25 +173,26 @@ impl Train {
         Self { message }
     }
 
-    /// Who sent them.
+    /// The sender's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         SocketAddr::from_raw(self.message.name())
     }
 
-    /// Bytes of each datagram but the last. 0 if it is a single, empty one.
+    /// The length in bytes of each datagram but the last. 0 if the train is a single empty
+    /// datagram.
     #[must_use]
     pub fn stride(&self) -> usize {
         self.message.stride()
     }
 
-    /// How many datagrams there are; at least 1.
+    /// The number of datagrams, at least 1.
     #[must_use]
     pub fn count(&self) -> usize {
         self.message.count()
     }
 
-    /// The payload of each datagram, in the order in which they came.
+    /// The payloads of the datagrams, in order of arrival.
     pub fn datagrams(&self) -> impl Iterator<Item = &[u8]> {
         let (payload, stride) = (&self[..], self.stride());
         (0..self.count()).map(move |index| {
@@ -187,31 +201,32 @@ impl Train {
         })
     }
 
-    /// The congestion notification that they carried. See [`Datagram::ecn`].
+    /// The congestion notification of the datagrams: see [`Datagram::ecn`].
     #[must_use]
     pub fn ecn(&self) -> Option<EcnCodepoint> {
         self.metadata().ecn
     }
 
-    /// The address of ours that they were sent to. See [`Datagram::dst_ip`].
+    /// The local address to which the datagrams were sent: see [`Datagram::dst_ip`].
     #[must_use]
     pub fn dst_ip(&self) -> Option<IpAddr> {
         self.metadata().dst_ip
     }
 
-    /// The interface that they came in by. See [`Datagram::interface_index`].
+    /// The index of the interface on which the datagrams arrived: see
+    /// [`Datagram::interface_index`].
     #[must_use]
     pub fn interface_index(&self) -> Option<u32> {
         self.metadata().interface_index
     }
 
-    /// When the kernel received the first of them. See [`Datagram::timestamp`].
+    /// The time at which the kernel received the first of them: see [`Datagram::timestamp`].
     #[must_use]
     pub fn timestamp(&self) -> Option<SystemTime> {
         self.metadata().timestamp
     }
 
-    /// How many messages the kernel had dropped on the socket before. See [`Datagram::drop_count`].
+    /// How many messages the kernel had dropped on the socket before: see [`Datagram::drop_count`].
     #[must_use]
     pub fn drop_count(&self) -> Option<u32> {
         self.metadata().drop_count

@@ -1,8 +1,9 @@
 //! Datagram sockets.
 //!
 //! [`Endpoint`] is what all datagram sockets share: a [`RegisteredSocket`], a [`ReceiveHalf`] and a
-//! [`SendHalf`]. [`UdpSocket`] and [`UnixDatagram`] add their addresses.
+//! [`SendHalf`]. [`UdpSocket`] and [`UnixDatagram`] add addresses and options.
 //!
+//! [`Endpoint`]: endpoint::Endpoint
 //! [`RegisteredSocket`]: registered::RegisteredSocket
 //! [`ReceiveHalf`]: receive::ReceiveHalf
 //! [`SendHalf`]: send::SendHalf

@@ -1,5 +1,6 @@
-//! [`RegisteredSocket`]: a socket, the runtime that it is registered with, and how long it is open.
-//! Both halves of an endpoint work on it, and a send that waits keeps it.
+//! [`RegisteredSocket`]: a socket, its registration with a runtime, and whether it is still open.
+//!
+//! Both halves of an endpoint use it. A send that waits for buffer space keeps it alive.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,7 +10,7 @@ use std::rc::Weak;
 
 use ebbtide_runtime::{Again, AtTurnEnd, Registration};
 
-use super::aside::Place;
+use super::aside::SteppedAside;
 use crate::sys::socket::{Family, Socket};
 
 pub(crate) struct RegisteredSocket {
@@ -17,9 +18,9 @@ pub(crate) struct RegisteredSocket {
     pub(super) socket: Socket,
     family: Family,
     life: Cell<Life>,
-    /// Whether it has left its share to other sockets.
-    pub(super) place: Place,
-    /// Whose it is.
+    /// Whether the socket has left its share of the address to other sockets.
+    pub(super) aside: SteppedAside,
+    /// The endpoint that owns the socket.
     endpoint: Weak<dyn AtTurnEnd>,
     /// True exactly while the runtime is to call the endpoint at the end of the turn.
     is_called_at_turn_end: Cell<bool>,
@@ -28,9 +29,9 @@ pub(crate) struct RegisteredSocket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     Open,
-    /// The user let go of it.
+    /// The user has dropped it.
     Closed,
-    /// Its runtime has ended, and its address is free; `drops` is the last count of the kernel.
+    /// Its runtime has ended, and its address is free. `drops` is the kernel's last drop count.
     Ended {
         drops: u32,
     },
@@ -48,7 +49,7 @@ impl RegisteredSocket {
             socket,
             family,
             life: Cell::new(Life::Open),
-            place: Place::default(),
+            aside: SteppedAside::default(),
             endpoint,
             is_called_at_turn_end: Cell::new(false),
         }
@@ -58,12 +59,12 @@ impl RegisteredSocket {
         self.family
     }
 
-    /// Whether its kernel is one in memory.
+    /// Whether the socket belongs to a kernel in memory.
     pub(crate) fn is_model(&self) -> bool {
         !matches!(self.socket, Socket::Kernel(_))
     }
 
-    /// The kernel's socket, as long as it is open.
+    /// The kernel's socket, while it is open.
     pub(crate) fn kernel(&self) -> io::Result<&socket2::Socket> {
         self.check_open()?;
         self.socket.kernel()
@@ -77,7 +78,7 @@ impl RegisteredSocket {
         self.life.set(life);
     }
 
-    /// Whether the user has it, in a runtime that runs.
+    /// Whether the user still owns it, in a runtime that still runs.
     pub(super) fn is_open(&self) -> bool {
         self.life.get() == Life::Open
     }
@@ -90,13 +91,13 @@ impl RegisteredSocket {
         }
     }
 
-    /// Puts another descriptor in the place of the socket: its address is free when this returns.
+    /// Replaces the socket behind the descriptor's number. When this returns, its address is free.
     pub(super) fn replace_descriptor(&self) {
-        // It fails only for a descriptor that somebody else has closed already.
+        // It fails only if somebody else has already closed the descriptor.
         let _ = self.socket.replace_descriptor(self.registration.placeholder());
     }
 
-    /// Has [`turn_ends`](AtTurnEnd::turn_ends) of the endpoint called.
+    /// Makes the runtime call [`turn_ends`](AtTurnEnd::turn_ends) of the endpoint.
     pub(super) fn call_at_turn_end(&self) {
         if self.is_called_at_turn_end.replace(true) {
             return self.registration.no_sleep_before_turn_end();
@@ -104,13 +105,14 @@ impl RegisteredSocket {
         self.registration.at_turn_end(Weak::clone(&self.endpoint));
     }
 
-    /// It was called, and is called at the end of the next turn if `again` says so.
+    /// The runtime has called the endpoint, and calls it again after the next turn if `again` says
+    /// so.
     pub(super) fn was_called_at_turn_end(&self, again: Again) {
         self.is_called_at_turn_end.set(again != Again::No);
     }
 }
 
-/// The error of what is asked of a socket after its end.
+/// The error of calls after the end of the socket.
 pub(super) fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::NotConnected, "the ebbtide runtime of this socket has ended")
 }

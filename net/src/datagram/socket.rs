@@ -16,25 +16,46 @@ use super::send::{Sending, Writable};
 use crate::sys::address::Address;
 use crate::sys::option::size;
 
-/// A datagram socket: a channel with the kernel at the other end. What
-/// [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram) have in common, and
-/// dereference to. Code that works on both takes this, and is handed one by `into()`.
+/// What [`UdpSocket`](crate::UdpSocket) and [`UnixDatagram`](crate::UnixDatagram) have in common:
+/// receiving, draining, statistics and buffer sizes.
 ///
-/// It receives from the moment that it is made, whether or not somebody waits: datagrams belong to
-/// the socket, not to the future that asks for one. Receiving takes `&self`; put the socket into an
-/// [`Rc`] to use it in several tasks.
+/// Both types dereference to this one. Code for both takes a `&DatagramSocket<A>`; `into()` turns
+/// either socket into an owned one. Programs that use one kind of socket need not name this type.
+///
+/// A socket receives from the moment it is made, whether or not anybody waits. A received datagram
+/// belongs to the socket, not to the future that asked for it. Receiving takes `&self`; put the
+/// socket into an [`Rc`] to use it in several tasks. The socket stays on the thread and in the
+/// runtime that made it.
 ///
 /// What happens to a datagram:
 ///
-/// * A dropped receive future loses nothing, so `select`, `timeout` and `abort` around one are
-///   safe.
-/// * After [`drain`](Self::drain), or at the end of the runtime, receivers are handed what the
-///   kernel had queued, and then `None`.
+/// * Dropping a receive future loses nothing. `select`, `timeout` and `abort` around one are safe.
+/// * After [`drain`](Self::drain), and at the end of the runtime, receivers get what the kernel had
+///   queued, and then `None`.
 /// * Dropping the *socket* throws away what was not received, as closing any socket does. Datagrams
-///   that had been taken from the kernel are counted ([`SocketStats::discarded`]); of the others it
-///   is only known that there were some ([`SocketStats::abandoned`]). Drain first to lose none.
+///   that were already taken from the kernel are counted in [`SocketStats::discarded`]. Of the
+///   others, it is only known whether there were any ([`SocketStats::abandoned`]). To lose none,
+///   drain the socket first.
 ///
-/// It belongs to the thread and the runtime that made it.
+/// ```
+/// # ebbtide::run(async {
+/// use ebbtide::net::{Address, DatagramSocket, UnixDatagram};
+///
+/// async fn count<A: Address>(socket: &DatagramSocket<A>) -> std::io::Result<usize> {
+///     let mut count = 0;
+///     while socket.recv().await?.is_some() {
+///         count += 1;
+///     }
+///     Ok(count)
+/// }
+///
+/// let (left, right) = UnixDatagram::pair()?;
+/// left.send(b"hello").await?;
+/// right.drain()?;
+/// assert_eq!(count(&right).await?, 1);
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
+/// ```
 pub struct DatagramSocket<A> {
     endpoint: Rc<Endpoint>,
     address: PhantomData<fn() -> A>,
@@ -70,34 +91,64 @@ impl<A: Address> DatagramSocket<A> {
     }
 
     pub(super) fn detach(self) -> io::Result<(socket2::Socket, Vec<Datagram<A>>)> {
-        // A descriptor of the user's own: a send that waits for room may keep the endpoint for a
-        // while. Made first, so that nothing has been taken if there is none left.
+        // The user gets a descriptor of its own, because a send that waits for buffer space may
+        // keep the endpoint for a while. It is made first: if no descriptor is left, nothing has
+        // been taken.
         let socket = self.endpoint.as_fd().try_clone_to_owned()?.into();
         let taken = self.endpoint.detach()?;
         Ok((socket, taken.into_iter().map(Datagram::new).collect()))
     }
 
-    /// Waits for a datagram. `None`: the socket is sealed, and everything that was queued has been
-    /// handed out.
+    /// Waits for a datagram. Returns `None` when the socket is drained: it is sealed, and
+    /// everything that was queued has been received.
     ///
-    /// No copy is made: the datagram is the buffer that the kernel wrote it into.
+    /// Nothing is copied. The datagram owns the buffer into which the kernel wrote it.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// socket.send_to(b"hello", socket.local_addr()?).await?;
+    /// if let Some(datagram) = socket.recv().await? {
+    ///     assert_eq!(&datagram[..], b"hello");
+    /// }
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// A pending error of the socket, for example `ConnectionRefused` when a connected peer is
-    /// gone. It is reported once, in its place between the datagrams, and receiving goes on.
+    /// A pending error of the socket, for example `ConnectionRefused` if a connected peer is gone.
+    /// It is returned once, in its place between the datagrams, and receiving goes on.
     ///
     /// # Cancellation
     ///
     /// Dropping the future loses nothing: the datagram stays with the socket for the next receiver.
-    /// Nor does a future that is kept and not polled: another receiver that waits is woken instead.
+    /// A future that is kept but not polled loses nothing either: another receiver that waits is
+    /// woken instead.
     pub fn recv(&self) -> Recv<'_, A> {
         Recv::new(&self.endpoint)
     }
 
-    /// Waits for a datagram and copies it into `memory`. Gives the number of bytes copied and the
-    /// sender, or `None` as [`recv`](Self::recv) does. What does not fit into `memory` is cut off;
-    /// [`recv`](Self::recv) never cuts.
+    /// Waits for a datagram and copies it into `buf`. Returns the number of bytes copied and the
+    /// sender's address, or `None` when the socket is drained.
+    ///
+    /// Bytes that do not fit into `buf` are cut off. [`recv`](Self::recv) needs no `buf` and
+    /// cuts nothing off.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// socket.send_to(b"hello", socket.local_addr()?).await?;
+    /// let mut buf = [0; 1500];
+    /// let (len, peer) = socket.recv_from(&mut buf).await?.expect("not drained");
+    /// assert_eq!((&buf[..len], peer), (&b"hello"[..], socket.local_addr()?));
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
@@ -106,17 +157,34 @@ impl<A: Address> DatagramSocket<A> {
     /// # Cancellation
     ///
     /// Dropping the future loses nothing.
-    pub fn recv_from<'a>(&'a self, memory: &'a mut [u8]) -> RecvFrom<'a, A> {
-        RecvFrom::new(&self.endpoint, memory)
+    pub fn recv_from<'a>(&'a self, buf: &'a mut [u8]) -> RecvFrom<'a, A> {
+        RecvFrom::new(&self.endpoint, buf)
     }
 
-    /// Waits for a datagram, and appends it and up to `most - 1` others that have arrived to
-    /// `batch`. Gives how many; 0 means that the socket is drained (or that `most` is 0).
+    /// Waits for a datagram, and appends it and up to `limit - 1` others that have arrived to
+    /// `batch`. Returns how many were appended. 0 means that the socket is drained, or that `limit`
+    /// is 0.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UnixDatagram;
+    ///
+    /// let (left, right) = UnixDatagram::pair()?;
+    /// left.send(b"one").await?;
+    /// left.send(b"two").await?;
+    /// let mut batch = Vec::new();
+    /// while batch.len() < 2 {
+    ///     right.recv_batch(&mut batch, 32).await?;
+    /// }
+    /// assert_eq!(&batch[1][..], b"two");
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`recv`](Self::recv), when the error comes before any datagram. An error between
-    /// datagrams ends the batch and comes with the next call.
+    /// Those of [`recv`](Self::recv), if the error comes before any datagram. An error between
+    /// datagrams ends the batch, and the next call returns it.
     ///
     /// # Cancellation
     ///
@@ -124,22 +192,48 @@ impl<A: Address> DatagramSocket<A> {
     pub fn recv_batch<'a>(
         &'a self,
         batch: &'a mut Vec<Datagram<A>>,
-        most: usize,
+        limit: usize,
     ) -> RecvBatch<'a, A> {
-        RecvBatch::new(&self.endpoint, batch, most)
+        RecvBatch::new(&self.endpoint, batch, limit)
     }
 
-    /// Takes a datagram that is queued already; looks into the kernel's queue as well. `None` as
-    /// [`recv`](Self::recv).
+    /// Receives a datagram if one is queued, here or in the kernel. Returns `None` when the socket
+    /// is drained.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UnixDatagram;
+    ///
+    /// let (left, right) = UnixDatagram::pair()?;
+    /// assert_eq!(right.try_recv().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    /// left.send(b"hello").await?;
+    /// assert_eq!(&right.try_recv()?.expect("not drained")[..], b"hello");
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if nothing is queued, else those of [`recv`](Self::recv).
+    /// `WouldBlock` if nothing is queued. Otherwise those of [`recv`](Self::recv).
     pub fn try_recv(&self) -> io::Result<Option<Datagram<A>>> {
         Ok(self.receive(Take::One)?.map(Datagram::new))
     }
 
-    /// Every datagram, as a stream that ends when the socket is sealed and drained.
+    /// Returns a stream of all datagrams. It ends when the socket is drained.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UnixDatagram;
+    /// use futures_util::TryStreamExt;
+    ///
+    /// let (left, right) = UnixDatagram::pair()?;
+    /// left.send(b"hello").await?;
+    /// right.drain()?;
+    /// let datagrams: Vec<_> = right.incoming().try_collect().await?;
+    /// assert_eq!(datagrams.len(), 1);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Cancellation
     ///
@@ -148,13 +242,32 @@ impl<A: Address> DatagramSocket<A> {
         Incoming::new(&self.endpoint)
     }
 
-    /// Waits until there is room for a datagram: in the send buffer, and for a connected Unix
-    /// socket in the peer's queue. For use with `try_send`; `send` waits by itself. Like a send, it
-    /// holds up the exit.
+    /// Waits until a datagram can be sent. That is when there is space in the send buffer and, for
+    /// a connected Unix socket, in the peer's queue.
+    ///
+    /// Use it with `try_send`; `send` waits by itself. The drain of the runtime waits for it, as it
+    /// does for a send.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UnixDatagram;
+    ///
+    /// let (left, right) = UnixDatagram::pair()?;
+    /// loop {
+    ///     left.writable().await?;
+    ///     match left.try_send(b"hello") {
+    ///         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+    ///         sent => break assert_eq!(sent?, 5),
+    ///     }
+    /// }
+    /// right.recv().await?;
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// That the runtime has ended.
+    /// The runtime has ended.
     ///
     /// # Cancellation
     ///
@@ -163,31 +276,45 @@ impl<A: Address> DatagramSocket<A> {
         Writable::new(&self.endpoint)
     }
 
-    /// Seals the socket: nothing more is queued on it. From then on the receive methods hand out what
-    /// is left, here and in the kernel, and then `None`: this is what closing a channel is to its
-    /// receiver.
+    /// Seals the socket: the kernel queues nothing more on it. From then on, the receive methods
+    /// return what was queued before the seal, here and in the kernel, and then `None`. It is what
+    /// closing a channel is to its receiver.
     ///
-    /// UDP peers see their later datagrams vanish, as with a closed port but without an error; the
-    /// kernel counts them ([`SocketStats::refused`]). Unix peers get `BrokenPipe`. The socket can
-    /// still send. A UDP socket that shares its address leaves its share to the others first
-    /// ([`UdpOptions::reuse_port`](crate::UdpOptions::reuse_port)). Other descriptors of the same
-    /// socket (from `dup`, or inherited) are sealed too; the seal of a UDP socket comes off when this
-    /// one is closed.
+    /// When the function returns, the seal is in place. It takes a few microseconds and does not
+    /// wait for receivers.
     ///
-    /// A socket that is to be left ([`Exit::Leave`]) is not sealed: it hands out what was taken from
-    /// the kernel, and then `None`.
+    /// * Later datagrams to a UDP socket vanish without an error for the sender. The kernel counts
+    ///   them ([`SocketStats::refused`]). Senders to a Unix socket get `BrokenPipe`.
+    /// * The socket can still send.
+    /// * A UDP socket that shares its address leaves its share to the others first: see
+    ///   [`UdpOptions::reuse_port`](crate::UdpOptions::reuse_port).
+    /// * Other descriptors of the same socket, made by `dup` or inherited, are sealed too. Closing
+    ///   this socket removes the seal of a UDP socket.
+    /// * A socket with [`Exit::Leave`] is not sealed. It returns what was already taken from the
+    ///   kernel, and then `None`.
     ///
-    /// Needs no `await` for itself: when it returns, the seal is in place. It takes a few
-    /// microseconds.
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UnixDatagram;
+    ///
+    /// let (left, right) = UnixDatagram::pair()?;
+    /// left.send(b"before the seal").await?;
+    /// right.drain()?;
+    /// assert!(left.send(b"after it").await.is_err());
+    /// assert_eq!(&right.recv().await?.expect("it was queued")[..], b"before the seal");
+    /// assert!(right.recv().await?.is_none());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` where a UDP socket cannot be sealed, because its filter is locked
-    /// (`SO_LOCK_FILTER`) or is a BPF program (`SO_ATTACH_BPF`), which could not be put back: what was
-    /// queued is handed out nevertheless, and what comes later
-    /// is read when it is drained again. `TimedOut` where the socket
-    /// could not be read to the end of its queue, because the kernel has no memory for any request,
-    /// for 5 seconds, or reading it only fails: it can be drained again.
+    /// * `PermissionDenied` if a UDP socket cannot be sealed. Its filter is locked
+    ///   (`SO_LOCK_FILTER`), or is a BPF program (`SO_ATTACH_BPF`), which could not be restored.
+    ///   What is queued can still be received, and then `None`. What arrives later is read if the
+    ///   socket is drained again.
+    /// * `TimedOut` if the queue could not be read to its end. For 5 seconds the kernel had no
+    ///   memory for a request, or every read failed. The socket can be drained again.
     pub fn drain(&self) -> io::Result<()> {
         self.endpoint.drain()
     }
@@ -198,32 +325,46 @@ impl<A: Address> DatagramSocket<A> {
         self.endpoint.exit()
     }
 
-    /// Sets what a drain does to the socket: the one of the runtime, and [`drain`](Self::drain).
+    /// Sets what a drain does to the socket: the drain at the end of the runtime, and
+    /// [`drain`](Self::drain).
     ///
     /// ```
-    /// # ebbtide_net::doc_run(async {
-    /// use ebbtide_net::{Exit, UnixDatagram};
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::{Exit, UnixDatagram};
     ///
     /// let (inside, _peer) = UnixDatagram::pair()?;
-    /// inside.set_exit(Exit::SealLast)?; // what is handled at the exit still reaches it
+    /// inside.set_exit(Exit::SealLast)?; // what the exit handles can still be sent to it
     /// # std::io::Result::Ok(())
-    /// # });
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the socket was drained; that the runtime has ended.
+    /// `InvalidInput` if the socket was drained. `NotConnected` if the runtime has ended.
     pub fn set_exit(&self, exit: Exit) -> io::Result<()> {
         self.endpoint.set_exit(exit)
     }
 
     /// What has happened on the socket so far.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// socket.send_to(b"hello", socket.local_addr()?).await?;
+    /// let datagram = socket.recv().await?;
+    /// assert_eq!(socket.stats().received, 1);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn stats(&self) -> SocketStats {
         self.endpoint.stats()
     }
 
-    /// The size of the kernel's receive buffer in bytes (`SO_RCVBUF`), twice what was asked for.
+    /// The size of the kernel's receive buffer in bytes (`SO_RCVBUF`). It is twice the requested
+    /// size.
     ///
     /// # Errors
     ///
@@ -232,10 +373,21 @@ impl<A: Address> DatagramSocket<A> {
         self.socket()?.recv_buffer_size()
     }
 
-    /// Asks for a receive buffer of `bytes`. The kernel grants at most `net.core.rmem_max`; what
-    /// arrives while it is full is lost before any program could see it.
+    /// Requests a receive buffer of `bytes`. The kernel grants at most `net.core.rmem_max`. A
+    /// datagram that arrives while the buffer is full is lost before any program can see it.
     ///
-    /// More than fits into an `int` asks for the largest `int`.
+    /// A size that does not fit into an `int` becomes the largest `int`.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// socket.set_recv_buffer_size(100_000)?;
+    /// assert_eq!(socket.recv_buffer_size()?, 200_000);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
@@ -244,7 +396,7 @@ impl<A: Address> DatagramSocket<A> {
         self.socket()?.set_recv_buffer_size(size(bytes))
     }
 
-    /// The size of the kernel's send buffer in bytes (`SO_SNDBUF`).
+    /// The size of the kernel's send buffer in bytes (`SO_SNDBUF`). It is twice the requested size.
     ///
     /// # Errors
     ///
@@ -253,9 +405,9 @@ impl<A: Address> DatagramSocket<A> {
         self.socket()?.send_buffer_size()
     }
 
-    /// Asks for a send buffer of `bytes`, at most `net.core.wmem_max`.
+    /// Requests a send buffer of `bytes`. The kernel grants at most `net.core.wmem_max`.
     ///
-    /// More than fits into an `int` asks for the largest `int`.
+    /// A size that does not fit into an `int` becomes the largest `int`.
     ///
     /// # Errors
     ///
@@ -264,8 +416,8 @@ impl<A: Address> DatagramSocket<A> {
         self.socket()?.set_send_buffer_size(size(bytes))
     }
 
-    /// Takes a pending error of the socket (`SO_ERROR`). One that was received already is that of a
-    /// receiver, if there is any.
+    /// Takes the pending error of the socket (`SO_ERROR`). If the socket has already received an
+    /// error that no receiver has taken, returns that one.
     ///
     /// # Errors
     ///
@@ -277,16 +429,15 @@ impl<A: Address> DatagramSocket<A> {
 }
 
 impl<A> Drop for DatagramSocket<A> {
-    /// Frees the address and throws away what was not received, which the runtime counts as
-    /// discarded.
+    /// Frees the address and throws away what was not received. The runtime counts it as discarded.
     fn drop(&mut self) {
         self.endpoint.close();
     }
 }
 
 impl<A> AsFd for DatagramSocket<A> {
-    /// For setting options that have no method here. Reading from the descriptor takes datagrams
-    /// out of order.
+    /// For options that have no method here. Reading from the descriptor takes datagrams out of
+    /// order.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.endpoint.as_fd()
     }
@@ -304,7 +455,7 @@ impl<A> fmt::Debug for DatagramSocket<A> {
     }
 }
 
-/// Makes a newtype of a [`DatagramSocket`] what it is.
+/// Implements the traits of a newtype of [`DatagramSocket`].
 macro_rules! is_datagram_socket {
     ($name:ident, $address:ty) => {
         impl $name {
@@ -334,8 +485,8 @@ macro_rules! is_datagram_socket {
         }
 
         impl std::os::fd::AsFd for $name {
-            /// For setting options that have no method here. Reading from the descriptor takes
-            /// datagrams out of order.
+            /// For options that have no method here. Reading from the descriptor takes datagrams
+            /// out of order.
             fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
                 self.0.as_fd()
             }

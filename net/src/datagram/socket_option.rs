@@ -1,8 +1,8 @@
-//! The options of a [`UdpSocket`] that can be set at any time. Those for before it is bound are in
+//! The options of a [`UdpSocket`] that can be set at any time. Options for before the bind are in
 //! [`UdpOptions`](crate::UdpOptions).
 //!
-//! The names are those of std, tokio and socket2. An option of IPv6 on a socket of IPv4 is refused by
-//! the kernel (`ENOPROTOOPT`); an option of IPv4 on a socket of IPv6 is for its IPv4 datagrams.
+//! The names are those of std, tokio and socket2. The kernel refuses an IPv6 option on an IPv4
+//! socket (`ENOPROTOOPT`). An IPv4 option on an IPv6 socket applies to its IPv4 datagrams.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -15,10 +15,13 @@ use crate::sys::option::{
     Membership, bind_device, count, set_source_membership, traffic_class, traffic_classes,
 };
 
-/// Options. All getters fail with the errors of getsockopt(2), and all setters with those of
+/// Socket options. Getters fail with the errors of getsockopt(2), and setters with those of
 /// setsockopt(2).
+///
+/// The kernel refuses an IPv6 option on an IPv4 socket (`ENOPROTOOPT`). An IPv4 option on an IPv6
+/// socket applies to its IPv4 datagrams.
 impl UdpSocket {
-    /// Whether sending to broadcast addresses is allowed (`SO_BROADCAST`).
+    /// Whether the socket may send to broadcast addresses (`SO_BROADCAST`).
     ///
     /// # Errors
     ///
@@ -36,7 +39,7 @@ impl UdpSocket {
         self.socket()?.set_broadcast(on)
     }
 
-    /// How many hops an IPv4 datagram may take (`IP_TTL`).
+    /// The maximum number of hops of IPv4 datagrams (`IP_TTL`).
     ///
     /// # Errors
     ///
@@ -45,16 +48,16 @@ impl UdpSocket {
         self.socket()?.ttl_v4()
     }
 
-    /// Sets how many hops an IPv4 datagram may take: 1 to 255.
+    /// Sets the maximum number of hops of IPv4 datagrams: 1 to 255.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is out of range; those of setsockopt(2).
+    /// `EINVAL` if `hops` is out of range. Others of setsockopt(2).
     pub fn set_ttl(&self, hops: u32) -> io::Result<()> {
         self.socket()?.set_ttl_v4(count(hops))
     }
 
-    /// How many hops an IPv6 datagram may take (`IPV6_UNICAST_HOPS`).
+    /// The maximum number of hops of IPv6 datagrams (`IPV6_UNICAST_HOPS`).
     ///
     /// # Errors
     ///
@@ -63,16 +66,16 @@ impl UdpSocket {
         self.socket()?.unicast_hops_v6()
     }
 
-    /// Sets how many hops an IPv6 datagram may take: 0 to 255.
+    /// Sets the maximum number of hops of IPv6 datagrams: 0 to 255.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is out of range; those of setsockopt(2).
+    /// `EINVAL` if `hops` is out of range. Others of setsockopt(2).
     pub fn set_unicast_hops_v6(&self, hops: u32) -> io::Result<()> {
         self.socket()?.set_unicast_hops_v6(count(hops))
     }
 
-    /// The type of service that IPv4 datagrams are sent with (`IP_TOS`).
+    /// The type of service of IPv4 datagrams (`IP_TOS`).
     ///
     /// # Errors
     ///
@@ -81,29 +84,29 @@ impl UdpSocket {
         self.socket()?.tos_v4()
     }
 
-    /// Sets the type of service that IPv4 datagrams are sent with: six bits of DSCP (RFC 2474), two of
-    /// ECN. [`Transmit::ecn`](crate::Transmit::ecn) replaces the last two for one datagram.
+    /// Sets the type of service of IPv4 datagrams: six bits of DSCP (RFC 2474), then two of ECN.
+    /// [`Transmit::ecn`](crate::Transmit::ecn) replaces the last two for one datagram.
     ///
     /// ```
-    /// # ebbtide_net::doc_run(async {
-    /// use ebbtide_net::UdpSocket;
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
     ///
     /// let socket = UdpSocket::bind("127.0.0.1:0")?;
     /// socket.set_tos_v4(46 << 2)?; // expedited forwarding
     /// assert_eq!(socket.tos_v4()?, 184);
     /// # std::io::Result::Ok(())
-    /// # });
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is more than a byte; those of setsockopt(2).
+    /// `EINVAL` if `tos` is more than a byte. Others of setsockopt(2).
     pub fn set_tos_v4(&self, tos: u32) -> io::Result<()> {
         self.socket()?.set_tos_v4(traffic_class(tos)?)?;
         self.endpoint().note_traffic_classes()
     }
 
-    /// The traffic class that IPv6 datagrams are sent with (`IPV6_TCLASS`).
+    /// The traffic class of IPv6 datagrams (`IPV6_TCLASS`).
     ///
     /// # Errors
     ///
@@ -112,17 +115,17 @@ impl UdpSocket {
         self.socket()?.tclass_v6()
     }
 
-    /// Sets the traffic class that IPv6 datagrams are sent with: see [`set_tos_v4`](Self::set_tos_v4).
+    /// Sets the traffic class of IPv6 datagrams: see [`set_tos_v4`](Self::set_tos_v4).
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is more than a byte; those of setsockopt(2).
+    /// `EINVAL` if `tclass` is more than a byte. Others of setsockopt(2).
     pub fn set_tclass_v6(&self, tclass: u32) -> io::Result<()> {
         self.socket()?.set_tclass_v6(traffic_class(tclass)?)?;
         self.endpoint().note_traffic_classes()
     }
 
-    /// The name of the network interface that the socket is bound to (`SO_BINDTODEVICE`), if any.
+    /// The name of the network interface to which the socket is bound (`SO_BINDTODEVICE`), if any.
     ///
     /// # Errors
     ///
@@ -131,20 +134,20 @@ impl UdpSocket {
         self.socket()?.device()
     }
 
-    /// Binds the socket to a network interface by its name, `None` to none: it sends by that
-    /// interface alone, and receives what comes in by it. To do so before it has an address:
-    /// [`UdpOptions::bind_device`](crate::UdpOptions::bind_device).
+    /// Binds the socket to a network interface, by name. The socket then sends and receives only
+    /// through that interface. `None` removes the binding. To bind to an interface before the
+    /// socket has an address, use [`UdpOptions::bind_device`](crate::UdpOptions::bind_device).
     ///
     /// # Errors
     ///
-    /// `ENODEV` if there is no such interface; `InvalidInput` if the name contains a zero byte or is
-    /// longer than 15 bytes; `EPERM` without `CAP_NET_RAW`, if the socket is bound to an interface
-    /// already (Linux 5.7).
+    /// * `ENODEV` if there is no such interface.
+    /// * `InvalidInput` if the name contains a zero byte or is longer than 15 bytes.
+    /// * `EPERM` without `CAP_NET_RAW`, if the socket is already bound to an interface (Linux 5.7).
     pub fn bind_device(&self, interface: Option<&[u8]>) -> io::Result<()> {
         bind_device(self.socket()?, interface)
     }
 
-    /// Whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`). To set it:
+    /// Whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`). To set it, use
     /// [`UdpOptions::only_v6`](crate::UdpOptions::only_v6).
     ///
     /// # Errors
@@ -154,7 +157,7 @@ impl UdpSocket {
         self.socket()?.only_v6()
     }
 
-    /// The priority of what is sent (`SO_PRIORITY`).
+    /// The priority of sent datagrams (`SO_PRIORITY`).
     ///
     /// # Errors
     ///
@@ -163,7 +166,7 @@ impl UdpSocket {
         self.socket()?.priority()
     }
 
-    /// Sets the priority of what is sent. More than 6 takes `CAP_NET_ADMIN`.
+    /// Sets the priority of sent datagrams. More than 6 requires `CAP_NET_ADMIN`.
     ///
     /// # Errors
     ///
@@ -172,7 +175,7 @@ impl UdpSocket {
         self.socket()?.set_priority(priority)
     }
 
-    /// The mark of what is sent, for routing and filters (`SO_MARK`).
+    /// The mark of sent datagrams, for routing and filters (`SO_MARK`).
     ///
     /// # Errors
     ///
@@ -181,7 +184,7 @@ impl UdpSocket {
         self.socket()?.mark()
     }
 
-    /// Marks what is sent. Takes `CAP_NET_ADMIN`, or `CAP_NET_RAW` (Linux 5.17).
+    /// Sets the mark of sent datagrams. Requires `CAP_NET_ADMIN`, or `CAP_NET_RAW` (Linux 5.17).
     ///
     /// # Errors
     ///
@@ -190,22 +193,21 @@ impl UdpSocket {
         self.socket()?.set_mark(mark)
     }
 
-    /// Joins an IPv4 multicast group on the interface with the address `interface`; unspecified
-    /// lets the kernel choose.
+    /// Joins an IPv4 multicast group on the interface with the address `interface`. If it is
+    /// unspecified, the kernel chooses.
     ///
     /// ```
-    /// # ebbtide_net::doc_run(async {
+    /// # ebbtide::run(async {
     /// use std::net::Ipv4Addr;
-    /// use ebbtide_net::UdpSocket;
+    /// use ebbtide::net::UdpSocket;
     ///
     /// let group = Ipv4Addr::new(239, 255, 7, 7);
     /// let socket = UdpSocket::options().reuse_address(true).bind((group, 0))?;
-    /// // Fails where no interface has multicast.
-    /// let joined = socket.join_multicast_v4(group, Ipv4Addr::LOCALHOST);
-    /// socket.set_multicast_if_v4(&Ipv4Addr::LOCALHOST)?;
-    /// # let _ = joined;
+    /// if let Err(error) = socket.join_multicast_v4(group, Ipv4Addr::LOCALHOST) {
+    ///     println!("no interface for multicast: {error}");
+    /// }
     /// # std::io::Result::Ok(())
-    /// # });
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors
@@ -224,8 +226,8 @@ impl UdpSocket {
         self.socket()?.leave_multicast_v4(&group, &interface)
     }
 
-    /// Joins an IPv4 multicast group on the interface with the index `interface`; 0 lets the kernel
-    /// choose.
+    /// Joins an IPv4 multicast group on the interface with the index `interface`. If it is 0, the
+    /// kernel chooses.
     ///
     /// # Errors
     ///
@@ -235,7 +237,7 @@ impl UdpSocket {
             .join_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(count(interface)))
     }
 
-    /// Leaves an IPv4 multicast group that was joined by the index of an interface.
+    /// Leaves an IPv4 multicast group on the interface with the index `interface`.
     ///
     /// # Errors
     ///
@@ -245,8 +247,8 @@ impl UdpSocket {
             .leave_multicast_v4_n(&group, &InterfaceIndexOrAddress::Index(count(interface)))
     }
 
-    /// Joins an IPv6 multicast group on the interface with the index `interface`; 0 lets the kernel
-    /// choose.
+    /// Joins an IPv6 multicast group on the interface with the index `interface`. If it is 0, the
+    /// kernel chooses.
     ///
     /// # Errors
     ///
@@ -265,8 +267,10 @@ impl UdpSocket {
     }
 
     /// Joins an IPv4 multicast group for the datagrams of one `source` (source-specific multicast,
-    /// RFC 4607), on the interface with the address `interface`; unspecified lets the kernel choose.
-    /// Another source is joined by another call.
+    /// RFC 4607). `interface` is the address of the interface. If it is unspecified, the kernel
+    /// chooses.
+    ///
+    /// For each further source, call it again.
     ///
     /// # Errors
     ///
@@ -284,7 +288,7 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// `EINVAL` or `EADDRNOTAVAIL` if it was not joined; those of setsockopt(2).
+    /// `EINVAL` or `EADDRNOTAVAIL` if it was not joined. Others of setsockopt(2).
     pub fn leave_ssm_v4(
         &self,
         source: Ipv4Addr,
@@ -294,9 +298,8 @@ impl UdpSocket {
         self.socket()?.leave_ssm_v4(&source, &group, &interface)
     }
 
-    /// Joins an IPv6 multicast group for the datagrams of one `source`
-    /// (`MCAST_JOIN_SOURCE_GROUP`), on the interface with the index `interface`; 0 lets the kernel
-    /// choose.
+    /// Joins an IPv6 multicast group for the datagrams of one `source` (`MCAST_JOIN_SOURCE_GROUP`).
+    /// `interface` is the index of the interface. If it is 0, the kernel chooses.
     ///
     /// # Errors
     ///
@@ -314,7 +317,7 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// `EINVAL` or `EADDRNOTAVAIL` if it was not joined; those of setsockopt(2).
+    /// `EINVAL` or `EADDRNOTAVAIL` if it was not joined. Others of setsockopt(2).
     pub fn leave_ssm_v6(
         &self,
         source: &Ipv6Addr,
@@ -324,8 +327,8 @@ impl UdpSocket {
         set_source_membership(self.socket()?, Membership::Leave, *source, *group, count(interface))
     }
 
-    /// The address of the interface that IPv4 multicast datagrams leave by (`IP_MULTICAST_IF`);
-    /// unspecified if the kernel chooses.
+    /// The address of the interface for outgoing IPv4 multicast datagrams (`IP_MULTICAST_IF`). It
+    /// is unspecified if the kernel chooses.
     ///
     /// # Errors
     ///
@@ -334,18 +337,18 @@ impl UdpSocket {
         self.socket()?.multicast_if_v4()
     }
 
-    /// Sets the interface that IPv4 multicast datagrams leave by, by an address of it; unspecified lets
-    /// the kernel choose.
+    /// Sets the interface for outgoing IPv4 multicast datagrams, by its address. If it is
+    /// unspecified, the kernel chooses.
     ///
     /// # Errors
     ///
-    /// `AddrNotAvailable` if no interface has the address; those of setsockopt(2).
+    /// `AddrNotAvailable` if no interface has the address. Others of setsockopt(2).
     pub fn set_multicast_if_v4(&self, interface: &Ipv4Addr) -> io::Result<()> {
         self.socket()?.set_multicast_if_v4(interface)
     }
 
-    /// The index of the interface that IPv6 multicast datagrams leave by (`IPV6_MULTICAST_IF`); 0 if
-    /// the kernel chooses.
+    /// The index of the interface for outgoing IPv6 multicast datagrams (`IPV6_MULTICAST_IF`). It
+    /// is 0 if the kernel chooses.
     ///
     /// # Errors
     ///
@@ -354,16 +357,17 @@ impl UdpSocket {
         self.socket()?.multicast_if_v6()
     }
 
-    /// Sets the interface that IPv6 multicast datagrams leave by, by its index; 0 lets the kernel choose.
+    /// Sets the interface for outgoing IPv6 multicast datagrams, by its index. If it is 0, the
+    /// kernel chooses.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if there is no such interface; those of setsockopt(2).
+    /// `ENODEV` if there is no such interface. Others of setsockopt(2).
     pub fn set_multicast_if_v6(&self, interface: u32) -> io::Result<()> {
         self.socket()?.set_multicast_if_v6(count(interface))
     }
 
-    /// Whether the host's own IPv4 multicast datagrams come back to it (`IP_MULTICAST_LOOP`).
+    /// Whether this host receives its own IPv4 multicast datagrams (`IP_MULTICAST_LOOP`).
     ///
     /// # Errors
     ///
@@ -372,7 +376,7 @@ impl UdpSocket {
         self.socket()?.multicast_loop_v4()
     }
 
-    /// Sets whether the host's own IPv4 multicast datagrams come back to it.
+    /// Sets whether this host receives its own IPv4 multicast datagrams.
     ///
     /// # Errors
     ///
@@ -381,7 +385,7 @@ impl UdpSocket {
         self.socket()?.set_multicast_loop_v4(on)
     }
 
-    /// Whether the host's own IPv6 multicast datagrams come back to it (`IPV6_MULTICAST_LOOP`).
+    /// Whether this host receives its own IPv6 multicast datagrams (`IPV6_MULTICAST_LOOP`).
     ///
     /// # Errors
     ///
@@ -390,7 +394,7 @@ impl UdpSocket {
         self.socket()?.multicast_loop_v6()
     }
 
-    /// Sets whether the host's own IPv6 multicast datagrams come back to it.
+    /// Sets whether this host receives its own IPv6 multicast datagrams.
     ///
     /// # Errors
     ///
@@ -399,7 +403,7 @@ impl UdpSocket {
         self.socket()?.set_multicast_loop_v6(on)
     }
 
-    /// How many hops an IPv4 multicast datagram may take (`IP_MULTICAST_TTL`).
+    /// The maximum number of hops of IPv4 multicast datagrams (`IP_MULTICAST_TTL`).
     ///
     /// # Errors
     ///
@@ -408,16 +412,16 @@ impl UdpSocket {
         self.socket()?.multicast_ttl_v4()
     }
 
-    /// Sets how many hops an IPv4 multicast datagram may take: 0 to 255.
+    /// Sets the maximum number of hops of IPv4 multicast datagrams: 0 to 255.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is out of range; those of setsockopt(2).
+    /// `EINVAL` if `hops` is out of range. Others of setsockopt(2).
     pub fn set_multicast_ttl_v4(&self, hops: u32) -> io::Result<()> {
         self.socket()?.set_multicast_ttl_v4(count(hops))
     }
 
-    /// How many hops an IPv6 multicast datagram may take (`IPV6_MULTICAST_HOPS`).
+    /// The maximum number of hops of IPv6 multicast datagrams (`IPV6_MULTICAST_HOPS`).
     ///
     /// # Errors
     ///
@@ -426,17 +430,17 @@ impl UdpSocket {
         self.socket()?.multicast_hops_v6()
     }
 
-    /// Sets how many hops an IPv6 multicast datagram may take: 0 to 255.
+    /// Sets the maximum number of hops of IPv6 multicast datagrams: 0 to 255.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is out of range; those of setsockopt(2).
+    /// `EINVAL` if `hops` is out of range. Others of setsockopt(2).
     pub fn set_multicast_hops_v6(&self, hops: u32) -> io::Result<()> {
         self.socket()?.set_multicast_hops_v6(count(hops))
     }
 
-    /// Whether datagrams to all IPv4 multicast groups that any socket of the host has joined are
-    /// received (`IP_MULTICAST_ALL`, Linux 2.6.31); on unless set.
+    /// Whether the socket receives datagrams to every IPv4 multicast group that any socket of the
+    /// host has joined (`IP_MULTICAST_ALL`, Linux 2.6.31). On by default.
     ///
     /// # Errors
     ///
@@ -445,8 +449,8 @@ impl UdpSocket {
         self.socket()?.multicast_all_v4()
     }
 
-    /// Sets whether datagrams to all IPv4 multicast groups that any socket of the host has joined are
-    /// received, or only those to the socket's own.
+    /// Sets whether the socket receives datagrams to every IPv4 multicast group that any socket of
+    /// the host has joined, or only to its own groups.
     ///
     /// # Errors
     ///
@@ -455,8 +459,8 @@ impl UdpSocket {
         self.socket()?.set_multicast_all_v4(on)
     }
 
-    /// Whether datagrams to all IPv6 multicast groups that any socket of the host has joined are
-    /// received (`IPV6_MULTICAST_ALL`, Linux 4.20); on unless set.
+    /// Whether the socket receives datagrams to every IPv6 multicast group that any socket of the
+    /// host has joined (`IPV6_MULTICAST_ALL`, Linux 4.20). On by default.
     ///
     /// # Errors
     ///
@@ -465,8 +469,8 @@ impl UdpSocket {
         self.socket()?.multicast_all_v6()
     }
 
-    /// Sets whether datagrams to all IPv6 multicast groups that any socket of the host has joined are
-    /// received, or only those to the socket's own.
+    /// Sets whether the socket receives datagrams to every IPv6 multicast group that any socket of
+    /// the host has joined, or only to its own groups.
     ///
     /// # Errors
     ///
@@ -477,8 +481,8 @@ impl UdpSocket {
 }
 
 impl Endpoint {
-    /// Reads the traffic classes of the socket: a send with a congestion notification of its own keeps
-    /// the rest of them.
+    /// Stores the traffic classes of the socket. A send with an ECN codepoint of its own keeps the
+    /// rest of them.
     pub(super) fn note_traffic_classes(&self) -> io::Result<()> {
         let classes = traffic_classes(self.socket.kernel()?)?;
         self.send.traffic_classes.set(classes);

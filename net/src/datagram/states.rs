@@ -1,6 +1,6 @@
-//! Every call in every state: whatever a program calls on a UDP socket, in whatever state its
-//! receive is, nothing panics, each datagram is received once and in order, a sealed socket stays
-//! sealed, and a filter of the program's own goes on filtering.
+//! Every call in every state of a UDP socket's receive. Whatever a program calls, nothing panics,
+//! and each datagram is received once and in order. A sealed socket stays sealed, and a filter of
+//! the program goes on filtering.
 //!
 //! Programs are generated: a state, a few random calls, and one of the ways in which a socket ends.
 
@@ -24,13 +24,13 @@ use crate::{Datagram, Exit, Transmit, UdpSocket};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Armed,
-    /// Armed, and waiting for buffers, all of which the program holds.
+    /// Armed, but waiting for buffers: the program holds all of them.
     Starved,
-    /// A cancel is on its way, because the socket holds its share.
+    /// A cancel is in flight, because the socket holds its share.
     Pausing,
     Paused,
     Faulted,
-    /// Sealed; a cancel is on its way.
+    /// Sealed, and a cancel is in flight.
     Sealing,
     Reading,
     Drained,
@@ -59,7 +59,7 @@ impl State {
 enum Filter {
     None,
     Own,
-    /// The same, and locked, so that nothing seals the socket.
+    /// Own and locked, so that the socket cannot be sealed.
     Locked,
 }
 
@@ -88,14 +88,14 @@ const CALLS: [Call; 9] = [
     Call::Yield,
 ];
 
-/// How the program gets what is left.
+/// How the program gets the remaining datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Drain,
     IntoStd,
 }
 
-/// Numbers that look random and are the same for the same seed.
+/// Pseudo-random numbers, the same for the same seed.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -111,13 +111,13 @@ impl Random {
     }
 }
 
-/// Bytes of a numbered datagram.
+/// The length of a numbered datagram.
 pub(super) const LEN: usize = 24;
 
-/// First byte of what the filter refuses.
+/// The first byte of datagrams that the filter refuses.
 pub(super) const MARK: u8 = b'!';
 
-/// What comes after the seal, and must never arrive.
+/// What is sent after the seal, and must never arrive.
 const LATE: &[u8] = b"late";
 
 pub(super) fn numbered(number: u64) -> [u8; LEN] {
@@ -131,7 +131,7 @@ struct Rig {
     receiver: UdpSocket,
     address: SocketAddr,
     sender: UdpSocket,
-    /// Somebody else's socket, and datagrams of its that the program holds.
+    /// A separate socket, and datagrams received from it that the program keeps.
     other: UdpSocket,
     held: Vec<Datagram>,
     filter: Filter,
@@ -154,7 +154,7 @@ impl Rig {
         let receiver = UdpSocket::from_std(bound).unwrap();
         receiver.set_gro(true).unwrap();
         receiver.set_recv_buffer_size(1 << 20).unwrap();
-        // It listens to somebody else: for the receiver its port is closed.
+        // It is connected to another peer, so for the receiver its port is closed.
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect("127.0.0.1:9").unwrap();
         let other = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -172,7 +172,7 @@ impl Rig {
         }
     }
 
-    /// Sends `count` datagrams, as one train, or one by one.
+    /// Sends `count` datagrams, as one train or one by one.
     fn send(&mut self, count: usize, as_train: bool) {
         let payload: Vec<u8> = (self.sent..self.sent + count as u64).flat_map(numbered).collect();
         if as_train {
@@ -186,7 +186,8 @@ impl Rig {
         self.sent += count as u64;
     }
 
-    /// More than one batch of the drain: several trains, which are messages, and many datagrams.
+    /// Sends more than one batch of the drain: several trains, each one message, and many
+    /// datagrams.
     fn send_many(&mut self) {
         for _ in 0..3 {
             self.send(10, true);
@@ -237,7 +238,7 @@ impl Rig {
                     self.sender.try_send_to(b"held", address).unwrap();
                     self.held.push(self.other.recv().await.unwrap().expect("not drained"));
                 }
-                // What arms it again finds no buffer.
+                // The receive is armed again and finds no buffer.
                 let endpoint = self.receiver.endpoint();
                 endpoint.receive.without_receive(&endpoint.socket, || Ok(())).unwrap();
                 assert_eq!(endpoint.socket.registration.pool().free(), 0);
@@ -373,7 +374,7 @@ impl Rig {
                     match self.receiver.recv().await {
                         Ok(Some(datagram)) => self.receive(&datagram),
                         Ok(None) => break,
-                        // Nobody was there, for a moment.
+                        // The peer's port was closed for a moment.
                         Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused),
                     }
                 }
@@ -398,7 +399,7 @@ impl Rig {
             }
         }
         if is_left && end == End::Drain {
-            // Whoever reads trains as they are.
+            // Others who hold the socket read trains as they are.
             let mut memory = [0; 1_000];
             while let Ok(len) = (&others).read(&mut memory) {
                 memory[..len].chunks(LEN).for_each(|datagram| self.receive(datagram));
@@ -408,7 +409,7 @@ impl Rig {
     }
 }
 
-/// Tells what the program had done when a panic unwinds.
+/// Prints what the program had done when a panic unwinds.
 impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -417,7 +418,8 @@ impl Drop for Rig {
     }
 }
 
-/// A filter that refuses datagrams whose first byte is [`MARK`]: a filter sees the UDP header.
+/// Attaches a filter that refuses datagrams whose first byte is [`MARK`]. A filter sees the UDP
+/// header first.
 pub(super) fn refuse_marked(socket: &impl AsFd) {
     let socket = Socket::from(socket.as_fd().try_clone_to_owned().unwrap());
     let instruction = |code: u32, if_true, if_false, operand| {

@@ -11,12 +11,22 @@ use super::udp_options::UdpOptions;
 
 /// A UDP socket.
 ///
-/// Receiving, draining and what is counted are methods of [`DatagramSocket`], which it dereferences
-/// to, as a [`UnixDatagram`](crate::UnixDatagram) does.
+/// | To | use |
+/// |---|---|
+/// | open it | [`bind`], [`options`], [`from_std`] |
+/// | receive | [`recv`], [`recv_from`], [`recv_batch`], [`recv_train`], [`incoming`] |
+/// | send | [`send_to`], [`send`] to the peer of [`connect`], [`send_batch`], [`transmit`] |
+/// | end without loss | [`drain`], [`set_exit`], [`into_std`] |
+/// | see what happened | [`stats`] |
+/// | set options | [below](#implementations); before the bind, [`UdpOptions`] |
+///
+/// Methods that a [`UnixDatagram`](crate::UnixDatagram) has too are those of [`DatagramSocket`], to
+/// which this type dereferences. Its page says what happens to a datagram when a future, the socket
+/// or the program ends.
 ///
 /// ```
-/// # ebbtide_net::doc_run(async {
-/// use ebbtide_net::UdpSocket;
+/// # ebbtide::run(async {
+/// use ebbtide::net::UdpSocket;
 ///
 /// let server = UdpSocket::bind("127.0.0.1:0")?;
 /// let client = UdpSocket::bind("127.0.0.1:0")?;
@@ -27,61 +37,124 @@ use super::udp_options::UdpOptions;
 /// server.send_to(b"pong", ping.peer()).await?;
 /// assert_eq!(&client.recv().await?.expect("not drained")[..], b"pong");
 /// # std::io::Result::Ok(())
-/// # });
+/// # }).unwrap();
 /// ```
+///
+/// [`bind`]: Self::bind
+/// [`options`]: Self::options
+/// [`from_std`]: Self::from_std
+/// [`recv`]: DatagramSocket::recv
+/// [`recv_from`]: DatagramSocket::recv_from
+/// [`recv_batch`]: DatagramSocket::recv_batch
+/// [`recv_train`]: Self::recv_train
+/// [`incoming`]: DatagramSocket::incoming
+/// [`send_to`]: Self::send_to
+/// [`send`]: Self::send
+/// [`connect`]: Self::connect
+/// [`send_batch`]: Self::send_batch
+/// [`transmit`]: Self::transmit
+/// [`drain`]: DatagramSocket::drain
+/// [`set_exit`]: DatagramSocket::set_exit
+/// [`into_std`]: Self::into_std
+/// [`stats`]: DatagramSocket::stats
 pub struct UdpSocket(DatagramSocket<SocketAddr>);
 
 is_datagram_socket!(UdpSocket, SocketAddr);
 
 impl UdpSocket {
-    /// A socket bound to the first address of `addr` that can be bound; port 0 lets the kernel
-    /// choose. A host name is looked up while the thread waits.
+    /// Opens a socket and binds it to the first address of `addr` that can be bound. With port 0,
+    /// the kernel chooses the port.
+    ///
+    /// Looking up a host name blocks the thread.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// println!("listening on {}", socket.local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// Those of bind(2), unchanged; that there is no runtime on this thread, or that it is shutting
-    /// down.
+    /// * Those of bind(2), unchanged.
+    /// * There is no runtime on this thread, or it is shutting down.
     pub fn bind(addr: impl ToSocketAddrs) -> io::Result<Self> {
         Self::options().bind(addr)
     }
 
-    /// For a socket with options that must be set before it is bound.
+    /// Options that must be set before the socket is bound.
     pub fn options() -> UdpOptions {
         UdpOptions::default()
     }
 
-    /// Takes over a socket of std. It need not be non-blocking; it is made so. GRO stays as it is:
-    /// see [`set_gro`](Self::set_gro). With other options: [`UdpOptions::from_std`].
+    /// Takes over a std socket, and makes it non-blocking.
+    ///
+    /// GRO stays as it is: see [`set_gro`](Self::set_gro). To set options as well, use
+    /// [`UdpOptions::from_std`].
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let bound = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    /// let socket = UdpSocket::from_std(bound)?;
+    /// # let _ = socket;
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the descriptor inside is not a UDP socket, but a TCP socket, for example;
-    /// `ENOTSOCK` if it is no socket. That there is no runtime on this thread, or that it is shutting
-    /// down. The descriptor is closed then.
+    /// * `InvalidInput` if the descriptor is not a UDP socket, but for example a TCP socket.
+    /// * `ENOTSOCK` if it is not a socket.
+    /// * There is no runtime on this thread, or it is shutting down.
+    ///
+    /// After an error, the descriptor is closed.
     pub fn from_std(socket: std::net::UdpSocket) -> io::Result<Self> {
         Self::options().from_std(socket)
     }
 
-    /// Gives the socket back, non-blocking, together with the datagrams that were taken from it and
-    /// not received: they come before anything that is still queued in the kernel. The seal of a
-    /// drained socket is taken off, the filter that the program had attached before the seal
-    /// (`SO_ATTACH_FILTER`) is put back, and GRO is switched off, as by [`set_gro`](Self::set_gro).
+    /// Returns the socket, non-blocking, and the datagrams that were taken from it and not
+    /// received. They come before anything that is still queued in the kernel.
     ///
-    /// A drained member of a group ([`UdpOptions::reuse_port`]) shares the datagrams again if it was
-    /// bound to port 0. If the program had chosen its port, the kernel does not take it back into the
-    /// balance: as long as there are other members, it gets all datagrams or none.
+    /// If the socket was drained, its seal is removed. The filter that the program had attached
+    /// before the seal (`SO_ATTACH_FILTER`) is restored. GRO is switched off, as
+    /// [`set_gro`](Self::set_gro) does it.
+    ///
+    /// A drained member of a group ([`UdpOptions::reuse_port`]) shares the datagrams again if it
+    /// was bound to port 0. If the program had chosen its port, the kernel does not balance load
+    /// with it again: while there are other members, it gets all datagrams or none.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// let (socket, taken) = socket.into_std()?;
+    /// socket.set_nonblocking(false)?;
+    /// assert!(taken.is_empty());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// That the runtime has ended, or that no descriptor is left; those of
-    /// [`set_gro`](Self::set_gro). The socket is then dropped.
+    /// * The runtime has ended, or no descriptor is left.
+    /// * Those of [`set_gro`](Self::set_gro).
+    ///
+    /// After an error, the socket is dropped.
     pub fn into_std(self) -> io::Result<(std::net::UdpSocket, Vec<Datagram>)> {
         let (socket, taken) = self.0.detach()?;
         Ok((socket.into(), taken))
     }
 
-    /// Sets the peer of [`send`](Self::send); from now on only its datagrams are received.
-    /// Datagrams of others that are queued already still come.
+    /// Sets the peer of [`send`](Self::send). From now on, only datagrams of that peer arrive.
+    /// Datagrams of others that are already queued can still be received.
+    ///
+    /// If `addr` has several addresses, each is tried until one succeeds.
     ///
     /// # Errors
     ///
@@ -90,7 +163,7 @@ impl UdpSocket {
         each_address(addr, |addr| self.endpoint().socket.connect(addr))
     }
 
-    /// The address that the socket is bound to.
+    /// The address to which the socket is bound.
     ///
     /// # Errors
     ///
@@ -99,21 +172,22 @@ impl UdpSocket {
         self.endpoint().socket.local_addr()
     }
 
-    /// The address that the socket is connected to.
+    /// The address to which the socket is connected.
     ///
     /// # Errors
     ///
-    /// `NotConnected`.
+    /// `NotConnected` if it is not connected.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         self.endpoint().socket.peer_addr()
     }
 
-    /// Waits for datagrams that came in one train, and takes all that are left of it. `None` as
-    /// [`recv`](Self::recv), which hands the same datagrams out one by one.
+    /// Waits for a train, and takes all datagrams that are left of it. Returns `None` when the
+    /// socket is drained. [`recv`](DatagramSocket::recv) returns the same datagrams one by one. See
+    /// [`Train`] for an example.
     ///
     /// # Errors
     ///
-    /// Those of [`recv`](Self::recv).
+    /// Those of [`recv`](DatagramSocket::recv).
     ///
     /// # Cancellation
     ///
@@ -122,94 +196,122 @@ impl UdpSocket {
         RecvTrain::new(self.endpoint())
     }
 
-    /// Takes a train that is queued already; otherwise as [`recv_train`](Self::recv_train).
+    /// Receives a train if one is queued: see [`recv_train`](Self::recv_train).
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if nothing is queued, else those of [`recv`](Self::recv).
+    /// `WouldBlock` if nothing is queued. Otherwise those of [`recv`](DatagramSocket::recv).
     pub fn try_recv_train(&self) -> io::Result<Option<Train>> {
         Ok(self.receive(Take::Train)?.map(Train::new))
     }
 
-    /// Whether the kernel hands datagrams of one sender over several at a time, as trains (UDP GRO,
-    /// Linux 5.0). Receive methods hand them out as single datagrams all the same.
+    /// Whether GRO is on: the kernel may then queue several datagrams of one sender as one train
+    /// (UDP GRO, Linux 5.0). Receive methods return single datagrams in either case.
     #[must_use]
     pub fn gro(&self) -> bool {
         self.endpoint().receive.gro()
     }
 
-    /// Switches GRO on or off. A socket that was bound with the default options has it on if the
-    /// buffers of the runtime are large enough: it makes a datagram that comes in a train many times
-    /// cheaper, and one that comes alone up to 8 % dearer, most where another CPU has delivered it.
+    /// Switches GRO on or off.
     ///
-    /// While it is on, the kernel counts a train that it drops as one
-    /// ([`SocketStats::dropped_by_kernel`](crate::SocketStats::dropped_by_kernel),
-    /// [`refused`](crate::SocketStats::refused)), and whoever else reads the same socket (a `dup`,
-    /// a child process) gets trains, too.
+    /// A socket that was bound with the default options has it on if the runtime's buffers are
+    /// large enough. It makes a datagram that comes in a train many times cheaper. It makes one
+    /// that comes alone up to 8 % more expensive, most where another CPU has delivered it.
     ///
-    /// Switching it off reads what is queued into memory first, because a train that is queued then
-    /// could not be told apart from a long datagram, and waits for what other CPUs are about to queue:
-    /// some 20 ms of the whole thread. Where datagrams keep coming, the socket is shut
-    /// for as long; the kernel counts what it drops
-    /// meanwhile. To lose none, bind without it: [`UdpOptions::gro`]. A filter of the program
-    /// (`SO_ATTACH_FILTER`) is put back afterwards. A drained socket stays sealed.
+    /// While GRO is on:
+    ///
+    /// * A train that the kernel drops counts as one datagram in
+    ///   [`SocketStats::dropped_by_kernel`](crate::SocketStats::dropped_by_kernel) and
+    ///   [`refused`](crate::SocketStats::refused).
+    /// * Others who read the same socket, through a `dup` or in a child process, get trains too.
+    ///
+    /// Switching it off first reads what is queued into memory, because a queued train would later
+    /// look like one long datagram. Then it waits for datagrams that other CPUs are about to queue.
+    /// That blocks the thread for some 20 ms. Where datagrams keep coming, the socket refuses them
+    /// for that time, and the kernel counts what it drops. To lose none, bind without GRO:
+    /// [`UdpOptions::gro`]. A filter of the program (`SO_ATTACH_FILTER`) is restored afterwards. A
+    /// drained socket stays sealed.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// assert!(socket.gro());
+    /// socket.set_gro(false)?;
+    /// assert!(!socket.gro());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the runtime's buffers are smaller than a train
-    /// ([`Builder::buffer_size`](ebbtide_runtime::Builder::buffer_size)). `PermissionDenied` if
-    /// datagrams keep coming and the socket cannot be shut, because its filter is locked
-    /// (`SO_LOCK_FILTER`) or is a BPF program (`SO_ATTACH_BPF`). `TimedOut` if the queue cannot be
-    /// read to its end, or the kernel does not give the receive back, for want of memory. `ResourceBusy` if datagrams are queued on a drained socket that are left to
-    /// others ([`Exit::Leave`]). Those of setsockopt(2). After an error GRO is as it was, and nothing is lost.
+    /// * `InvalidInput` if the runtime's buffers are smaller than a train: see
+    ///   [`Builder::buffer_size`](ebbtide_runtime::Builder::buffer_size).
+    /// * `PermissionDenied` if datagrams keep coming and the socket cannot refuse them, because its
+    ///   filter is locked (`SO_LOCK_FILTER`) or is a BPF program (`SO_ATTACH_BPF`).
+    /// * `TimedOut` if the queue cannot be read to its end, or if the kernel has no memory to end
+    ///   the receive.
+    /// * `ResourceBusy` if datagrams are queued on a drained socket with
+    ///   [`Exit::Leave`](crate::Exit::Leave), which leaves them to others.
+    /// * Those of setsockopt(2).
+    ///
+    /// After an error, GRO is as before and nothing is lost.
     pub fn set_gro(&self, on: bool) -> io::Result<()> {
         self.endpoint().receive.set_gro(&self.endpoint().socket, on)
     }
 
-    /// Sends `payload` to the connected peer, in one datagram; gives its length. Waits while the
-    /// send buffer is full.
+    /// Sends `payload` to the connected peer in one datagram. Waits while the send buffer is full.
+    /// Returns the length of `payload`.
     ///
-    /// A task that sends in a loop yields after some number of sends (see
-    /// [`Builder::operations_per_poll`](ebbtide_runtime::Builder::operations_per_poll)), so that
-    /// receivers on the same thread run.
+    /// A task that sends in a loop yields after a number of sends, so that receivers on the same
+    /// thread run: see
+    /// [`Builder::operations_per_poll`](ebbtide_runtime::Builder::operations_per_poll).
     ///
     /// # Errors
     ///
-    /// `EMSGSIZE` if it is larger than 65507 bytes (65527 for IPv6); `ConnectionRefused` if an
-    /// earlier datagram found no receiver; else those of sendmsg(2).
+    /// * `EMSGSIZE` if `payload` is longer than 65507 bytes (65527 for IPv6).
+    /// * `ConnectionRefused` if an earlier datagram found no receiver.
+    /// * Others of sendmsg(2).
     ///
     /// # Cancellation
     ///
-    /// A send that is dropped while it waits for room does not take place.
+    /// If the future is dropped while it waits for buffer space, nothing is sent.
     pub fn send<'a>(&'a self, payload: &'a [u8]) -> Sending<'a> {
         self.send_raw(payload, Ok(None))
     }
 
-    /// Sends `payload` to the first address of `addr`. A host name is looked up while the thread
-    /// waits, at every call: look it up beforehand. Otherwise as [`send`](Self::send).
+    /// Sends `payload` to the first address of `addr` in one datagram: see [`send`](Self::send).
+    ///
+    /// A host name is looked up in every call, and the lookup blocks the thread. Look it up
+    /// beforehand.
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send), and that `addr` names no address.
+    /// * Those of [`send`](Self::send).
+    /// * `addr` has no address, or cannot be looked up.
     ///
     /// # Cancellation
     ///
-    /// As [`send`](Self::send).
+    /// If the future is dropped while it waits for buffer space, nothing is sent.
     pub fn send_to<'a>(&'a self, payload: &'a [u8], addr: impl ToSocketAddrs) -> Sending<'a> {
         self.send_raw(payload, first_address(addr).map(|addr| Some(addr.into())))
     }
 
-    /// Sends several datagrams in order, in as few calls into the kernel as possible: those that
-    /// are alike (one peer, one length, of which the last may be shorter) leave as one message that
-    /// the kernel cuts as late as possible (UDP GSO), 64 messages a call. Where the device, the
-    /// route or the kernel cannot cut them, they leave one by one, in the same order. Waits while
-    /// the send buffer is full.
+    /// Sends several datagrams in order, in as few system calls as possible. Waits while the send
+    /// buffer is full.
     ///
-    /// Returns how many of `transmits` were sent whole, which is all of them unless one failed. If
-    /// that was not the first, its error is not returned, as with sendmmsg(2): another call, with
-    /// the rest, begins with it. After an error, go on behind the first.
-    /// Of a transmit of several datagrams ([`Transmit::segment_size`]) that failed, the first ones
-    /// may have been sent.
+    /// Datagrams that are alike leave as one message that the kernel cuts as late as possible (UDP
+    /// GSO). Alike means one peer and one length, except that the last may be shorter. Up to 64
+    /// messages leave in a call. Where the device, the route or the kernel cannot cut messages, the
+    /// datagrams leave one by one, in the same order.
+    ///
+    /// Returns how many of `transmits` were sent completely. If one fails, the batch stops there.
+    /// The error is returned only if the first one failed. So call again with the rest: if that
+    /// call fails, it has sent nothing, and the next call leaves out the first of them.
+    ///
+    /// If a transmit of several datagrams fails ([`Transmit::segment_size`]), the first of them may
+    /// have been sent.
     ///
     /// # Errors
     ///
@@ -217,60 +319,72 @@ impl UdpSocket {
     ///
     /// # Cancellation
     ///
-    /// What has found room is sent, in order; the rest is not. A transmit of several datagrams may
-    /// be sent in part.
+    /// The datagrams for which there was buffer space have been sent, in order; the others are not.
+    /// A transmit of several datagrams may have been sent in part.
     ///
     /// ```
-    /// # ebbtide_net::doc_run(async {
-    /// use ebbtide_net::{Transmit, UdpSocket};
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::{Transmit, UdpSocket};
     ///
     /// let server = UdpSocket::bind("127.0.0.1:0")?;
     /// let client = UdpSocket::bind("127.0.0.1:0")?;
     /// let peer = server.local_addr()?;
-    /// let sent = client.send_batch(&[Transmit::to(b"one", peer), Transmit::to(b"two", peer)]).await?;
-    /// assert_eq!(sent, 2);
+    /// let transmits = [Transmit::to(b"one", peer), Transmit::to(b"two", peer)];
+    /// assert_eq!(client.send_batch(&transmits).await?, 2);
     /// assert_eq!(&server.recv().await?.expect("not drained")[..], b"one");
     /// assert_eq!(&server.recv().await?.expect("not drained")[..], b"two");
     /// # std::io::Result::Ok(())
-    /// # });
+    /// # }).unwrap();
     /// ```
     pub fn send_batch<'a>(&'a self, transmits: &'a [Transmit<'a>]) -> SendBatch<'a> {
         SendBatch::new(self.endpoint(), transmits)
     }
 
-    /// Sends as many of `transmits` as there is room for now; otherwise as
-    /// [`send_batch`](Self::send_batch). Gives how many were sent whole.
+    /// Sends as many of `transmits` as there is buffer space for: see
+    /// [`send_batch`](Self::send_batch). Returns how many were sent completely.
     ///
-    /// The first datagrams of the transmit behind those may have been sent as well, if it is one of
-    /// several ([`Transmit::segment_size`]): the room may end in its middle, and how far it came is
-    /// not told. Whoever sends it again sends these twice. What must not be doubled is given as
-    /// transmits of one datagram each, which leave together where they are alike, or to
-    /// [`send_batch`](Self::send_batch), which waits and goes on where it stopped.
+    /// If the next transmit has several datagrams ([`Transmit::segment_size`]), the first of them
+    /// may have been sent too. How many is not reported, and sending that transmit again sends them
+    /// twice. To send nothing twice, use transmits of one datagram each, which leave together if
+    /// they are alike. Or use [`send_batch`](Self::send_batch), which waits and goes on where it
+    /// stopped.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there was room for none as a whole; else those of
+    /// `WouldBlock` if no transmit could be sent completely. Otherwise those of
     /// [`send_batch`](Self::send_batch).
     pub fn try_send_batch(&self, transmits: &[Transmit<'_>]) -> io::Result<usize> {
         self.endpoint().send.try_send_some(self.endpoint().sends(), transmits)
     }
 
     /// Sends `payload` to the connected peer as datagrams of `segment_size` bytes, of which the
-    /// last may be shorter: see [`Transmit::segment_size`]. Gives the length of `payload`.
+    /// last may be shorter: see [`Transmit::segment_size`]. Returns the length of `payload`. See
+    /// [`Train`] for an example.
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send); the first datagrams may have been sent.
+    /// Those of [`send`](Self::send). The first datagrams may have been sent.
     ///
     /// # Cancellation
     ///
-    /// As [`send_batch`](Self::send_batch).
+    /// See [`send_batch`](Self::send_batch).
     pub async fn send_gso(&self, payload: &[u8], segment_size: usize) -> io::Result<usize> {
         self.transmit(Transmit::new(payload).segment_size(segment_size)).await
     }
 
-    /// Sends one datagram, or several, with what a [`Transmit`] can say besides the address. Gives
-    /// the length of its contents.
+    /// Sends one datagram or several, as the [`Transmit`] says. Returns the length of its contents.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::{EcnCodepoint, Transmit, UdpSocket};
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// let to_self = Transmit::to(b"hello", socket.local_addr()?);
+    /// assert_eq!(socket.transmit(to_self.ecn(EcnCodepoint::Ect0)).await?, 5);
+    /// # socket.recv().await?;
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
@@ -278,50 +392,77 @@ impl UdpSocket {
     ///
     /// # Cancellation
     ///
-    /// As [`send_batch`](Self::send_batch).
+    /// See [`send_batch`](Self::send_batch).
     pub async fn transmit(&self, transmit: Transmit<'_>) -> io::Result<usize> {
         self.send_batch(&[transmit]).await.map(|_| transmit.len())
     }
 
-    /// Whether sends wait for each other: see [`set_coalescing`](Self::set_coalescing).
+    /// Whether coalescing is on: see [`set_coalescing`](Self::set_coalescing).
     #[must_use]
     pub fn coalescing(&self) -> bool {
         self.endpoint().send.coalesces.get()
     }
 
-    /// Lets the sends of several tasks, or of several futures of one, leave together, as
-    /// [`send_batch`](Self::send_batch) does: each waits until all tasks that are ready have run.
-    /// For servers whose tasks answer one peer, or a few, each by itself. Off unless set: a task
-    /// that awaits its sends one after the other gains nothing, and waits.
+    /// Lets the sends of several tasks, or of several futures of one task, leave together, as in
+    /// [`send_batch`](Self::send_batch). Each send then waits until all tasks that are ready have
+    /// run.
     ///
-    /// Every send still has its own result, and leaves whether its future is polled again or not,
-    /// unless that is dropped before. Sends of one socket leave in the order in which they were first
+    /// Use it in servers in which several tasks answer one peer, or a few. It is off by default: a
+    /// task that awaits one send after the other gains nothing, and waits longer.
+    ///
+    /// Every send has its own result. It leaves even if its future is not polled again, unless the
+    /// future is dropped before. Sends of one socket leave in the order in which they were first
     /// polled.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// socket.set_coalescing(true);
+    /// assert!(socket.coalescing());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn set_coalescing(&self, on: bool) {
         self.endpoint().send.coalesces.set(on);
     }
 
-    /// Sends `payload` to the connected peer if there is room now.
+    /// Sends `payload` to the connected peer if there is buffer space. Returns the length of
+    /// `payload`.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is none; else those of [`send`](Self::send).
+    /// `WouldBlock` if there is no buffer space. Otherwise those of [`send`](Self::send).
     pub fn try_send(&self, payload: &[u8]) -> io::Result<usize> {
         self.try_send_raw(payload, None)
     }
 
-    /// Sends `payload` to the first address of `addr` if there is room now.
+    /// Sends `payload` to the first address of `addr` if there is buffer space. Returns the length
+    /// of `payload`.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// assert_eq!(socket.try_send_to(b"hello", socket.local_addr()?)?, 5);
+    /// # socket.recv().await?;
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`try_send`](Self::try_send), and that `addr` names no address.
+    /// * Those of [`try_send`](Self::try_send).
+    /// * `addr` has no address, or cannot be looked up.
     pub fn try_send_to(&self, payload: &[u8], addr: impl ToSocketAddrs) -> io::Result<usize> {
         self.try_send_raw(payload, Some(&first_address(addr)?.into()))
     }
 }
 
-/// Tries `f` on each address until one succeeds; returns the last error if none does. The error is
-/// that of the kernel, unchanged: one that names the address as well would have no errno.
+/// Tries `f` on each address until one succeeds. Returns the last error if none does. It is the
+/// kernel's error, unchanged: an error with a text that names the address would have no errno.
 pub(super) fn each_address<T>(
     addr: impl ToSocketAddrs,
     mut f: impl FnMut(SocketAddr) -> io::Result<T>,
@@ -341,5 +482,5 @@ fn first_address(addr: impl ToSocketAddrs) -> io::Result<SocketAddr> {
 }
 
 fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")
+    io::Error::new(io::ErrorKind::InvalidInput, "there is no address to use")
 }

@@ -16,17 +16,18 @@ use crate::sys::control::Wanted;
 use crate::sys::option::{bind_device, request, size};
 use crate::sys::socket::Family;
 
-/// Options of a [`UdpSocket`] that must be set before it is bound.
+/// Builder for a [`UdpSocket`] with options that must be set before it is bound.
+/// [`UdpSocket::options`] returns one.
 ///
 /// ```
-/// # ebbtide_net::doc_run(async {
-/// use ebbtide_net::UdpSocket;
+/// # ebbtide::run(async {
+/// use ebbtide::net::UdpSocket;
 ///
 /// let first = UdpSocket::options().reuse_port(true).bind("127.0.0.1:0")?;
 /// let second = UdpSocket::options().reuse_port(true).bind(first.local_addr()?)?;
 /// # let _ = second;
 /// # std::io::Result::Ok(())
-/// # });
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -46,20 +47,21 @@ pub struct UdpOptions {
 impl UdpOptions {
     /// Lets several sockets bind the same address and share its datagrams (`SO_REUSEPORT`).
     ///
-    /// A member that is drained or dropped leaves its share to the others first, in this process and
-    /// in others: none of what its peers send meanwhile is lost. To the kernel it is then connected
-    /// to nobody. What is queued on it is received, it can still send, and its addresses are reported
-    /// as before. When all members have left, senders are told that nobody is there
-    /// (`ConnectionRefused`), and what they send is not counted as
-    /// [`refused`](crate::SocketStats::refused).
+    /// A member of such a group that is drained or dropped first leaves its share to the other
+    /// members, of this process and of others. What its peers send meanwhile is not lost. To do so,
+    /// the member is connected to an address from which nobody sends. What is queued on it can be
+    /// received, it can still send, and `local_addr` and `peer_addr` return what they did before.
     ///
-    /// The peers of a member that leaves move to others. In a group of more than two, peers of those
-    /// that stay may move as well, so that the order of one peer's datagrams holds for each member,
-    /// not across members. For a program that chooses the member (`SO_ATTACH_REUSEPORT_CBPF`), the last
-    /// member takes the place of the one that left.
+    /// When all members have left, senders get `ConnectionRefused`. What they send is not counted
+    /// as [`refused`](crate::SocketStats::refused).
     ///
-    /// A member whose descriptor another process holds too stays connected to nobody there: let it
-    /// be left ([`Exit::Leave`]).
+    /// The peers of a member that leaves move to other members. In a group of more than two, peers
+    /// of the members that stay may move as well. So the datagrams of one peer are in order within
+    /// a member, but not across members. For a program that chooses the member
+    /// (`SO_ATTACH_REUSEPORT_CBPF`), the last member takes the place of the one that left.
+    ///
+    /// If another process holds the descriptor of a member too, the member stays connected to
+    /// nobody there. Set [`Exit::Leave`] for it.
     pub fn reuse_port(mut self, on: bool) -> Self {
         self.reuse_port = on;
         self
@@ -71,19 +73,19 @@ impl UdpOptions {
         self
     }
 
-    /// Whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`); the system's default unless set.
+    /// Whether an IPv6 socket refuses IPv4 (`IPV6_V6ONLY`). The default is that of the system.
     pub fn only_v6(mut self, on: bool) -> Self {
         self.only_v6 = Some(on);
         self
     }
 
-    /// Asks for a receive buffer of `bytes`, at most `net.core.rmem_max`.
+    /// Requests a receive buffer of `bytes`. The kernel grants at most `net.core.rmem_max`.
     pub fn recv_buffer_size(mut self, bytes: usize) -> Self {
         self.recv_buffer_size = Some(bytes);
         self
     }
 
-    /// Asks for a send buffer of `bytes`, at most `net.core.wmem_max`.
+    /// Requests a send buffer of `bytes`. The kernel grants at most `net.core.wmem_max`.
     pub fn send_buffer_size(mut self, bytes: usize) -> Self {
         self.send_buffer_size = Some(bytes);
         self
@@ -96,68 +98,99 @@ impl UdpOptions {
         self
     }
 
-    /// Binds the socket to a network interface, by its name, before it is bound to an address: see
+    /// Binds the socket to a network interface, by name, before it is bound to an address: see
     /// [`UdpSocket::bind_device`].
     ///
     /// ```
-    /// # ebbtide_net::doc_run(async {
-    /// use ebbtide_net::UdpSocket;
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
     ///
     /// let socket = UdpSocket::options().bind_device(b"lo").bind("127.0.0.1:0")?;
     /// assert_eq!(socket.device()?.as_deref(), Some(&b"lo"[..]));
     /// # std::io::Result::Ok(())
-    /// # });
+    /// # }).unwrap();
     /// ```
     pub fn bind_device(mut self, interface: &[u8]) -> Self {
         self.device = Some(interface.to_vec());
         self
     }
 
-    /// Whether the kernel may hand datagrams over as trains: see [`UdpSocket::set_gro`]. Unless
-    /// set, it may if the runtime's buffers are large enough.
+    /// Whether the kernel may queue trains: see [`UdpSocket::set_gro`]. By default it may if the
+    /// runtime's buffers are large enough.
     pub fn gro(mut self, on: bool) -> Self {
         self.gro = Some(on);
         self
     }
 
-    /// What a drain does to the socket: see [`UdpSocket::set_exit`]. One that is to be left has GRO
-    /// off unless it is set, because others who read it may not expect trains.
+    /// What a drain does to the socket: see
+    /// [`UdpSocket::set_exit`](super::DatagramSocket::set_exit).
+    ///
+    /// With [`Exit::Leave`], GRO is off by default, because others who read the socket may not
+    /// expect trains.
     pub fn exit(mut self, exit: Exit) -> Self {
         self.exit = exit;
         self
     }
 
-    /// Asks for the congestion notification of each datagram: [`Datagram::ecn`].
+    /// Requests the congestion notification of each datagram:
+    /// [`Datagram::ecn`](crate::Datagram::ecn).
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::{EcnCodepoint, Transmit, UdpSocket};
+    ///
+    /// let socket = UdpSocket::options().recv_ecn(true).bind("127.0.0.1:0")?;
+    /// let marked = Transmit::to(b"hello", socket.local_addr()?).ecn(EcnCodepoint::Ce);
+    /// socket.transmit(marked).await?;
+    /// let datagram = socket.recv().await?.expect("not drained");
+    /// assert_eq!(datagram.ecn(), Some(EcnCodepoint::Ce));
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn recv_ecn(mut self, on: bool) -> Self {
         self.wanted.ecn = on;
         self
     }
 
-    /// Asks for the address that each datagram was sent to and the interface that it came in by:
-    /// [`Datagram::dst_ip`], [`Datagram::interface_index`].
+    /// Requests the address to which each datagram was sent, and the interface on which it arrived:
+    /// [`Datagram::dst_ip`](crate::Datagram::dst_ip),
+    /// [`Datagram::interface_index`](crate::Datagram::interface_index).
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let socket = UdpSocket::options().recv_dst_ip(true).bind("0.0.0.0:0")?;
+    /// socket.send_to(b"hello", ("127.0.0.1", socket.local_addr()?.port())).await?;
+    /// let datagram = socket.recv().await?.expect("not drained");
+    /// assert_eq!(datagram.dst_ip(), Some("127.0.0.1".parse().unwrap()));
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     pub fn recv_dst_ip(mut self, on: bool) -> Self {
         self.wanted.dst_ip = on;
         self
     }
 
-    /// Asks for the time at which the kernel received each datagram: [`Datagram::timestamp`].
+    /// Requests the time at which the kernel received each datagram:
+    /// [`Datagram::timestamp`](crate::Datagram::timestamp).
     pub fn recv_timestamp(mut self, on: bool) -> Self {
         self.wanted.timestamp = on;
         self
     }
 
-    /// Asks for the kernel's count of what it had dropped before each datagram:
-    /// [`Datagram::drop_count`].
+    /// Requests the number of messages that the kernel had dropped before each datagram:
+    /// [`Datagram::drop_count`](crate::Datagram::drop_count).
     pub fn recv_drop_count(mut self, on: bool) -> Self {
         self.wanted.drop_count = on;
         self
     }
 
-    /// Makes the socket. See [`UdpSocket::bind`].
+    /// Opens a socket with these options and binds it: see [`UdpSocket::bind`].
     ///
     /// # Errors
     ///
-    /// Those of [`UdpSocket::bind`], and of setting the options.
+    /// Those of [`UdpSocket::bind`] and of setting the options.
     pub fn bind(&self, addr: impl ToSocketAddrs) -> io::Result<UdpSocket> {
         let bound = each_address(addr, |addr| self.bind_one(addr))?;
         let gro = match self.gro {
@@ -169,13 +202,25 @@ impl UdpOptions {
         self.open(bound, gro)
     }
 
-    /// Takes over a socket of std and sets the options on it. GRO stays as it is unless it was set.
+    /// Takes over a std socket and sets the options on it: see [`UdpSocket::from_std`]. GRO stays
+    /// as it is unless [`gro`](Self::gro) was called.
+    ///
+    /// ```
+    /// # ebbtide::run(async {
+    /// use ebbtide::net::UdpSocket;
+    ///
+    /// let bound = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    /// let socket = UdpSocket::options().gro(false).from_std(bound)?;
+    /// assert!(!socket.gro());
+    /// # std::io::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if an option was asked for that works only before a socket is bound:
-    /// `reuse_port`, `reuse_address`, `only_v6` and `freebind`. Those of [`UdpSocket::from_std`], and
-    /// of setting the options.
+    /// * `InvalidInput` if one of `reuse_port`, `reuse_address`, `only_v6` and `freebind` was set:
+    ///   they work only before a socket is bound.
+    /// * Those of [`UdpSocket::from_std`] and of setting the options.
     pub fn from_std(&self, socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
         let socket = Socket::from(socket);
         check_adopted(&socket, Family::Internet)?;
@@ -225,7 +270,7 @@ impl UdpOptions {
         Ok(socket)
     }
 
-    /// Sets the options that a bound socket takes as well.
+    /// Sets the options that also work on a bound socket.
     fn set_any_time(&self, socket: &Socket) -> io::Result<()> {
         if let Some(bytes) = self.recv_buffer_size {
             socket.set_recv_buffer_size(size(bytes))?;
@@ -239,20 +284,21 @@ impl UdpOptions {
         Ok(())
     }
 
-    /// The kernel takes most of these on a bound socket and does nothing.
+    /// Refuses options that work only before the bind. On a bound socket, the kernel accepts most
+    /// of them and does nothing.
     fn check_not_before_bind(&self) -> io::Result<()> {
         let asked = [self.reuse_port, self.reuse_address, self.only_v6.is_some(), self.freebind];
         if asked.contains(&true) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "reuse_port, reuse_address, only_v6 and freebind must be set before a socket is bound",
+                "reuse_port, reuse_address, only_v6 and freebind only work before the bind",
             ));
         }
         Ok(())
     }
 }
 
-/// Opens a socket of whichever kernel.
+/// Opens a socket of the kernel, or of one in memory.
 pub(crate) fn open_on(
     socket: crate::sys::socket::Socket,
     layout: Layout,

@@ -1,5 +1,5 @@
-//! Every call in every state, on Unix datagram sockets: as `states.rs` for UDP. They have neither GRO
-//! nor filters, and their seal cannot be undone.
+//! Every call in every state of a Unix datagram socket's receive. See `states.rs` for UDP. Unix
+//! sockets have neither GRO nor filters, and their seal cannot be removed.
 
 use std::io;
 
@@ -62,7 +62,7 @@ struct Rig {
     buffers: usize,
     receiver: UnixDatagram,
     sender: UnixDatagram,
-    /// Datagrams of other sockets, which the program holds.
+    /// Datagrams of other sockets that the program keeps.
     held: Vec<Datagram<UnixAddr>>,
     sent: u64,
     received: u64,
@@ -85,7 +85,7 @@ impl Rig {
         }
     }
 
-    /// More than one batch of the drain, unless told otherwise.
+    /// Sends `count` datagrams. 150 are more than one batch of the drain.
     fn send(&mut self, count: u64) {
         for number in self.sent..self.sent + count {
             self.sender.try_send(&numbered(number)).unwrap();
@@ -116,7 +116,7 @@ impl Rig {
                     sender.try_send(b"held").unwrap();
                     self.held.push(other.recv().await.unwrap().expect("not drained"));
                 }
-                // What arms it again finds no buffer.
+                // The receive is armed again and finds no buffer.
                 endpoint.receive.without_receive(&endpoint.socket, || Ok(())).unwrap();
                 assert_eq!(endpoint.socket.registration.pool().free(), 0);
             }
@@ -231,7 +231,7 @@ impl Rig {
     }
 }
 
-/// Tells what the program had done when a panic unwinds.
+/// Prints what the program had done when a panic unwinds.
 impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {

@@ -13,28 +13,30 @@ use socket2::SockAddr;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 
-/// An IPv4 address (`struct sockaddr_in`).
+/// The length of an IPv4 address (`struct sockaddr_in`).
 pub(crate) const IPV4_NAME_LEN: usize = 16;
 
-/// The longest address of the internet families (`struct sockaddr_in6`).
+/// The length of the longest internet address (`struct sockaddr_in6`).
 pub(crate) const INTERNET_NAME_LEN: usize = 28;
 
-/// The longest Unix address (`struct sockaddr_un`). A path of 108 bytes has no final NUL.
+/// The length of the longest Unix address (`struct sockaddr_un`). A path of 108 bytes has no final
+/// zero byte (docs/kernel.md, K-UNIX-6).
 pub(crate) const UNIX_NAME_LEN: usize = 110;
 
 mod sealed {
-    /// Keeps [`Address`](super::Address) to the kinds that the kernel has.
+    /// Limits [`Address`](super::Address) to the kinds of addresses that the kernel has.
     pub trait Sealed {}
     impl Sealed for std::net::SocketAddr {}
     impl Sealed for std::os::unix::net::SocketAddr {}
 }
 
-/// The address of a datagram's sender: [`std::net::SocketAddr`] or
-/// [`std::os::unix::net::SocketAddr`].
+/// The address of a datagram's sender: [`std::net::SocketAddr`] for UDP,
+/// [`std::os::unix::net::SocketAddr`] for Unix sockets. No other type can implement this trait. See
+/// [`DatagramSocket`](crate::DatagramSocket) for an example.
 pub trait Address: sealed::Sealed + Sized {
-    /// Reads a raw socket address; an absent or unknown one becomes the unspecified address
-    /// (`0.0.0.0:0`, or the unnamed Unix address). So does a path of 108 bytes, which the kernel
-    /// allows and the address of std has no room for.
+    /// Reads a raw socket address. An absent or unknown address becomes the unspecified one:
+    /// `0.0.0.0:0`, or the unnamed Unix address. So does a path of 108 bytes, which the kernel
+    /// allows and std's type cannot represent.
     fn from_raw(name: &[u8]) -> Self;
 }
 
@@ -50,7 +52,7 @@ impl Address for net::SocketAddr {
     }
 }
 
-/// An internet address as the kernel reads it; of length 0 where there is none.
+/// An internet address as the kernel reads it. Its length is 0 if there is none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RawAddress {
     bytes: [u8; INTERNET_NAME_LEN],
@@ -89,8 +91,8 @@ impl From<SocketAddr> for RawAddress {
 
 /// The address of the socket at `path`.
 ///
-/// A path with a zero byte is refused, as std refuses it: the kernel would read the path up to that
-/// byte, and a path that begins with one as an abstract name (unix(7)).
+/// A path with a zero byte is refused, as in std. The kernel would read the path only up to that
+/// byte. A path that begins with a zero byte would be an abstract name (unix(7)).
 pub(crate) fn from_path(path: &Path) -> io::Result<SockAddr> {
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(io::Error::new(
@@ -101,7 +103,7 @@ pub(crate) fn from_path(path: &Path) -> io::Result<SockAddr> {
     SockAddr::unix(path)
 }
 
-/// socket2's form of a Unix address of std, which has checked the path.
+/// Converts a Unix address for socket2. std has already checked the path.
 pub(crate) fn from_unix_addr(addr: &net::SocketAddr) -> io::Result<SockAddr> {
     if let Some(path) = addr.as_pathname() {
         return from_path(path);
@@ -113,7 +115,7 @@ pub(crate) fn from_unix_addr(addr: &net::SocketAddr) -> io::Result<SockAddr> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "an unnamed Unix address names no socket"))
 }
 
-/// A family as addresses begin with it.
+/// An address family in the type that begins an address.
 pub(crate) fn family(family: libc::c_int) -> libc::sa_family_t {
     libc::sa_family_t::try_from(family).expect("it has two bytes")
 }
@@ -143,7 +145,7 @@ fn unix(name: &[u8]) -> Option<net::SocketAddr> {
     if let Some((0, abstract_name)) = path.split_first().map(|(first, rest)| (*first, rest)) {
         return net::SocketAddr::from_abstract_name(abstract_name).ok();
     }
-    // The kernel counts the final NUL, except where a path of full length has no room for one.
+    // The kernel counts the final zero byte, which a path of full length does not have.
     let path = path.split(|&byte| byte == 0).next().filter(|path| !path.is_empty())?;
     net::SocketAddr::from_pathname(OsStr::from_bytes(path)).ok()
 }

@@ -1,8 +1,9 @@
-//! Which descriptors may be taken over from std, whose types take any descriptor.
+//! Which sockets may be taken over from std, whose types accept any descriptor.
 //!
-//! Receiving, the seal and the drain rest on what the socket is. A stream answers every read with
-//! 0 bytes once its peer is gone, so that reading until `EAGAIN` never ends. The filter that seals
-//! a UDP socket makes a Unix socket lose what its senders were told was sent.
+//! Receiving, the seal and the drain depend on the kind of socket. Once the peer of a stream is
+//! gone, every read returns 0 bytes, so reading until `EAGAIN` would never end. The filter that
+//! seals a UDP socket would make a Unix socket lose datagrams after their senders saw success
+//! (docs/kernel.md, K-UNIX-3).
 
 use std::io;
 
@@ -10,9 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::socket::Family;
 
-/// What a socket is (`SO_DOMAIN`, `SO_TYPE`, `SO_PROTOCOL`, socket(7)).
+/// The kind of a socket (`SO_DOMAIN`, `SO_TYPE`, `SO_PROTOCOL`, socket(7)).
 #[derive(Clone, Copy, Debug)]
-struct Nature {
+struct Kind {
     domain: Domain,
     r#type: Type,
     protocol: Option<Protocol>,
@@ -22,18 +23,19 @@ struct Nature {
 ///
 /// # Errors
 ///
-/// `InvalidInput`, which says what it is; those of getsockopt(2): `ENOTSOCK` if it is no socket.
+/// * `InvalidInput`, with a text that says which kind of socket it is.
+/// * Those of getsockopt(2), for example `ENOTSOCK` if it is not a socket.
 pub(crate) fn check_adopted(socket: &Socket, family: Family) -> io::Result<()> {
-    let nature =
-        Nature { domain: socket.domain()?, r#type: socket.r#type()?, protocol: socket.protocol()? };
-    if nature.is_datagram_socket_of(family) {
+    let kind =
+        Kind { domain: socket.domain()?, r#type: socket.r#type()?, protocol: socket.protocol()? };
+    if kind.is_datagram_socket_of(family) {
         return Ok(());
     }
     let wanted = match family {
         Family::Internet => "a UDP socket",
         Family::Unix => "a Unix datagram socket",
     };
-    let Nature { domain, r#type, protocol } = nature;
+    let Kind { domain, r#type, protocol } = kind;
     let protocol = protocol.map_or(0, i32::from);
     Err(io::Error::new(
         io::ErrorKind::InvalidInput,
@@ -41,9 +43,9 @@ pub(crate) fn check_adopted(socket: &Socket, family: Family) -> io::Result<()> {
     ))
 }
 
-impl Nature {
-    /// ICMP sockets (icmp(7)) and UDP-Lite (udplite(7)) are datagram sockets of the internet
-    /// families as well. They are no UDP sockets.
+impl Kind {
+    /// ICMP sockets (icmp(7)) and UDP-Lite sockets (udplite(7)) are datagram sockets of the
+    /// internet families, too, but not UDP sockets.
     fn is_datagram_socket_of(self, family: Family) -> bool {
         let Self { domain, r#type, protocol } = self;
         let is_of_family = match family {

@@ -1,5 +1,5 @@
-//! Control messages (cmsg(3)), as the kernel writes and reads them. Pure: bytes in, values out, and
-//! the other way round.
+//! Control messages (cmsg(3)), as the kernel writes and reads them. Pure: converts between bytes
+//! and values.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -13,15 +13,19 @@ pub(crate) mod properties;
 /// `struct cmsghdr`: a length, a level and a type.
 const HEADER_LEN: usize = size_of::<usize>() + 2 * size_of::<i32>();
 
-/// Where a control message may start, and what its length is rounded up to.
+/// The alignment of a control message, and of its length.
 const ALIGNMENT: usize = size_of::<usize>();
 
-/// Bytes that a control message with `data` bytes of data takes (`CMSG_SPACE`).
+/// The number of bytes for a control message with `data` bytes of data (`CMSG_SPACE`).
 pub(crate) const fn space(data: usize) -> usize {
     HEADER_LEN + data.next_multiple_of(ALIGNMENT)
 }
 
-/// Explicit congestion notification (RFC 3168), of a datagram that is sent or received.
+/// Explicit congestion notification (ECN, RFC 3168) of a sent or received datagram.
+///
+/// [`Transmit::ecn`](crate::Transmit::ecn) sends one, [`Datagram::ecn`](crate::Datagram::ecn)
+/// returns a received one, and [`UdpOptions::recv_ecn`](crate::UdpOptions::recv_ecn) has an
+/// example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum EcnCodepoint {
@@ -34,7 +38,15 @@ pub enum EcnCodepoint {
 }
 
 impl EcnCodepoint {
-    /// The codepoint in the two low bits of a traffic class. `None`: not ECN-capable.
+    /// Returns the codepoint in the two low bits of a traffic class, or `None` if the datagram is
+    /// not ECN-capable.
+    ///
+    /// ```
+    /// use ebbtide::net::EcnCodepoint;
+    ///
+    /// assert_eq!(EcnCodepoint::from_bits(0b11), Some(EcnCodepoint::Ce));
+    /// assert_eq!(EcnCodepoint::from_bits(0b00), None);
+    /// ```
     #[must_use]
     pub fn from_bits(bits: u8) -> Option<Self> {
         match bits & 0b11 {
@@ -46,7 +58,7 @@ impl EcnCodepoint {
     }
 }
 
-/// What can be asked to come with each datagram.
+/// The metadata that can be requested for each datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) ecn: bool,
@@ -56,9 +68,9 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Bytes of all control messages that can be asked for, and of the length of a train's
-    /// datagrams. There is always room for all: others may ask for some through the descriptor, and
-    /// what finds no room must not be the length.
+    /// The number of bytes for all control messages that can be requested, and for the segment
+    /// length of a train. Space for all is always reserved: others may request some through the
+    /// descriptor, and the segment length must not be cut off.
     pub(crate) const SPACE_FOR_ALL: usize = space(size_of::<libc::c_int>())
         + 2 * space(size_of::<libc::c_int>())
         + space(size_of::<libc::in6_pktinfo>())
@@ -66,10 +78,10 @@ impl Wanted {
         + space(size_of::<u32>());
 }
 
-// The room that a buffer keeps in front of a payload is 256 bytes, the kernel's own header 16.
+// A buffer reserves 256 bytes in front of a payload, of which the kernel's own header takes 16.
 const _: () = assert!(16 + INTERNET_NAME_LEN + Wanted::SPACE_FOR_ALL <= 256);
 
-/// What came with a datagram.
+/// The metadata of a datagram.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Metadata {
     pub(crate) ecn: Option<EcnCodepoint>,
@@ -80,7 +92,7 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    /// Reads what there is; passes over what it does not know.
+    /// Reads all known control messages and skips unknown ones.
     pub(crate) fn read(control: &[u8]) -> Self {
         let mut metadata = Self::default();
         for message in messages(control) {
@@ -91,12 +103,12 @@ impl Metadata {
 
     fn take(&mut self, Message { level, kind, data }: Message<'_>) {
         match (level, kind) {
-            // One byte from IPv4, though the same option is set as an int.
+            // One byte for IPv4, although the option is set as an int.
             (libc::IPPROTO_IP, libc::IP_TOS) | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
                 self.ecn = low_byte(data).and_then(EcnCodepoint::from_bits);
             }
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // struct in_pktinfo: the interface, our own address, the destination.
+                // struct in_pktinfo: the interface, the local address, the destination.
                 self.interface_index = bytes(data, 0).map(u32::from_ne_bytes);
                 self.dst_ip = bytes::<4>(data, 8).map(|ip| Ipv4Addr::from(ip).into());
             }
@@ -114,10 +126,10 @@ impl Metadata {
     }
 }
 
-/// The length of each datagram of a train (`UDP_GRO`, Linux 5.0). `None`: it is a single datagram.
+/// The segment length of a train (`UDP_GRO`, Linux 5.0). `None` if it is a single datagram.
 #[inline]
 pub(crate) fn segment_size(control: &[u8]) -> Option<NonZeroU32> {
-    // Most messages have none.
+    // Most messages have no control messages.
     if control.is_empty() { None } else { find_segment_size(control) }
 }
 
@@ -152,11 +164,11 @@ fn bytes<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
 struct Message<'a> {
     level: i32,
     kind: i32,
-    /// As much of it as is there.
+    /// The data that is there; the rest may be cut off.
     data: &'a [u8],
 }
 
-/// The control messages that lie in `control`, up to the first whose header makes no sense.
+/// The control messages in `control`, up to the first with an invalid header.
 fn messages(mut control: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let len = usize::from_ne_bytes(bytes(control, 0)?);
@@ -179,8 +191,8 @@ pub(crate) struct ControlBuffer {
     len: usize,
 }
 
-/// As much as all messages that can be sent take: the length of segments, the traffic class and the
-/// source, the last two for either protocol.
+/// Space for all messages that can be sent: the segment length, and for each protocol the traffic
+/// class and the source.
 const BUFFER_LEN: usize = space(size_of::<u16>())
     + 2 * space(size_of::<i32>())
     + space(size_of::<libc::in_pktinfo>())
@@ -194,15 +206,15 @@ struct Aligned([u8; BUFFER_LEN]);
 impl ControlBuffer {
     pub(crate) const EMPTY: Self = Self { bytes: Aligned([0; BUFFER_LEN]), len: 0 };
 
-    /// The payload is to leave as datagrams of `size` bytes each (`UDP_SEGMENT`, Linux 4.18).
+    /// Sends the payload as datagrams of `size` bytes each (`UDP_SEGMENT`, Linux 4.18).
     pub(crate) fn segment_size(&mut self, size: u16) {
         self.push(libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes());
     }
 
-    /// The congestion notification. A control message replaces the whole traffic class: what the
-    /// socket has above those two bits comes from `classes`.
+    /// Sets the congestion notification. The control message replaces the whole traffic class, so
+    /// its other six bits are those of `classes`.
     ///
-    /// Each protocol ignores the message of the other (ip(7), ipv6(7)), so where the protocol is not
+    /// Each protocol ignores the message of the other (ip(7), ipv6(7)). If the protocol is not
     /// known, both messages are sent.
     pub(crate) fn ecn(
         &mut self,
@@ -219,12 +231,12 @@ impl ControlBuffer {
         }
     }
 
-    /// The address to send from. Unspecified: the kernel chooses; in IPv4 it does so also where the
-    /// socket has one (`ip_cmsg_send`).
+    /// Sets the source address. If it is unspecified, the kernel chooses: in IPv4 also if the
+    /// socket is bound to an address (`ip_cmsg_send`).
     ///
-    /// A datagram of the other protocol would ignore the message, and leave from another address.
-    /// Where that is possible, a second message, which that protocol refuses with `EINVAL`, makes the
-    /// send fail.
+    /// A datagram of the other protocol would ignore the message and leave with another source.
+    /// Where that is possible, a second message makes the send fail, because the other protocol
+    /// refuses it with `EINVAL`.
     pub(crate) fn src_ip(&mut self, ip: IpAddr, protocol: Option<IpVersion>) {
         match ip.to_canonical() {
             IpAddr::V4(ip) => {
@@ -232,7 +244,7 @@ impl ControlBuffer {
                 info[4..8].copy_from_slice(&ip.octets());
                 self.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
                 if protocol != Some(IpVersion::V4) && !ip.is_unspecified() {
-                    // IPv4 on an IPv6 socket takes the mapped address, and it is the same. No
+                    // On an IPv6 socket, IPv4 accepts the mapped address, which is equivalent. No
                     // interface has it, so IPv6 refuses it (`ip6_datagram_send_ctl`).
                     self.push_v6_source(ip.to_ipv6_mapped());
                 }
@@ -269,7 +281,7 @@ impl ControlBuffer {
     }
 }
 
-/// The internet protocol that a datagram travels by.
+/// The internet protocol of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IpVersion {
     V4,
@@ -277,8 +289,9 @@ pub(crate) enum IpVersion {
 }
 
 impl IpVersion {
-    /// The protocol of datagrams to `ip`: to a mapped address, a socket of IPv6 sends them by IPv4.
-    /// `None` for the unspecified address of IPv6, which is that of this host in either protocol.
+    /// The protocol of datagrams to `ip`. An IPv6 socket sends datagrams to a mapped address by
+    /// IPv4. Returns `None` for the unspecified IPv6 address, which stands for this host in either
+    /// protocol.
     pub(crate) fn of_datagrams_to(ip: IpAddr) -> Option<Self> {
         match ip.to_canonical() {
             IpAddr::V4(_) => Some(Self::V4),
@@ -288,7 +301,7 @@ impl IpVersion {
     }
 }
 
-/// The traffic classes that a socket sends with, for each protocol (`IP_TOS`, `IPV6_TCLASS`).
+/// The traffic classes with which a socket sends, for each protocol (`IP_TOS`, `IPV6_TCLASS`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TrafficClasses {
     pub(crate) v4: u8,
@@ -374,7 +387,7 @@ mod tests {
         }
     }
 
-    /// Which messages are written, by their level and type.
+    /// The level and type of the messages that `write` writes.
     fn written(write: impl FnOnce(&mut ControlBuffer)) -> Vec<(i32, i32)> {
         let mut buffer = ControlBuffer::EMPTY;
         write(&mut buffer);

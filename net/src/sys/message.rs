@@ -1,17 +1,17 @@
-//! [`Message`]: what one sendmmsg(2) is told of each message.
+//! [`Message`]: one message of a sendmmsg(2).
 
 use std::ops::Range;
 
 use super::address::RawAddress;
 use super::control::ControlBuffer;
 
-/// Messages that are handed to the kernel in one call: enough to make the call itself cheap.
+/// The most messages in one call. With that many, the cost of the call itself is small.
 pub(crate) const MESSAGES_PER_CALL: usize = 64;
 
 /// One message to the kernel.
 pub(crate) struct Message {
     pub(crate) name: RawAddress,
-    /// Which slices it consists of, of those that are passed beside it.
+    /// Its contents: a range of the slices that are passed along with the messages.
     pub(crate) slices: Range<usize>,
     pub(crate) control: ControlBuffer,
 }

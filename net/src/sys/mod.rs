@@ -1,5 +1,5 @@
-//! What is asked of the kernel: socket options, addresses and control messages as it takes them, and
-//! the system calls that `socket2` lacks. Nothing here knows what a socket is used for.
+//! What the sockets need of the kernel: socket options, addresses, control messages, and system
+//! calls that `socket2` lacks. Nothing here depends on what a socket is used for.
 
 pub(crate) mod address;
 pub(crate) mod adopted;

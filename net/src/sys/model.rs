@@ -1,4 +1,4 @@
-//! [`ModelSocket`]: what a socket of a kernel in memory has to bring.
+//! [`ModelSocket`]: what a socket of a kernel in memory provides.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use ebbtide_runtime::driver::Layout;
 use socket2::SockAddr;
 
-/// A socket of a kernel in memory. Its descriptor is what the kernel's queues know it by; dropping
-/// it closes the socket. Each method is one system call, and fails as that does.
+/// A socket of a kernel in memory. The kernel's queues know it by its descriptor, and dropping it
+/// closes the socket. Each method is one system call and fails with the errors of that call.
 pub trait ModelSocket: AsFd {
-    /// `SO_MEMINFO`: how many datagrams were dropped.
+    /// `SO_MEMINFO`: the number of dropped datagrams.
     fn drop_count(&self) -> io::Result<u32>;
 
     /// `SO_ATTACH_FILTER` with a filter that accepts nothing.
@@ -18,8 +18,8 @@ pub trait ModelSocket: AsFd {
     /// `shutdown(SHUT_RD)`.
     fn seal_by_shutdown(&self) -> io::Result<()>;
 
-    /// `recvmsg` with `MSG_DONTWAIT`, laid out as a multishot receive lays it out; returns the
-    /// length of the whole.
+    /// `recvmsg` with `MSG_DONTWAIT`, in the layout of a multishot receive. Returns the total
+    /// length.
     fn receive(&self, memory: &mut [u8], layout: Layout) -> io::Result<usize>;
 
     /// `recv` with `MSG_PEEK` and `MSG_DONTWAIT`.
@@ -28,6 +28,6 @@ pub trait ModelSocket: AsFd {
     /// `sendmsg` with `MSG_DONTWAIT`.
     fn send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize>;
 
-    /// `dup3` of something else onto the descriptor, which closes the socket.
+    /// `dup3` of another descriptor onto this one, which closes the socket.
     fn replace_descriptor(&self) -> io::Result<()>;
 }

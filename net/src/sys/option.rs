@@ -1,5 +1,5 @@
-//! Options of sockets as the kernel takes them: those that socket2 has no setter for, and the numbers
-//! and names of the others.
+//! Socket options as the kernel takes them: those for which socket2 has no setter, and conversions
+//! for the others.
 
 // UNSAFETY: setsockopt and getsockopt take raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
@@ -14,30 +14,30 @@ use socket2::{Domain, Socket};
 use super::address::RawAddress;
 use super::control::{TrafficClasses, Wanted};
 
-/// Bytes of an `int`.
+/// The length of an `int` in bytes.
 const INT_LEN: libc::socklen_t = 4;
 
 /// The largest `int`.
 const INT_MAX: u32 = i32::MAX.unsigned_abs();
 
-/// A size that the kernel takes as an `int`. One that does not fit is the largest that does: a cast
-/// would make 4 GiB a buffer of 0 bytes.
+/// A size that the kernel takes as an `int`. One that does not fit becomes the largest `int`. A
+/// cast would turn 4 GiB into a buffer of 0 bytes.
 pub(crate) fn size(bytes: usize) -> usize {
     bytes.min(INT_MAX as usize)
 }
 
-/// A count or an index that the kernel takes as an `int`. One that does not fit is the largest that
-/// does, which the kernel refuses: a cast would make it negative, and -1 stands for a default.
+/// A count or an index that the kernel takes as an `int`. One that does not fit becomes the largest
+/// `int`, which the kernel refuses. A cast would make it negative, and -1 means a default.
 pub(crate) fn count(count: u32) -> u32 {
     count.min(INT_MAX)
 }
 
-/// A traffic class, which has one byte. The kernel refuses more in IPv6 (`EINVAL`), and cuts it off in
-/// IPv4.
+/// A traffic class, which is one byte. For IPv6 the kernel refuses more (`EINVAL`), for IPv4 it
+/// cuts it off.
 ///
 /// # Errors
 ///
-/// `EINVAL`.
+/// `EINVAL` if it is more than a byte.
 pub(crate) fn traffic_class(class: u32) -> io::Result<u32> {
     match u8::try_from(class) {
         Ok(class) => Ok(class.into()),
@@ -45,7 +45,7 @@ pub(crate) fn traffic_class(class: u32) -> io::Result<u32> {
     }
 }
 
-/// Sets an option of setsockopt(2).
+/// Sets a socket option (setsockopt(2)).
 fn set(socket: &Socket, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     let len = libc::socklen_t::try_from(value.len()).expect("an option is short");
     // SAFETY: the pointer names `value` and its length.
@@ -54,12 +54,12 @@ fn set(socket: &Socket, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets an option of setsockopt(2) that is on or off.
+/// Sets a socket option that is on or off (setsockopt(2)).
 pub(crate) fn set_flag(socket: &Socket, level: i32, name: i32, on: bool) -> io::Result<()> {
     set(socket, level, name, &i32::from(on).to_ne_bytes())
 }
 
-/// Whether an option of getsockopt(2) is on.
+/// Whether a socket option is on (getsockopt(2)).
 pub(crate) fn flag(socket: &Socket, level: i32, name: i32) -> io::Result<bool> {
     let mut value: libc::c_int = 0;
     let mut len = INT_LEN;
@@ -70,7 +70,7 @@ pub(crate) fn flag(socket: &Socket, level: i32, name: i32) -> io::Result<bool> {
     if result == 0 { Ok(value != 0) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks the kernel to send with each datagram what is wanted.
+/// Requests the wanted metadata with each datagram.
 pub(crate) fn request(socket: &Socket, wanted: Wanted) -> io::Result<()> {
     let is_v6 = socket.domain()? == Domain::IPV6;
     if wanted.ecn {
@@ -81,7 +81,7 @@ pub(crate) fn request(socket: &Socket, wanted: Wanted) -> io::Result<()> {
     }
     if wanted.dst_ip {
         let (level, name) = match is_v6 {
-            // Also of IPv4 datagrams, as a mapped address.
+            // For IPv4 datagrams too, with a mapped address.
             true => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
             false => (libc::IPPROTO_IP, libc::IP_PKTINFO),
         };
@@ -96,9 +96,9 @@ pub(crate) fn request(socket: &Socket, wanted: Wanted) -> io::Result<()> {
     Ok(())
 }
 
-/// The traffic classes that the socket sends with.
+/// The traffic classes with which the socket sends.
 pub(crate) fn traffic_classes(socket: &Socket) -> io::Result<TrafficClasses> {
-    // Only the low byte is ever set.
+    // Only the low byte can be set.
     let low_byte = |class: u32| class.to_le_bytes()[0];
     let v6 = match socket.domain()? {
         Domain::IPV6 => socket.tclass_v6()?,
@@ -107,14 +107,14 @@ pub(crate) fn traffic_classes(socket: &Socket) -> io::Result<TrafficClasses> {
     Ok(TrafficClasses { v4: low_byte(socket.tos_v4()?), v6: low_byte(v6) })
 }
 
-/// Whether a socket belongs to a group that is sent to by one source.
+/// Whether to join or leave a source-specific multicast group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Membership {
     Join,
     Leave,
 }
 
-/// Joins or leaves a group of one source (`struct group_source_req`, RFC 3678).
+/// Joins or leaves a multicast group for one source (`struct group_source_req`, RFC 3678).
 pub(crate) fn set_source_membership(
     socket: &Socket,
     membership: Membership,
@@ -135,15 +135,15 @@ pub(crate) fn set_source_membership(
     set(socket, libc::IPPROTO_IPV6, name, &request)
 }
 
-/// Binds the socket to an interface, or to none (`SO_BINDTODEVICE`). The kernel would cut a longer
-/// name, and one at its zero byte, and bind to another interface.
+/// Binds the socket to an interface, or to none (`SO_BINDTODEVICE`). The kernel would cut off a
+/// longer name, or one with a zero byte, and bind to another interface.
 pub(crate) fn bind_device(socket: &Socket, interface: Option<&[u8]>) -> io::Result<()> {
     let name = interface.unwrap_or_default();
-    // IFNAMSIZ counts the zero at the end.
+    // IFNAMSIZ includes the final zero byte.
     if name.contains(&0) || name.len() >= libc::IFNAMSIZ {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "the name of a network interface has no zero byte and at most 15 bytes",
+            "the name of a network interface has at most 15 bytes, none of them zero",
         ));
     }
     socket.bind_device(Some(name))

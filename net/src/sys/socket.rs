@@ -1,7 +1,7 @@
-//! [`Socket`]: a datagram socket, and the system calls that are made for it.
+//! [`Socket`]: a datagram socket and its system calls.
 
-// UNSAFETY: SO_MEMINFO, SO_GET_FILTER, sendmmsg, dup3 and connect to no family have no safe form, and socket2 shows raw
-// addresses as pointers.
+// UNSAFETY: SO_MEMINFO, SO_GET_FILTER, sendmmsg, dup3 and connect to no family have no safe form,
+// and socket2 returns raw addresses as pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io::{self, IoSlice};
@@ -17,36 +17,36 @@ use super::message::{MESSAGES_PER_CALL, Message};
 #[cfg(ebbtide_model)]
 use super::model::ModelSocket;
 
-/// Which of the kernel's kinds of datagram sockets it is.
+/// The kind of a datagram socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {
     Internet,
     Unix,
 }
 
-/// A non-blocking datagram socket: the kernel's; or, with `--cfg ebbtide_model`, one of a kernel in
-/// memory, on which everything from the endpoint upwards is tested.
+/// A non-blocking datagram socket of the kernel. With `--cfg ebbtide_model`, it may be one of a
+/// kernel in memory, for tests of the endpoint and of everything above it.
 pub(crate) enum Socket {
     Kernel(socket2::Socket),
     #[cfg(ebbtide_model)]
     Model(Box<dyn ModelSocket>),
 }
 
-/// The classic filter that the program had attached to a socket before a seal took its place. Empty
-/// if there was none.
+/// The classic filter that the program had attached to a socket before a seal replaced it. Empty if
+/// there was none.
 #[derive(Debug, Default)]
 pub(crate) struct OwnFilter(Vec<libc::sock_filter>);
 
-/// The only instruction of the seal.
+/// The filter of the seal, a single instruction.
 #[expect(clippy::cast_possible_truncation, reason = "instructions have two bytes")]
 const ACCEPT_NOTHING: libc::sock_filter =
     libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
 
-/// Index of the drop counter in what SO_MEMINFO gives (`SK_MEMINFO_DROPS`).
+/// The index of the drop counter in the values of SO_MEMINFO (`SK_MEMINFO_DROPS`).
 const DROPS: usize = 8;
 
 impl Socket {
-    /// Takes in a socket of the kernel and makes it non-blocking.
+    /// Takes over a socket of the kernel and makes it non-blocking.
     pub(crate) fn new(socket: socket2::Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self::Kernel(socket))
@@ -65,7 +65,7 @@ impl Socket {
         }
     }
 
-    /// How many datagrams the kernel has dropped on this socket. Wraps.
+    /// How many datagrams the kernel has dropped on this socket. The counter wraps.
     pub(crate) fn drop_count(&self) -> io::Result<u32> {
         match self {
             Self::Kernel(socket) => drop_count(socket),
@@ -74,14 +74,13 @@ impl Socket {
         }
     }
 
-    /// The seal of a UDP socket: a filter that accepts nothing. What is queued stays; what comes
-    /// later is dropped and counted by the kernel. It replaces the filter that the program has
-    /// attached, which is returned for [`unseal`](Self::unseal).
+    /// Seals a UDP socket with a filter that accepts nothing (docs/kernel.md, K-SEAL-1). Returns
+    /// the filter of the program that it replaces, for [`unseal`](Self::unseal).
     ///
     /// # Errors
     ///
     /// `PermissionDenied` if the filter is locked (`SO_LOCK_FILTER`), or is a BPF program
-    /// (`SO_ATTACH_BPF`), which the kernel does not return: nothing could put it back.
+    /// (`SO_ATTACH_BPF`), which the kernel does not return and nobody could restore.
     pub(crate) fn seal_by_filter(&self) -> io::Result<OwnFilter> {
         match self {
             Self::Kernel(socket) => {
@@ -94,13 +93,13 @@ impl Socket {
         }
     }
 
-    /// Takes the seal of a UDP socket off and puts the program's own filter back. A filter that the
-    /// program has attached after the seal stays.
+    /// Removes the seal of a UDP socket and restores the program's own filter. A filter that the
+    /// program attached after the seal stays.
     pub(crate) fn unseal(&self, own: &OwnFilter) -> io::Result<()> {
         let socket = self.kernel()?;
         let is_seal = match filter(socket) {
             Ok(attached) => attached.len() == 1 && is_same(attached[0], ACCEPT_NOTHING),
-            // A BPF program, which a seal never replaces.
+            // It is a BPF program, which a seal never replaces.
             Err(_) => false,
         };
         match own.0.as_slice() {
@@ -110,8 +109,7 @@ impl Socket {
         }
     }
 
-    /// The seal of a Unix socket. Exact: the kernel checks and queues under one lock. Senders get
-    /// EPIPE.
+    /// Seals a Unix socket. The seal is exact, and senders get `EPIPE` (docs/kernel.md, K-UNIX-2).
     pub(crate) fn seal_by_shutdown(&self) -> io::Result<()> {
         match self {
             Self::Kernel(socket) => socket.shutdown(std::net::Shutdown::Read),
@@ -120,7 +118,7 @@ impl Socket {
         }
     }
 
-    /// Whether a datagram is queued, which stays where it is.
+    /// Whether a datagram is queued. It stays queued.
     pub(crate) fn peek(&self) -> io::Result<usize> {
         match self {
             Self::Kernel(socket) => {
@@ -133,7 +131,7 @@ impl Socket {
         }
     }
 
-    /// Sends without waiting, and without a SIGPIPE.
+    /// Sends without waiting and without SIGPIPE.
     pub(crate) fn send(&self, payload: &[u8], to: Option<&SockAddr>) -> io::Result<usize> {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         match (self, to) {
@@ -144,7 +142,7 @@ impl Socket {
         }
     }
 
-    /// Sends messages in order without waiting, and without a SIGPIPE: sendmmsg(2). Gives how many
+    /// Sends messages in order without waiting and without SIGPIPE (sendmmsg(2)). Returns how many
     /// were sent, at least one, or the error of the first.
     pub(crate) fn send_many<'a>(
         &self,
@@ -158,8 +156,8 @@ impl Socket {
         }
     }
 
-    /// Puts `placeholder` in the place of the socket: its address is free at once, while the number
-    /// of the descriptor stays ours, so that whoever has borrowed it touches no stranger's file.
+    /// Replaces the socket by `placeholder`. Its address is free at once. The number of the
+    /// descriptor stays in use, so that code that has borrowed it does not touch an unrelated file.
     pub(crate) fn replace_descriptor(&self, placeholder: BorrowedFd<'_>) -> io::Result<()> {
         match self {
             Self::Kernel(socket) => replace_descriptor(socket, placeholder),
@@ -197,7 +195,7 @@ impl AsFd for Socket {
     }
 }
 
-/// The classic filter of a socket (`SO_GET_FILTER`, Linux 3.8). Empty if it has none.
+/// Returns the classic filter of a socket (`SO_GET_FILTER`, Linux 3.8). Empty if it has none.
 ///
 /// # Errors
 ///
@@ -207,8 +205,8 @@ fn filter(socket: &socket2::Socket) -> io::Result<Vec<libc::sock_filter>> {
     loop {
         // Unlike all other options, this one counts instructions, not bytes.
         let mut count = socklen(instructions.len());
-        // SAFETY: the pointers name `instructions` and how many there are, and the kernel writes no
-        // more than that.
+        // SAFETY: the pointers name `instructions` and their number, and the kernel writes no more
+        // than that.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),
@@ -221,7 +219,7 @@ fn filter(socket: &socket2::Socket) -> io::Result<Vec<libc::sock_filter>> {
         match (result, io::Error::last_os_error()) {
             (0, _) if count as usize <= instructions.len() => return Ok(instructions),
             (0, _) => instructions.resize(count as usize, ACCEPT_NOTHING),
-            // A sandbox that knows no filters has none that could be lost.
+            // A sandbox that does not support filters has none that could be lost.
             (_, error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => return Ok(Vec::new()),
             (_, error) => return Err(error),
         }
@@ -263,7 +261,7 @@ fn send_many<'a>(
     messages: impl ExactSizeIterator<Item = &'a Message>,
     slices: &[IoSlice<'_>],
 ) -> io::Result<usize> {
-    // Only what is used is written: most batches are short.
+    // Only the headers that are used are initialized: most batches are short.
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES_PER_CALL];
     let count = messages.len().min(MESSAGES_PER_CALL);
     for (header, message) in headers.iter_mut().zip(messages) {
@@ -276,7 +274,7 @@ fn send_many<'a>(
             header.msg_name = name.as_ptr().cast_mut().cast();
             header.msg_namelen = socklen(name.len());
         }
-        // An IoSlice is an iovec, by its documentation.
+        // An IoSlice has the layout of an iovec, by its documentation.
         header.msg_iov = contents.as_ptr().cast_mut().cast();
         header.msg_iovlen = contents.len();
         if !control.is_empty() {
@@ -287,8 +285,8 @@ fn send_many<'a>(
     let count = u32::try_from(count).expect("a batch is short");
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     let headers = headers.as_mut_ptr().cast();
-    // SAFETY: the first `count` headers were written; what they point to is only read, and outlives
-    // the call: the messages, as `'a` says, and `slices`.
+    // SAFETY: the first `count` headers were written. The memory that they point to is only read,
+    // and outlives the call: the messages live for `'a`, and `slices` is borrowed.
     let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, count, flags) };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
 }
@@ -303,12 +301,12 @@ fn replace_descriptor(socket: &socket2::Socket, placeholder: BorrowedFd<'_>) -> 
     }
 }
 
-/// A length as socket calls take it.
+/// A length in the type of socket calls.
 fn socklen(len: usize) -> libc::socklen_t {
     libc::socklen_t::try_from(len).expect("addresses and options are short")
 }
 
-/// Takes the peer of a UDP socket away: connect(2) to no family.
+/// Removes the peer of a UDP socket, by a connect(2) to no family.
 pub(crate) fn disconnect(socket: &socket2::Socket) -> io::Result<()> {
     let nowhere = libc::sockaddr { sa_family: family(libc::AF_UNSPEC), sa_data: [0; 14] };
     // SAFETY: the pointer names `nowhere` and its length, which are only read.
@@ -318,9 +316,10 @@ pub(crate) fn disconnect(socket: &socket2::Socket) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The raw bytes of an address, as sendmsg(2) wants them.
+/// The raw bytes of an address, as sendmsg(2) takes them.
 pub(crate) fn raw_name(address: &SockAddr) -> &[u8] {
     let start: *const u8 = address.as_ptr().cast();
-    // SAFETY: socket2 vouches for `len` initialized bytes at `as_ptr`, which live as the address.
+    // SAFETY: socket2 guarantees `len` initialized bytes at `as_ptr`, which live as long as the
+    // address.
     unsafe { std::slice::from_raw_parts(start, address.len() as usize) }
 }

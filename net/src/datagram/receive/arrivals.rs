@@ -1,5 +1,5 @@
-//! [`Arrivals`]: what has arrived on a socket: the receive machine, the inbox, and the counts of every
-//! datagram.
+//! [`Arrivals`]: what has arrived on a socket. It contains the receive machine, the inbox, and the
+//! counts of datagrams.
 
 use std::io;
 use std::iter;
@@ -22,13 +22,13 @@ pub(crate) struct Arrivals {
     counts: Counts,
 }
 
-/// What is counted of every datagram: see [`SocketStats`].
+/// What is counted for every datagram: see [`SocketStats`].
 #[derive(Clone, Copy, Default)]
 struct Counts {
-    /// Counted when they arrive, except that a train in the pool counts as one until it is opened.
+    /// Counted on arrival. A train in the pool counts as one until it is opened.
     received: u64,
     delivered: u64,
-    /// Of those that have been opened.
+    /// Counted when a message is opened.
     truncated: u64,
 }
 
@@ -41,7 +41,7 @@ impl Counts {
     }
 }
 
-/// What it takes to open a message.
+/// What is needed to open a message.
 struct Decoder {
     pool: Pool,
     layout: Layout,
@@ -51,12 +51,12 @@ struct Decoder {
 }
 
 impl Decoder {
-    /// The message in a buffer of the pool.
+    /// Opens the message in a buffer of the pool.
     fn open(&self, unopened: Unopened) -> ReceivedMessage {
         self.judge(self.open_single(unopened))
     }
 
-    /// The same, for one that is known to be no train.
+    /// Opens a message that is known not to be a train.
     #[inline(always)]
     fn open_single(&self, unopened: Unopened) -> ReceivedMessage {
         unopened.into_message(self.layout, self.pool.payload_capacity())
@@ -109,8 +109,8 @@ impl Arrivals {
         self.decoder.gro
     }
 
-    /// From now on the kernel may queue trains, or not any more. What has come is judged by what
-    /// held when it came.
+    /// The kernel may queue trains from now on, or may not. Messages that came before were read
+    /// with the old setting.
     pub(super) fn set_gro(&mut self, gro: bool) {
         if gro != self.decoder.gro {
             self.open_all();
@@ -126,8 +126,8 @@ impl Arrivals {
         });
     }
 
-    /// Buffers of the pool were filled: their messages go into the inbox, or beside it if the socket
-    /// holds its share of the pool.
+    /// Buffers of the pool were filled. Their messages go into the inbox. They leave the pool if
+    /// the socket holds its share of it.
     pub(super) fn arrived(&mut self, batch: Batch<'_>, armed: Armed, wakes: &mut Wakes) -> Verdict {
         let Occupancy { queued, free } = self.occupancy();
         let occupancy = Occupancy { queued: queued + batch.len(), free };
@@ -139,7 +139,7 @@ impl Arrivals {
         self.machine.complete(Outcome::Datagram, armed, occupancy)
     }
 
-    /// There is no room for all of them.
+    /// Not all of the batch fits into the socket's share of the pool.
     #[cold]
     fn arrived_one_by_one(
         &mut self,
@@ -149,7 +149,7 @@ impl Arrivals {
     ) -> Verdict {
         let mut verdict = Verdict::Keep;
         while let Some(next) = batch.next() {
-            // The buffers of those that come after it count as free until it is their turn.
+            // The buffers of later messages count as free until it is their turn.
             let occupancy = |arrivals: &Self| Occupancy {
                 queued: arrivals.inbox.messages(),
                 free: arrivals.decoder.pool.free_but_for(batch.len()),
@@ -182,13 +182,13 @@ impl Arrivals {
         self.push(message, wakes);
     }
 
-    /// Takes up to `limit` messages from `source` without waiting: into the pool, or past it
-    /// if the socket holds its share. Gives how many there were, at least one; it may be fewer although
-    /// more are queued.
+    /// Reads up to `limit` messages from `source` without waiting: into the pool, or into separate
+    /// memory if the socket holds its share. Returns how many were read, at least one. It may be
+    /// fewer even if more are queued.
     ///
     /// # Errors
     ///
-    /// Those of recvmsg(2): `WouldBlock` proves that the queue is empty.
+    /// Those of recvmsg(2). `WouldBlock` proves that the queue is empty.
     pub(super) fn read(
         &mut self,
         source: &impl Source,
@@ -227,13 +227,14 @@ impl Arrivals {
         wakes.wake(self.inbox.push(message));
     }
 
-    /// An error came, for the receiver.
+    /// Adds an error, for a receiver.
     pub(super) fn failed(&mut self, error: io::Error, wakes: &mut Wakes) {
         wakes.wake(self.inbox.push_error(error));
     }
 
-    /// Takes what comes next if it is one datagram in the pool, with no control messages and no
-    /// machine that waits for it to be taken. What nearly every datagram is, and short for that.
+    /// Takes the next arrival if it is one datagram in the pool, without control messages. Returns
+    /// `None` if the machine waits for receivers to take something. This is the fast path of nearly
+    /// every datagram.
     #[inline(always)]
     pub(super) fn take_single(&mut self) -> Option<ReceivedMessage> {
         let next = self.inbox.next_filled()?;
@@ -247,7 +248,8 @@ impl Arrivals {
         Some(message)
     }
 
-    /// Takes what comes next, wherever it lies. Returns also whom to wake for the rest.
+    /// Takes the next arrival, wherever it is stored. Also returns the waker of the next receiver,
+    /// for the rest.
     pub(super) fn take(&mut self, take: Take) -> Option<(Arrival<ReceivedMessage>, Option<Waker>)> {
         let taken = self.pop(take)?;
         if let (Arrival::Datagrams(message), _) = &taken {
@@ -265,7 +267,7 @@ impl Arrivals {
         })
     }
 
-    /// Takes all messages out, undelivered, and forgets errors.
+    /// Takes all messages out, undelivered, and drops errors.
     pub(super) fn take_all(&mut self) -> Vec<ReceivedMessage> {
         let arrivals = iter::from_fn(|| self.pop(Take::Train));
         arrivals
@@ -292,7 +294,7 @@ impl Arrivals {
         self.inbox.datagrams(|filled| self.decoder.peek(filled).count())
     }
 
-    /// Adds what is counted here.
+    /// Adds the counts of this type.
     pub(super) fn count(&self, stats: &mut SocketStats) {
         let mut counts = self.counts;
         for filled in self.inbox.filled() {

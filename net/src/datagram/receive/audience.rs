@@ -1,4 +1,4 @@
-//! [`Audience`]: who receives from a socket, as far as the drain wants to know. Pure.
+//! [`Audience`]: who receives from a socket, for the drain. Pure.
 //!
 //! ```text
 //!              waits                handed a datagram
@@ -9,10 +9,12 @@
 //!      +------------------------ told the end -----------+
 //! ```
 //!
-//! A member is a place where tasks receive: a task, or one of several futures in it that have wakers of
-//! their own (`FuturesUnordered`). One that waits is told the end by the drain itself. One that was
-//! handed a datagram is away with it: it may be handling it, and comes back for the end when it is done.
-//! One whose future was dropped while it waited may come back, too.
+//! A member is a place that receives: a task, or one of several futures in it that have separate
+//! wakers (`FuturesUnordered`).
+//!
+//! A member that waits is told the end by the drain. One that was handed a datagram is away: it may
+//! be handling the datagram, and comes back for the end when it is done. One whose future was
+//! dropped while it waited may come back, too.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,31 +23,31 @@ use std::task::Waker;
 use ebbtide_runtime::task::TaskId;
 use ebbtide_runtime::{Presence, Receivers};
 
-/// So many members are kept before those are looked for that have ended.
+/// At this number of members, those that have ended are removed.
 const MANY: usize = 64;
 
-/// Whoever receives.
+/// One place that receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Member {
     task: TaskId,
-    /// The waker that it is polled with. 0: it asked without one.
+    /// Identifies the waker with which it is polled. 0 if it asked without one.
     waker: usize,
 }
 
 impl Member {
-    /// What is being polled with `waker`.
+    /// The member that is being polled with `waker`.
     #[inline]
     pub(super) fn polled_with(waker: &Waker) -> Self {
         Self { task: TaskId::current(), waker: address(waker) }
     }
 
-    /// The task that is being polled, whichever part of it.
+    /// The task that is being polled, as a whole.
     pub(super) fn task() -> Self {
         Self { task: TaskId::current(), waker: 0 }
     }
 }
 
-/// What tells wakers apart.
+/// What distinguishes wakers.
 #[inline]
 fn address(waker: &Waker) -> usize {
     waker.data().addr()
@@ -53,16 +55,16 @@ fn address(waker: &Waker) -> usize {
 
 #[derive(Debug)]
 pub(super) struct Audience {
-    /// Who came last. Not among the others.
+    /// The member that came last. It is not in `others`.
     last: Cell<Member>,
-    /// What it does. `None`: nobody has come, or whoever did was told the end.
+    /// What the last member does. `None` if no member has come, or if it was told the end.
     presence: Cell<Option<Presence>>,
-    /// The last datagram that it was handed, as the runtime counts them.
+    /// The number of the last datagram that it was handed, as the runtime counts them.
     last_handed: Cell<u32>,
     others: RefCell<HashMap<Member, (Presence, u32)>>,
-    /// With so many others, those are looked for that have ended.
+    /// At this number of other members, those that have ended are removed.
     many: Cell<usize>,
-    /// True once a member has ended, and was forgotten.
+    /// True once a member that had ended was removed.
     has_forgotten: Cell<bool>,
 }
 
@@ -91,7 +93,7 @@ impl Audience {
         self.comes(member, Presence::Elsewhere, is_alive);
     }
 
-    /// `member` has come, and was handed a datagram, the `last` as the runtime counts them.
+    /// `member` has come, and was handed a datagram: number `last`, as the runtime counts them.
     #[inline]
     pub(super) fn handed(&self, member: Member, last: u32, is_alive: impl Fn(TaskId) -> bool) {
         self.comes(member, Presence::Away, is_alive);
@@ -110,7 +112,7 @@ impl Audience {
     fn comes_after_another(&self, member: Member, is_alive: impl Fn(TaskId) -> bool) {
         let mut others = self.others.borrow_mut();
         others.remove(&member);
-        // A task that asked without a waker is the same as with one.
+        // The same task may have asked without a waker before.
         others.remove(&Member { waker: 0, ..member });
         let last = self.last.replace(member);
         let is_the_same = last.task == member.task && last.waker == 0;
@@ -131,7 +133,7 @@ impl Audience {
     pub(super) fn told_end(&self, member: Member) {
         let mut others = self.others.borrow_mut();
         let is_told = |other: Member| match member.waker {
-            // All of the task.
+            // All members of the task.
             0 => other.task == member.task,
             _ => other == member || other == Member { waker: 0, ..member },
         };
@@ -141,7 +143,7 @@ impl Audience {
         }
     }
 
-    /// The future of whoever waited with this waker was dropped.
+    /// The future that waited with this waker was dropped.
     pub(super) fn stops_waiting(&self, waker: &Waker) {
         self.stop_waiting_at(address(waker));
     }
@@ -160,7 +162,7 @@ impl Audience {
         }
     }
 
-    /// The socket is sealed: who is away was handed its datagram before.
+    /// The socket is sealed. Members that are away were handed their datagram before the seal.
     pub(super) fn sealed(&self) {
         let before = |presence| match presence {
             Presence::Away => Presence::AwayBefore,
@@ -173,12 +175,12 @@ impl Audience {
             .for_each(|(presence, _)| *presence = before(*presence));
     }
 
-    /// Whether nobody has asked for a datagram, or whoever did was told the end.
+    /// Whether nobody has asked for a datagram, or all who did were told the end.
     pub(super) fn nobody_has_come(&self) -> bool {
         self.presence.get().is_none() && self.others.borrow().is_empty()
     }
 
-    /// Whether nobody receives, of those who still live.
+    /// Whether no task receives that is still alive.
     pub(super) fn is_nobody(&self, is_alive: impl Fn(TaskId) -> bool) -> bool {
         !self.members().iter().any(|(member, _)| is_alive(member.task))
     }
@@ -190,7 +192,7 @@ impl Audience {
         others.iter().map(|(member, state)| (*member, *state)).chain(last).collect()
     }
 
-    /// Who receives, for the drain.
+    /// The receivers, for the drain.
     pub(super) fn receivers(&self) -> Receivers {
         let member = |(member, (presence, last_handed)): &(Member, (Presence, u32))| {
             ebbtide_runtime::Member {
@@ -213,7 +215,7 @@ mod tests {
 
     use super::*;
 
-    /// `N` members, each a task of its own.
+    /// `N` members, each in a task of its own.
     fn members<const N: usize>() -> [Member; N] {
         let runtime = Runtime::new().expect("a runtime starts");
         std::array::from_fn(|waker| {
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(presences(&audience, both), [Some(Presence::Waiting), None]);
     }
 
-    /// Futures of one task that have wakers of their own.
+    /// Futures of one task that have separate wakers.
     #[test]
     fn the_parts_of_a_task_are_told_apart() {
         let [one, other] = members();
@@ -304,7 +306,7 @@ mod tests {
         assert_eq!(presences(&audience, [first]), [Some(Presence::Away)], "it did not wait");
     }
 
-    /// Fails when a socket that many tasks use once keeps them all.
+    /// Fails when a socket keeps every task that used it once.
     #[test]
     fn members_that_have_ended_are_forgotten() {
         let [kept] = members();

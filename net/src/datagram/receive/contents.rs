@@ -1,49 +1,49 @@
-//! [`Contents`]: which message lies in a piece of memory, and where. Pure.
+//! [`Contents`]: where the parts of a message are in memory. Pure.
 
 use std::num::NonZeroU32;
 
 use ebbtide_runtime::buffer::Note;
 use ebbtide_runtime::driver::{HEADER_LEN, Header, Layout};
 
-/// Stands for the length of the datagrams of a train where a message is a single one.
+/// The `segment_size` of a single datagram.
 const SINGLE: u32 = u32::MAX;
 
-/// The same, where that is in doubt.
+/// The `segment_size` of a message that may be a train of unknown segment length.
 const DOUBTFUL: u32 = u32::MAX - 1;
 
-/// Which bytes of a piece of memory are which part of a message: of a datagram, or of what is left
-/// of a train, which is several that the kernel received as one.
+/// Where the parts of a message are in its memory. The message is a datagram, a train, or the rest
+/// of a train.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Contents {
     name_space: u32,
     control_space: u32,
-    /// Where the payload starts.
+    /// The offset of the payload.
     start: u32,
-    /// Payload bytes that are there.
+    /// The length of the payload in memory.
     captured: u32,
-    /// Payload bytes that the sender sent.
+    /// The length of the payload that the sender sent.
     original: u32,
-    /// Bytes of each datagram but the last. At least 1.
+    /// The length of each datagram but the last. At least 1.
     segment_size: u32,
 }
 
 impl Contents {
-    /// As the record of a buffer keeps it.
+    /// Converts it for the record of a buffer.
     #[inline(always)]
     pub(super) fn note(self) -> Note {
         let Self { name_space, control_space, start, captured, original, segment_size } = self;
         Note([name_space, control_space, start, captured, original, segment_size])
     }
 
-    /// What [`note`](Self::note) has noted.
+    /// Converts it back from the record of a buffer.
     #[inline(always)]
     pub(super) fn of(note: Note) -> Self {
         let Note([name_space, control_space, start, captured, original, segment_size]) = note;
         Self { name_space, control_space, start, captured, original, segment_size }
     }
 
-    /// What a message of `len` bytes in `bytes` consists of. `None`: the bytes are too short to hold
-    /// what the layout reserves, which the kernel never does.
+    /// Finds the parts of a message of `len` bytes in `bytes`. Returns `None` if `bytes` is too
+    /// short for what the layout reserves, which the kernel never does.
     #[inline(always)]
     pub(super) fn find(bytes: &[u8], len: usize, layout: Layout) -> Option<Self> {
         let start = layout.payload_offset();
@@ -60,8 +60,8 @@ impl Contents {
         })
     }
 
-    /// Copies the message behind `chunk`, without the bytes that it reserved but did not need, and
-    /// says where in the copy what lies.
+    /// Appends a copy of the message to `chunk`, without reserved bytes that it did not use.
+    /// Returns where the parts are in the copy.
     pub(super) fn append(&self, bytes: &[u8], chunk: &mut Vec<u8>) -> Self {
         let (name, control) = (self.name(bytes), self.control(bytes));
         for part in [&bytes[..HEADER_LEN], name, control, self.payload(bytes)] {
@@ -72,15 +72,14 @@ impl Contents {
         Self { name_space, control_space, start, ..*self }
     }
 
-    /// The sender's address as the kernel wrote it, at most as long as the layout reserves: the
-    /// kernel reports the true length, and the bytes behind it are stale data of an earlier
-    /// message.
+    /// The sender's address as the kernel wrote it, clamped to the reserved length. The reported
+    /// length may exceed it, and the bytes after the address are stale (docs/kernel.md, K-RECV-6).
     pub(super) fn name<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let len = Header::read(bytes).map_or(0, |header| header.name as usize);
         &bytes[HEADER_LEN..][..len.min(self.name_space as usize)]
     }
 
-    /// The control messages, clamped as the address is.
+    /// The control messages, clamped to the reserved length.
     #[inline]
     pub(super) fn control<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let len = Header::read(bytes).map_or(0, |header| header.control as usize);
@@ -88,19 +87,19 @@ impl Contents {
         &bytes[start..][..len.min(self.control_space as usize)]
     }
 
-    /// The payload, as much of it as fitted.
+    /// The payload that fitted into the buffer.
     #[inline]
     pub(super) fn payload<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         &bytes[self.start as usize..][..self.captured()]
     }
 
-    /// Payload bytes that are there.
+    /// The length of the payload in memory.
     #[inline]
     pub(super) fn captured(&self) -> usize {
         self.captured as usize
     }
 
-    /// Payload bytes that the sender sent.
+    /// The length of the payload that the sender sent.
     pub(super) fn original(&self) -> usize {
         self.original as usize
     }
@@ -110,22 +109,23 @@ impl Contents {
         self.original > self.captured || self.segment_size == DOUBTFUL
     }
 
-    /// It is a train, of datagrams of `bytes` bytes each, except that the last may be shorter.
+    /// Makes it a train of datagrams of `bytes` bytes each, of which the last may be shorter.
     pub(super) fn with_segment_size(self, bytes: NonZeroU32) -> Self {
         Self { segment_size: bytes.get(), ..self }
     }
 
-    /// What it lacks may have told that it is a train: from now on it counts as truncated.
+    /// Control messages that were cut off may have included the segment length of a train. From now
+    /// on the message counts as truncated.
     pub(super) fn doubtful(self) -> Self {
         Self { segment_size: DOUBTFUL, ..self }
     }
 
-    /// Bytes of each datagram but the last.
+    /// The length of each datagram but the last.
     pub(super) fn stride(&self) -> usize {
         self.segment_size.min(self.captured) as usize
     }
 
-    /// How many datagrams there are: an empty one is one, too.
+    /// The number of datagrams. An empty datagram counts as one.
     #[inline]
     pub(super) fn count(&self) -> usize {
         if self.captured <= self.segment_size {
@@ -134,7 +134,7 @@ impl Contents {
         self.captured.div_ceil(self.segment_size) as usize
     }
 
-    /// Cuts the first datagram off. `None`: there is only one.
+    /// Splits off the first datagram. Returns `None` if there is only one.
     pub(super) fn split_off_first(&mut self) -> Option<Self> {
         let len = self.segment_size;
         if self.captured <= len {

@@ -1,4 +1,4 @@
-//! The futures and the stream of receiving. All are `Unpin`, so that they can be used in a `select` by
+//! The futures and the stream for receiving. All are `Unpin`, so that a `select` can use them by
 //! reference.
 
 use std::fmt;
@@ -18,7 +18,8 @@ use crate::datagram::endpoint::Endpoint;
 use crate::datagram::message::{Datagram, Train};
 use crate::sys::address::Address;
 
-/// A place in the queue of those who wait for a datagram. Passes its wake on when it is dropped.
+/// A place in the queue of receivers. If it is dropped after it was woken, the next receiver is
+/// woken.
 struct Waiting<'a> {
     endpoint: &'a Endpoint,
     /// `None` while it does not wait.
@@ -56,7 +57,7 @@ impl fmt::Debug for Waiting<'_> {
     }
 }
 
-/// The future of `recv`.
+/// Future returned by [`recv`](crate::DatagramSocket::recv).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Recv<'a, A> {
@@ -78,7 +79,7 @@ impl<A: Address> Future for Recv<'_, A> {
     }
 }
 
-/// The future of `recv_train`.
+/// Future returned by [`recv_train`](crate::UdpSocket::recv_train).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvTrain<'a> {
@@ -99,17 +100,17 @@ impl Future for RecvTrain<'_> {
     }
 }
 
-/// The future of `recv_from`.
+/// Future returned by [`recv_from`](crate::DatagramSocket::recv_from).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvFrom<'a, A> {
     recv: Recv<'a, A>,
-    memory: &'a mut [u8],
+    buf: &'a mut [u8],
 }
 
 impl<'a, A> RecvFrom<'a, A> {
-    pub(crate) fn new(endpoint: &'a Endpoint, memory: &'a mut [u8]) -> Self {
-        Self { recv: Recv::new(endpoint), memory }
+    pub(crate) fn new(endpoint: &'a Endpoint, buf: &'a mut [u8]) -> Self {
+        Self { recv: Recv::new(endpoint), buf }
     }
 }
 
@@ -120,27 +121,27 @@ impl<A: Address> Future for RecvFrom<'_, A> {
         let Some(datagram) = ready!(Pin::new(&mut self.recv).poll(cx))? else {
             return Poll::Ready(Ok(None));
         };
-        let len = datagram.len().min(self.memory.len());
-        self.memory[..len].copy_from_slice(&datagram[..len]);
+        let len = datagram.len().min(self.buf.len());
+        self.buf[..len].copy_from_slice(&datagram[..len]);
         Poll::Ready(Ok(Some((len, datagram.peer()))))
     }
 }
 
-/// The future of `recv_batch`.
+/// Future returned by [`recv_batch`](crate::DatagramSocket::recv_batch).
 #[must_use = "futures do nothing unless awaited"]
 pub struct RecvBatch<'a, A> {
     recv: Recv<'a, A>,
     batch: &'a mut Vec<Datagram<A>>,
-    most: usize,
+    limit: usize,
 }
 
 impl<'a, A> RecvBatch<'a, A> {
     pub(crate) fn new(
         endpoint: &'a Endpoint,
         batch: &'a mut Vec<Datagram<A>>,
-        most: usize,
+        limit: usize,
     ) -> Self {
-        Self { recv: Recv::new(endpoint), batch, most }
+        Self { recv: Recv::new(endpoint), batch, limit }
     }
 }
 
@@ -149,7 +150,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        if this.most == 0 {
+        if this.limit == 0 {
             ready!(poll_receive_budget(cx));
             return Poll::Ready(Ok(0));
         }
@@ -159,7 +160,7 @@ impl<A: Address> Future for RecvBatch<'_, A> {
         this.batch.push(first);
         let endpoint = this.recv.waiting.endpoint;
         let rest = std::iter::from_fn(|| endpoint.receive.take_datagram(&endpoint.socket))
-            .take(this.most - 1);
+            .take(this.limit - 1);
         let before = this.batch.len();
         this.batch.extend(rest.map(Datagram::new));
         Poll::Ready(Ok(1 + this.batch.len() - before))
@@ -168,11 +169,12 @@ impl<A: Address> Future for RecvBatch<'_, A> {
 
 impl<A> fmt::Debug for RecvBatch<'_, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecvBatch").field("most", &self.most).finish_non_exhaustive()
+        f.debug_struct("RecvBatch").field("limit", &self.limit).finish_non_exhaustive()
     }
 }
 
-/// The stream of `incoming`: every datagram, until the socket is drained.
+/// Stream returned by [`incoming`](crate::DatagramSocket::incoming). It ends when the socket is
+/// drained.
 #[derive(Debug)]
 #[must_use = "streams do nothing unless polled"]
 pub struct Incoming<'a, A> {

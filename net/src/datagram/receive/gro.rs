@@ -1,9 +1,7 @@
-//! Receive offload (UDP GRO, Linux 5.0): switching it on and, which is the hard part, off.
+//! Receive offload (UDP GRO, Linux 5.0): how it is switched on and off.
 //!
-//! Whether the kernel tells the length of a train's datagrams is decided when the train is *read*,
-//! and whether it queues trains when they *arrive* (`udp_queue_rcv_skb`, `udp_recvmsg`). A train
-//! that is still queued when the option goes off would be read as one long datagram. So the option
-//! goes off only over an empty queue.
+//! A train that is still queued when the option goes off would be read as one long datagram
+//! (docs/kernel.md, K-GRO-1). So the option goes off only while the queue is empty.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,30 +15,30 @@ use crate::datagram::registered::RegisteredSocket;
 use crate::sys::option::{flag, set_flag};
 use crate::sys::socket::Family;
 
-/// Payload bytes of the longest train: what fits into an IPv6 datagram.
+/// The payload length of the longest train: what fits into an IPv6 datagram.
 const LONGEST_TRAIN: usize = 65_527;
 
-/// How often GRO is switched off and on again over a queue that is not empty, before the queue is
-/// closed for the moment.
-const MOST_TRIES: usize = 64;
+/// How often GRO is switched off and on again because the queue is not empty. After that, the
+/// socket refuses datagrams for a moment.
+const MAX_TRIES: usize = 64;
 
-/// Messages that all tries together read, into memory: more than a receive buffer of the default
-/// size holds.
-const MOST_READ: usize = 4_096;
+/// How many messages all tries together read into memory. It exceeds what a receive buffer of the
+/// default size holds.
+const MAX_READ: usize = 4_096;
 
-/// How long nothing must arrive before other CPUs are waited for: many times what a delivery on one of
-/// them takes, where it is not held up.
+/// How long nothing must arrive before other CPUs are waited for. It is many times what a delivery
+/// takes on another CPU that is not held up.
 const QUIET: Duration = Duration::from_millis(1);
 
-/// Whether a new socket is to receive trains.
+/// Whether GRO is on for a new socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum GroWish {
-    /// If the buffers hold trains and the kernel has them.
+    /// On if the buffers hold trains and the kernel supports them.
     #[default]
     IfPossible,
     On,
     Off,
-    /// As the socket that is taken over has it.
+    /// As it is on the socket that is taken over.
     AsItIs,
 }
 
@@ -57,12 +55,12 @@ impl ReceiveHalf {
         self.arrivals.borrow().gro()
     }
 
-    /// Carries out the wish on a socket that is not received from yet.
+    /// Sets GRO on a socket whose receive has not started.
     pub(crate) fn wish_gro(&self, socket: &RegisteredSocket, wish: GroWish) -> io::Result<()> {
         match wish {
             GroWish::IfPossible => {
                 if socket.registration.buffer_size() >= LONGEST_TRAIN {
-                    // Before Linux 5.0 there are no trains.
+                    // Linux before 5.0 has no trains.
                     let _ = self.turn_gro_on(socket);
                 }
                 Ok(())
@@ -76,7 +74,7 @@ impl ReceiveHalf {
         }
     }
 
-    /// Switches GRO on or off, while datagrams come.
+    /// Switches GRO on or off while datagrams arrive.
     pub(crate) fn set_gro(&self, socket: &RegisteredSocket, on: bool) -> io::Result<()> {
         socket.check_open()?;
         match (self.gro(), on) {
@@ -100,8 +98,8 @@ impl ReceiveHalf {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "GRO needs buffers that hold the longest train: give \
-                     Builder::buffer_size at least {LONGEST_TRAIN} (it is {size}), or leave GRO off"
+                    "GRO needs buffers that hold the longest train: set Builder::buffer_size to at \
+                     least {LONGEST_TRAIN} (it is {size}), or leave GRO off"
                 ),
             ));
         }
@@ -110,27 +108,27 @@ impl ReceiveHalf {
         Ok(())
     }
 
-    /// Reads the queue to its end into the inbox and switches GRO off over an empty queue. The
+    /// Reads the queue to its end into the inbox, and switches GRO off while it is empty. The
     /// receive must not be in flight.
     fn turn_gro_off(&self, socket: &RegisteredSocket) -> io::Result<()> {
         // After the seal the queue only shrinks.
-        let most = if self.has_seal() { usize::MAX } else { MOST_READ };
+        let most = if self.has_seal() { usize::MAX } else { MAX_READ };
         let tried = self.try_to_turn_gro_off(socket, most)?;
         self.after_trying(socket, tried)
     }
 
-    /// What is queued belongs to others, and is not read.
+    /// Switches GRO off if nothing is queued. What is queued belongs to others and is not read.
     fn turn_gro_off_of_a_left_socket(&self, socket: &RegisteredSocket) -> io::Result<()> {
         if self.turn_gro_off_for_good(socket)? == Gro::Off {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
-            "GRO stays on: datagrams are queued that are left to others who hold the socket",
+            "GRO stays on: datagrams are queued, and they are left to others who hold the socket",
         ))
     }
 
-    /// Where trying has not led to it, datagrams come too fast, or reading the queue only fails.
+    /// If trying did not switch GRO off, datagrams come too fast, or every read fails.
     fn after_trying(&self, socket: &RegisteredSocket, gro: Gro) -> io::Result<()> {
         match gro {
             Gro::Off => Ok(()),
@@ -139,8 +137,8 @@ impl ReceiveHalf {
         }
     }
 
-    /// Shuts datagrams out until those that were on their way have arrived. The kernel counts what
-    /// it drops meanwhile.
+    /// Refuses datagrams until those that were on their way have arrived. The kernel counts what it
+    /// drops meanwhile.
     fn turn_gro_off_while_shut(&self, socket: &RegisteredSocket) -> io::Result<()> {
         let own = socket.socket.seal_by_filter()?;
         socket.registration.wait_for_deliveries();
@@ -152,9 +150,9 @@ impl ReceiveHalf {
         }
     }
 
-    /// Reads `left` messages at most.
+    /// Reads at most `left` messages.
     fn try_to_turn_gro_off(&self, socket: &RegisteredSocket, mut left: usize) -> io::Result<Gro> {
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_TRIES {
             if self.read_to_the_end(socket, &mut left) == Read::Empty
                 && self.turn_gro_off_for_good(socket)? == Gro::Off
             {
@@ -164,9 +162,11 @@ impl ReceiveHalf {
         Ok(Gro::On)
     }
 
-    /// Switches GRO off over an empty queue, and on again where a train may have been queued that
-    /// another CPU had accepted before. Waiting for other CPUs does not pay where datagrams keep
-    /// coming: so first nothing must arrive for a moment.
+    /// Switches GRO off over an empty queue. Switches it on again if another CPU may have queued a
+    /// train that it had accepted before.
+    ///
+    /// Waiting for other CPUs is useless while datagrams keep coming. So nothing must arrive for a
+    /// moment first.
     fn turn_gro_off_for_good(&self, socket: &RegisteredSocket) -> io::Result<Gro> {
         let since = Instant::now();
         loop {
@@ -182,7 +182,8 @@ impl ReceiveHalf {
         self.turn_gro_off_over_an_empty_queue(socket)
     }
 
-    /// Reads until the queue is empty, no messages are `left` to be read, or reading only fails.
+    /// Reads until the queue is empty, `left` messages have been read, or too many reads have
+    /// failed.
     fn read_to_the_end(&self, socket: &RegisteredSocket, left: &mut usize) -> Read {
         let mut wakes = Wakes::default();
         let (mut last, mut errors) = (Read::Interrupted, 0);
@@ -201,8 +202,8 @@ impl ReceiveHalf {
         last
     }
 
-    /// What arrives from now on is single; if something had arrived before that, it may be a train,
-    /// and GRO goes on again, so that it is read as one.
+    /// Switches GRO off. What arrives from now on is a single datagram. If something arrived
+    /// before, it may be a train: then GRO goes on again, so that it is read as one.
     fn turn_gro_off_over_an_empty_queue(&self, socket: &RegisteredSocket) -> io::Result<Gro> {
         let kernel = socket.kernel()?;
         set_flag(kernel, libc::SOL_UDP, libc::UDP_GRO, false)?;
@@ -217,10 +218,10 @@ impl ReceiveHalf {
         Ok(gro)
     }
 
-    /// Looks into the queue. A look takes a pending error of the socket away, as a receive does: so it
-    /// goes where that of a receive goes.
+    /// Peeks into the queue. Peeking clears a pending error of the socket, as receiving does. So
+    /// the error goes to a receiver.
     fn peek(&self, socket: &RegisteredSocket) -> Peek {
-        for _ in 0..MOST_TRIES {
+        for _ in 0..MAX_TRIES {
             match socket.socket.peek() {
                 Ok(_) => return Peek::Queued,
                 Err(error) => match error.kind() {
@@ -234,19 +235,19 @@ impl ReceiveHalf {
     }
 }
 
-/// What a look into the queue has shown.
+/// The result of peeking into the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peek {
     Empty,
-    /// Something is queued, or cannot be seen for errors.
+    /// Something is queued, or errors hide what is.
     Queued,
 }
 
-/// A train may be queued behind what cannot be read.
+/// The error if a train may be queued behind what cannot be read.
 fn not_read_to_the_end() -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
-        "GRO stays on: the queue of the socket cannot be read to its end, because reading it only fails",
+        "GRO stays on: the queue of the socket cannot be read to its end, because every read fails",
     )
 }
 
@@ -259,14 +260,15 @@ mod tests {
     use crate::UdpSocket;
     use crate::datagram::states::{MARK, refuse_marked};
 
-    /// As when an ICMP answer comes between the last read and the moment that GRO goes off. Fails
-    /// when the look into the queue keeps the error to itself, or takes it for a datagram.
+    /// An ICMP answer comes between the last read and the moment at which GRO goes off. Fails when
+    /// peeking into the queue swallows the error or takes it for a datagram.
     #[test]
     fn an_error_that_a_look_finds_goes_to_the_receiver() {
         let runtime = Runtime::new().unwrap();
         runtime.block_on(async {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            // It listens to somebody else: for us the port is closed, and for others it is taken.
+            // It is connected to another peer. So for this socket the port is closed, and nobody
+            // else can bind it.
             let closed_to_us = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
             closed_to_us.connect("127.0.0.1:9").unwrap();
             socket.connect(closed_to_us.local_addr().unwrap()).unwrap();
@@ -283,8 +285,8 @@ mod tests {
         runtime.shutdown(Drain::default());
     }
 
-    /// As under a flood that never pauses. Fails when the filter of the program is lost, or the
-    /// socket stays shut.
+    /// Datagrams never stop coming. Fails when the filter of the program is lost, or the socket
+    /// goes on refusing datagrams.
     #[test]
     fn a_filter_of_the_program_survives_the_moment_in_which_the_socket_is_shut() {
         let runtime = Runtime::new().unwrap();
@@ -308,7 +310,7 @@ mod tests {
         runtime.shutdown(Drain::default());
     }
 
-    /// As when the queue of a drained socket cannot be read. Fails when the seal is taken off.
+    /// The queue of a drained socket cannot be read. Fails when the seal is removed.
     #[test]
     fn a_drained_socket_that_cannot_be_read_keeps_its_seal() {
         let runtime = Runtime::new().unwrap();
@@ -325,8 +327,8 @@ mod tests {
         runtime.shutdown(Drain::default());
     }
 
-    /// As when a train comes between the last read and the moment that GRO goes off. Fails when it
-    /// is left to be read as one datagram.
+    /// A train comes between the last read and the moment at which GRO goes off. Fails when it is
+    /// later read as one datagram.
     #[test]
     fn gro_stays_on_over_a_queue_that_is_not_empty() {
         let runtime = Runtime::new().unwrap();

@@ -1,5 +1,5 @@
-//! How a [`ReceiveHalf`] hands out what has arrived: the fast path of nearly every datagram, the slow
-//! path of all others, and the reading on after the seal.
+//! How a [`ReceiveHalf`] hands out datagrams: the fast path for nearly all of them, the slow path
+//! for the others, and reading after the seal.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -13,7 +13,7 @@ use super::waiters::WaiterKey;
 use super::{ReceiveHalf, ReceivedMessage};
 use crate::datagram::registered::RegisteredSocket;
 
-/// What a look at the kernel has found, where the inbox was empty.
+/// What a look at the kernel has found when the inbox was empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     /// Something to take, or the end.
@@ -22,10 +22,11 @@ enum Look {
 }
 
 impl ReceiveHalf {
-    /// Takes the next arrival, as what `wrap` makes of it. `Ready(Ok(None))`: sealed and drained.
+    /// Takes the next arrival and converts it with `wrap`. `Ready(Ok(None))` means that the socket
+    /// is drained.
     ///
-    /// Inlined into the future, so that a datagram that has come alone, with no error and no train
-    /// waiting, is made where the future returns it.
+    /// It is inlined into the future. A datagram that comes alone, with no error and no train, is
+    /// thereby constructed in the future's return place.
     #[inline(always)]
     pub(super) fn poll<T>(
         &self,
@@ -41,7 +42,7 @@ impl ReceiveHalf {
             self.told(socket, member, Told::Nothing);
             return self.wait(waiter, cx);
         }
-        // Only what is handed over is charged for: a `select` over many sockets polls them all.
+        // Only a datagram uses up budget: a `select` over many sockets polls them all.
         ready!(poll_receive_budget(cx));
         if let Some(key) = waiter.take() {
             self.leave_queue(key);
@@ -53,7 +54,7 @@ impl ReceiveHalf {
         self.take_or_end(socket, take, member, wrap)
     }
 
-    /// What `member` was told.
+    /// Notes what `member` was told.
     #[inline]
     fn told(&self, socket: &RegisteredSocket, member: Member, told: Told) {
         let registration = &socket.registration;
@@ -67,8 +68,8 @@ impl ReceiveHalf {
         }
     }
 
-    /// The inbox is empty: begins to receive if that was not asked for before, and reads on if the
-    /// socket is sealed.
+    /// The inbox is empty. Starts to receive if nobody has asked before, and reads if the socket is
+    /// sealed.
     #[inline(never)]
     fn look(&self, socket: &RegisteredSocket) -> Look {
         self.start_if_unasked(socket);
@@ -79,10 +80,11 @@ impl ReceiveHalf {
         Look::Something
     }
 
-    /// If the socket is sealed and the inbox is empty: reads on until it is not, or to the end.
+    /// If the socket is sealed and the inbox is empty, reads until something is in the inbox or the
+    /// queue is at its end.
     #[inline]
     fn read_on(&self, socket: &RegisteredSocket) {
-        if !self.asks_to_be_read() {
+        if !self.needs_reading() {
             return;
         }
         let mut wakes = Wakes::default();
@@ -90,12 +92,12 @@ impl ReceiveHalf {
         wakes.run();
     }
 
-    /// A receiver that waited is served.
+    /// Removes a waiter that is served.
     fn leave_queue(&self, key: WaiterKey) {
         let _own = self.arrivals.borrow_mut().inbox.served(key);
     }
 
-    /// What there is to take, or `None` for the end.
+    /// Takes the next arrival, or returns `None` at the end.
     #[inline(never)]
     fn take_or_end<T>(
         &self,
@@ -112,7 +114,7 @@ impl ReceiveHalf {
     }
 
     fn wait<T>(&self, waiter: &mut Option<WaiterKey>, cx: &Context<'_>) -> Poll<T> {
-        // Cloned before and dropped after the borrow: wakers are third-party code.
+        // Cloned before the borrow and dropped after it: wakers are third-party code.
         let waker = cx.waker().clone();
         let (key, _replaced) = self.arrivals.borrow_mut().inbox.wait(*waiter, waker);
         *waiter = Some(key);
@@ -131,7 +133,8 @@ impl ReceiveHalf {
         }
     }
 
-    /// Takes what is queued now, in the inbox or in the kernel; `WouldBlock` if nothing is.
+    /// Takes what is queued now, in the inbox or in the kernel. Fails with `WouldBlock` if nothing
+    /// is.
     pub(crate) fn try_receive(
         &self,
         socket: &RegisteredSocket,
@@ -159,8 +162,8 @@ impl ReceiveHalf {
         }
     }
 
-    /// Takes the next arrival if it is in the inbox and no error, for the receiver that was just
-    /// handed one.
+    /// Takes the next arrival if it is in the inbox and not an error. It goes to the receiver that
+    /// was just handed another one.
     #[inline]
     pub(super) fn take_datagram(&self, socket: &RegisteredSocket) -> Option<ReceivedMessage> {
         let next = self.arrivals.borrow().inbox.is_next_datagram();
@@ -170,7 +173,7 @@ impl ReceiveHalf {
         self.take_single(socket).or_else(|| self.take(socket, Take::One)?.ok())
     }
 
-    /// Takes the next arrival if it is the plainest: see
+    /// Takes the next arrival if it is on the fast path: see
     /// [`Arrivals::take_single`](super::Arrivals::take_single).
     #[inline(always)]
     fn take_single(&self, socket: &RegisteredSocket) -> Option<ReceivedMessage> {
@@ -181,15 +184,16 @@ impl ReceiveHalf {
         Some(taken)
     }
 
-    /// A receiver has been handed a datagram, perhaps the last that was read.
+    /// A receiver was handed a datagram, perhaps the last one that was read.
     fn taken_after_the_seal(&self, socket: &RegisteredSocket) {
         if self.arrivals.borrow().inbox.has_waiters() {
-            // They will not ask again by themselves.
+            // The receivers that wait will not ask again by themselves.
             self.read_on(socket);
         }
     }
 
-    /// Takes the next arrival for `member`. An error is something to come back from, too.
+    /// Takes the next arrival for `member`. A receiver that was handed an error counts as away,
+    /// too.
     fn take_for(
         &self,
         socket: &RegisteredSocket,
@@ -201,7 +205,7 @@ impl ReceiveHalf {
         Some(taken)
     }
 
-    /// Takes the next arrival from the inbox, and tells the machine.
+    /// Takes the next arrival from the inbox, and informs the machine.
     fn take(&self, socket: &RegisteredSocket, take: Take) -> Option<io::Result<ReceivedMessage>> {
         let (arrival, next) = self.arrivals.borrow_mut().take(take)?;
         if let Some(next) = next {
@@ -224,8 +228,9 @@ impl ReceiveHalf {
         })
     }
 
-    /// Takes an error that came of a send and waits for a receiver, although nobody receives. The
-    /// kernel reports it to the next call, a send as well; but here the receive is always first.
+    /// Takes an error that was caused by a send and waits for a receiver, if nobody receives. The
+    /// kernel reports such an error to the next call, be it a send or a receive. Here the receive
+    /// always gets it first.
     #[inline]
     pub(crate) fn take_unclaimed_error(&self, socket: &RegisteredSocket) -> Option<io::Error> {
         if self.arrivals.borrow().inbox.errors() == 0 {
@@ -247,7 +252,7 @@ impl ReceiveHalf {
         Some(error)
     }
 
-    /// Receivers have taken something, for which the machine waits.
+    /// Informs the machine that receivers have taken something.
     fn tell_taken(&self, socket: &RegisteredSocket) {
         if !socket.is_open() {
             return;
@@ -261,8 +266,8 @@ impl ReceiveHalf {
     }
 }
 
-/// Whether an error came of what was sent: as ICMP (`icmp_err_convert`, `icmpv6_err_convert`), or of
-/// the end of a Unix peer. Other errors are those of the receive itself, and no sender's.
+/// Whether a send caused the error: an ICMP message (`icmp_err_convert`, `icmpv6_err_convert`), or
+/// the end of a Unix peer. Other errors are those of the receive itself.
 fn is_of_the_peer(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

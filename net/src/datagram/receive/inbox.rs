@@ -1,7 +1,7 @@
-//! What has arrived on a socket and was not taken yet, in the kernel's order.
+//! [`Inbox`]: what has arrived on a socket and was not taken yet, in the kernel's order.
 //!
-//! A message in a buffer of the pool waits as the completion named it, and is opened when it is
-//! taken. Errors, and messages that are not in the pool, wait beside those.
+//! A message in a buffer of the pool waits unopened, and is opened when it is taken. Errors, and
+//! messages that are not in the pool, are kept separately.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,16 +12,16 @@ use ebbtide_runtime::Wakes;
 
 use super::waiters::{Departure, WaiterKey, Waiters};
 
-/// What one message brings: a datagram, or several at once.
+/// A message that consists of one datagram or several.
 pub(super) trait Segmented: Sized {
-    /// How many datagrams there are; at least 1.
+    /// The number of datagrams, at least 1.
     fn count(&self) -> usize;
 
-    /// Takes the first datagram off. `None`: there is only one.
+    /// Splits off the first datagram. Returns `None` if there is only one.
     fn split_off_first(&mut self) -> Option<Self>;
 }
 
-/// One thing that a receiver is handed.
+/// What a receiver is handed.
 #[derive(Debug)]
 pub(super) enum Arrival<M> {
     Datagrams(M),
@@ -36,13 +36,14 @@ pub(crate) enum Take {
     Train,
 }
 
-/// Messages of type `M`, those in the pool as `F`.
+/// An inbox of messages of type `M`. Those in the pool have the type `F` until they are opened.
 #[derive(Debug)]
 pub(super) struct Inbox<F, M> {
-    /// What is left of a message of which something was taken: comes before all others.
+    /// The rest of a message of which a part was taken. It comes before everything else.
     rest: Option<M>,
     filled: VecDeque<F>,
-    /// What is not in the pool, each with how many of `filled`, of all that ever were, come before.
+    /// What is not in the pool. The number says how many of `filled`, counted from the beginning,
+    /// come before it.
     unpooled: VecDeque<(u64, Arrival<M>)>,
     /// How many of `filled` have been taken.
     taken: u64,
@@ -53,12 +54,12 @@ pub(super) struct Inbox<F, M> {
     woken_before: u64,
 }
 
-/// Whether what has arrived waits for somebody who was woken, although others wait unpooled.
+/// Whether something has arrived for a receiver that was woken, while others wait too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// No: nothing waits, or nobody else.
+    /// No. Nothing waits to be taken, or no other receiver waits.
     Settled,
-    /// Yes. To be asked again at the end of the next turn.
+    /// Yes. Check again at the end of the next turn.
     Open,
 }
 
@@ -77,15 +78,15 @@ impl<F, M> Default for Inbox<F, M> {
 }
 
 impl<F, M: Segmented> Inbox<F, M> {
-    /// Adds a message in the pool. Returns whom to wake: one waiter, also for several datagrams;
-    /// whoever leaves some of them passes the wake on.
+    /// Adds a message in the pool. Returns the waker of one waiter, even if it brings several
+    /// datagrams. A receiver that leaves some of them wakes the next.
     #[inline]
     pub(super) fn push_filled(&mut self, filled: F) -> Option<Waker> {
         self.filled.push_back(filled);
         self.waiters.next_waker()
     }
 
-    /// The same for several messages, at least one: leaves whom to wake, one waiter for each.
+    /// Adds several messages in the pool, at least one. Adds one waker for each to `wakes`.
     #[inline]
     pub(super) fn push_all_filled(
         &mut self,
@@ -97,14 +98,16 @@ impl<F, M: Segmented> Inbox<F, M> {
         wakes.wake(iter::from_fn(|| self.waiters.next_waker()).take(count));
     }
 
-    /// Adds a message that is not in the pool. Returns whom to wake.
+    /// Adds a message that is not in the pool. Returns the waker of one waiter.
     pub(super) fn push(&mut self, message: M) -> Option<Waker> {
         self.push_unpooled(Arrival::Datagrams(message))
     }
 
-    /// Adds an error. Returns whom to wake. It takes the place of one that waits right before it,
-    /// for which somebody was woken: the kernel, too, has one pending error for a socket, and a
-    /// storm of them is not to fill the memory of a drain.
+    /// Adds an error. Returns the waker of one waiter.
+    ///
+    /// It replaces an error right before it, for which a waiter was woken already. The kernel, too,
+    /// has one pending error per socket, and a storm of errors must not fill the memory during a
+    /// drain.
     pub(super) fn push_error(&mut self, error: io::Error) -> Option<Waker> {
         let position = self.position();
         if let Some((after, Arrival::Error(last))) = self.unpooled.back_mut()
@@ -122,12 +125,12 @@ impl<F, M: Segmented> Inbox<F, M> {
         self.waiters.next_waker()
     }
 
-    /// How many of `filled`, of all that ever were, come before what arrives next.
+    /// How many of `filled`, counted from the beginning, come before the next arrival.
     fn position(&self) -> u64 {
         self.taken + self.filled.len() as u64
     }
 
-    /// The message that comes next, if it is in the pool.
+    /// The next message, if it is in the pool.
     #[inline]
     pub(super) fn next_filled(&self) -> Option<&F> {
         if self.rest.is_some() || !self.unpooled.is_empty() {
@@ -136,7 +139,7 @@ impl<F, M: Segmented> Inbox<F, M> {
         self.filled.front()
     }
 
-    /// Takes the message that [`next_filled`](Self::next_filled) showed.
+    /// Takes the message that [`next_filled`](Self::next_filled) returned.
     #[inline]
     pub(super) fn take_filled(&mut self) -> Option<F> {
         let filled = self.filled.pop_front()?;
@@ -144,7 +147,8 @@ impl<F, M: Segmented> Inbox<F, M> {
         Some(filled)
     }
 
-    /// Takes what comes next; `open` opens what is in the pool. Returns also whom to wake.
+    /// Takes the next arrival. `open` opens a message in the pool. Also returns the waker of the
+    /// next waiter, for the rest.
     pub(super) fn pop(
         &mut self,
         take: Take,
@@ -166,7 +170,7 @@ impl<F, M: Segmented> Inbox<F, M> {
         Some((Arrival::Datagrams(message), None))
     }
 
-    /// Takes what comes next if it is an error, of which `wants` says yes.
+    /// Takes the next arrival if it is an error that `wants` accepts.
     pub(super) fn take_error(
         &mut self,
         wants: impl FnOnce(&io::Error) -> bool,
@@ -182,7 +186,7 @@ impl<F, M: Segmented> Inbox<F, M> {
         Some(error)
     }
 
-    /// Takes what comes after the rest.
+    /// Takes the first arrival after the rest.
     fn next(&mut self, open: impl FnOnce(F) -> M) -> Option<Arrival<M>> {
         if let Some((after, _)) = self.unpooled.front()
             && *after == self.taken
@@ -194,7 +198,7 @@ impl<F, M: Segmented> Inbox<F, M> {
         self.take_filled().map(|filled| Arrival::Datagrams(open(filled)))
     }
 
-    /// Opens all that waits, where it is.
+    /// Opens all messages, and leaves each in its place.
     pub(super) fn open_all(&mut self, mut open: impl FnMut(F) -> M) {
         let arrivals: Vec<_> = iter::from_fn(|| self.next(&mut open)).collect();
         for arrival in arrivals {
@@ -203,13 +207,13 @@ impl<F, M: Segmented> Inbox<F, M> {
         }
     }
 
-    /// Whether `pop` would give nothing.
+    /// Whether `pop` would return `None`.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.filled.is_empty() && self.unpooled.is_empty() && self.rest.is_none()
     }
 
-    /// Whether `pop` would give a datagram.
+    /// Whether `pop` would return a datagram.
     pub(super) fn is_next_datagram(&self) -> bool {
         match self.unpooled.front() {
             Some((after, Arrival::Error(_))) if *after == self.taken => self.rest.is_some(),
@@ -217,23 +221,23 @@ impl<F, M: Segmented> Inbox<F, M> {
         }
     }
 
-    /// Messages: each takes a buffer, or memory as large.
+    /// The number of messages. Each takes a buffer, or as much memory.
     #[inline]
     pub(super) fn messages(&self) -> usize {
         self.filled.len() + self.unpooled.len() - self.errors + usize::from(self.rest.is_some())
     }
 
-    /// Errors that wait to be taken.
+    /// The number of errors.
     pub(super) fn errors(&self) -> usize {
         self.errors
     }
 
-    /// Messages in the pool that have not been opened.
+    /// The messages in the pool, which have not been opened.
     pub(super) fn filled(&self) -> impl ExactSizeIterator<Item = &F> {
         self.filled.iter()
     }
 
-    /// The other messages.
+    /// The messages that have been opened.
     pub(super) fn opened(&self) -> impl Iterator<Item = &M> {
         let unpooled = self.unpooled.iter().filter_map(|(_, arrival)| match arrival {
             Arrival::Datagrams(message) => Some(message),
@@ -242,7 +246,7 @@ impl<F, M: Segmented> Inbox<F, M> {
         self.rest.iter().chain(unpooled)
     }
 
-    /// How many datagrams there are; `open` gives the number of those in the pool.
+    /// The number of datagrams. `count` returns that of a message in the pool.
     pub(super) fn datagrams(&self, count: impl Fn(&F) -> usize) -> usize {
         let unpooled = self.unpooled.iter().map(|(_, arrival)| match arrival {
             Arrival::Datagrams(message) => message.count(),
@@ -252,12 +256,12 @@ impl<F, M: Segmented> Inbox<F, M> {
         rest + unpooled.sum::<usize>() + self.filled.iter().map(count).sum::<usize>()
     }
 
-    /// Whether somebody waits who has not been woken.
+    /// Whether a receiver waits that has not been woken.
     pub(super) fn has_waiters(&self) -> bool {
         self.waiters.has_unwoken()
     }
 
-    /// A receiver found nothing and waits. See [`Waiters::wait`].
+    /// A receiver found nothing and waits: see [`Waiters::wait`].
     pub(super) fn wait(
         &mut self,
         key: Option<WaiterKey>,
@@ -266,14 +270,14 @@ impl<F, M: Segmented> Inbox<F, M> {
         self.waiters.wait(key, waker)
     }
 
-    /// A receiver does not wait any more, because it was served.
+    /// A receiver was served and no longer waits.
     pub(super) fn served(&mut self, key: WaiterKey) -> Option<Waker> {
         self.waiters.leave(key).1
     }
 
-    /// A receiver does not wait any more, because its future was dropped. The wake that it may have
-    /// had goes to the next one, if there is something to take: returns whom to wake, and a waker
-    /// to drop.
+    /// A receiver no longer waits, because its future was dropped. If it had been woken and there
+    /// is something to take, the next one is to be woken. Returns a waker to wake and a waker to
+    /// drop.
     pub(super) fn dropped(&mut self, key: WaiterKey) -> (Option<Waker>, Option<Waker>) {
         let (left, own) = self.waiters.leave(key);
         let next = match left {
@@ -283,9 +287,11 @@ impl<F, M: Segmented> Inbox<F, M> {
         (next, own)
     }
 
-    /// The tasks that were ready have run. Those that were woken for what has arrived have come by
-    /// now, unless they were woken in this turn, or their futures are held and not polled. Then the
-    /// next who wait are woken instead, one for each message.
+    /// The tasks that were ready have run.
+    ///
+    /// Receivers that were woken have come by now, unless they were woken in this turn, or their
+    /// futures are kept and not polled. In that last case, wakes the next waiters instead, one for
+    /// each message.
     pub(super) fn turn_ends(&mut self, wakes: &mut Wakes) -> Claim {
         if self.is_empty() || !self.waiters.has_unwoken() {
             return Claim::Settled;
@@ -305,7 +311,7 @@ impl<F, M: Segmented> Inbox<F, M> {
         self.waiters.len()
     }
 
-    /// Nothing will arrive any more: everybody who waits has to be told.
+    /// Takes all wakers, because nothing will arrive any more and all waiters must learn that.
     pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
         iter::from_fn(|| self.waiters.next_waker()).collect()
     }
@@ -315,7 +321,7 @@ impl<F, M: Segmented> Inbox<F, M> {
 mod tests {
     use super::*;
 
-    /// As many datagrams as there are letters.
+    /// Has as many datagrams as letters.
     impl Segmented for &'static str {
         fn count(&self) -> usize {
             self.len()
@@ -331,7 +337,7 @@ mod tests {
         }
     }
 
-    /// In the pool, a message is one that has not been opened.
+    /// A message in the pool, which has not been opened.
     struct Sealed(&'static str);
 
     type TestInbox = Inbox<Sealed, &'static str>;
@@ -340,12 +346,12 @@ mod tests {
         inbox.wait(None, Waker::noop().clone()).0
     }
 
-    /// Whether somebody was woken.
+    /// Returns whether a waiter was woken.
     fn push(inbox: &mut TestInbox, datagrams: &'static str) -> bool {
         inbox.push_filled(Sealed(datagrams)).is_some()
     }
 
-    /// What was taken, and whether somebody was woken for what is left.
+    /// Returns what was taken, and whether a waiter was woken for the rest.
     fn pop_and_wake(inbox: &mut TestInbox, take: Take) -> (&'static str, bool) {
         match inbox.pop(take, |sealed| sealed.0) {
             Some((Arrival::Datagrams(datagrams), next)) => (datagrams, next.is_some()),
@@ -363,7 +369,7 @@ mod tests {
         (inbox.datagrams(|sealed| sealed.0.len()), inbox.messages(), inbox.errors())
     }
 
-    /// In the pool, beside it, and an error: `a`, `bcd`, `e`, an error, `f`.
+    /// In the pool, outside of it, and an error: `a`, `bcd`, `e`, an error, `f`.
     fn mixed() -> TestInbox {
         let mut inbox = TestInbox::default();
         push(&mut inbox, "a");
@@ -399,7 +405,7 @@ mod tests {
         }
     }
 
-    /// Fails when the short way past what waits beside the pool overtakes it.
+    /// Fails when the fast path overtakes messages outside the pool.
     #[test]
     fn the_short_way_overtakes_nothing() {
         let mut inbox = TestInbox::default();
@@ -460,7 +466,7 @@ mod tests {
         assert!(!push(&mut inbox, "c"));
     }
 
-    /// Fails when a train wakes one waiter only, and the others sleep beside it.
+    /// Fails when a train wakes only one waiter, and the others go on waiting.
     #[test]
     fn whoever_leaves_some_of_a_train_wakes_the_next() {
         let mut inbox = TestInbox::default();
@@ -474,7 +480,7 @@ mod tests {
         assert!(!push(&mut inbox, "d"), "all three have been woken");
     }
 
-    /// Fails when a dropped waiter keeps its wake.
+    /// Fails when a dropped waiter does not pass its wake on.
     #[test]
     fn a_woken_waiter_that_is_dropped_passes_its_wake_on() {
         let mut inbox = TestInbox::default();
@@ -485,15 +491,15 @@ mod tests {
         assert!(next.is_some(), "the second waiter is woken for the datagram");
     }
 
-    /// Ends a turn. Returns the answer, and how many were woken.
+    /// Ends a turn. Returns the answer, and how many waiters were woken.
     fn end_turn(inbox: &mut TestInbox) -> (Claim, usize) {
         let before = inbox.waiters.woken();
         let claim = inbox.turn_ends(&mut Wakes::default());
         (claim, (inbox.waiters.woken() - before) as usize)
     }
 
-    /// Fails when what arrived waits for ever for a waiter that does not come, or when somebody else
-    /// is woken before that one could.
+    /// Fails when an arrival waits forever for a waiter that is not polled, or when another is
+    /// woken before that one could be polled.
     #[test]
     fn who_was_woken_and_does_not_come_is_passed_over() {
         let mut inbox = TestInbox::default();

@@ -1,5 +1,7 @@
-//! The receive machine: what to do with a socket's receive. Pure: it is fed completions, what
-//! receivers took, and the wish to stop, and answers what the driver must do.
+//! The receive machine: what to do with a socket's receive.
+//!
+//! It is pure. Its input is completions, what receivers took, and requests to stop. It answers what
+//! the driver must do.
 //!
 //! ```text
 //!            start                 over its share
@@ -22,10 +24,10 @@
 //!   Idle --start_when_asked--> Unasked --asked--> Armed
 //! ```
 //!
-//! Invariant: every final completion leads to a decision here. A socket that is not armed again is
-//! deaf for ever.
+//! Invariant: every final completion leads to a decision here. A socket that is not armed again
+//! never receives again (docs/kernel.md, K-RECV-1).
 //!
-//! While it is `Armed`, the driver has the receive: in flight, or waiting for buffers to come back.
+//! While the machine is `Armed`, the driver has the receive: in flight, or waiting for buffers.
 
 use ebbtide_runtime::driver::{Armed, Verdict};
 use ebbtide_runtime::limits::MAX_DRAIN_ERRORS;
@@ -33,9 +35,9 @@ use ebbtide_runtime::limits::MAX_DRAIN_ERRORS;
 #[derive(Debug)]
 pub(crate) struct ReceiveMachine {
     state: State,
-    /// Errors in a row while reading.
+    /// Consecutive errors while reading.
     errors: u32,
-    /// How often it has begun to pause.
+    /// How often the receive was paused.
     pauses: u64,
 }
 
@@ -43,23 +45,23 @@ pub(crate) struct ReceiveMachine {
 enum State {
     /// Not started, or handed back to the user.
     Idle,
-    /// To be started when somebody asks for a datagram: what is queued belongs to others as well.
+    /// Started when somebody asks for a datagram, because what is queued belongs to others as well.
     Unasked,
     /// The driver has the receive.
     Armed,
-    /// A cancel is on its way; datagrams come until the final completion.
+    /// A cancel is in flight. Datagrams come until the final completion.
     Cancelling(Then),
-    /// Not armed because the inbox holds its share of the pool.
+    /// Not armed, because the inbox holds its share of the pool.
     Paused,
-    /// Not armed because an error waits to be taken: at most one error per arming, or a socket that
-    /// cannot receive at all would fail in a loop.
+    /// Not armed, because an error waits to be taken. There is at most one error per arming.
+    /// Otherwise a socket that cannot receive at all would fail in a loop.
     Faulted,
-    /// Sealed and reaped: what is left in the kernel's queue is read directly.
+    /// Sealed and reaped. The rest of the kernel's queue is read directly.
     Reading,
-    /// Nothing will come any more.
+    /// No datagram will come any more.
     Drained,
-    /// The same, although the queue was not read to its end, or did not end there. Another drain
-    /// reads on.
+    /// No datagram will come any more, but the queue was not read to its end, or did not end there.
+    /// Another drain reads on.
     GivenUp,
 }
 
@@ -68,41 +70,42 @@ enum State {
 pub(crate) enum Then {
     Pause,
     Read,
-    /// Nothing more comes: what is queued is left to others who hold the socket.
+    /// No more datagrams: what is queued is left to others who hold the socket.
     End,
     Leave,
 }
 
-/// What a completion said.
+/// The result of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Datagram,
-    /// The pool was empty; nothing was taken from the socket.
+    /// The pool was empty, and nothing was taken from the socket.
     OutOfBuffers,
-    /// It ended for a reason that is nobody's concern: a cancel, a signal, an empty wake-up.
+    /// The receive ended for a reason that needs no handling: a cancel, a signal, a wake-up for
+    /// nothing.
     Ended,
     /// An error for the receiver.
     Error,
 }
 
-/// How much a socket holds, and how much there is to hold.
+/// How many messages a socket holds, and how many buffers are free.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Occupancy {
-    /// Datagrams in its inbox.
+    /// Messages in its inbox.
     pub(crate) queued: usize,
     /// Free buffers in the pool.
     pub(crate) free: usize,
 }
 
 impl Occupancy {
-    /// A socket's share is as many buffers as are free (the dynamic threshold of shared-memory
-    /// switches): a lone busy socket may hold half of the pool, and however many sockets are not
-    /// read, some buffers stay free for the others.
+    /// Whether the socket holds more than its share, which is as many buffers as are free. It is
+    /// the dynamic threshold of shared-memory switches. A single busy socket can hold half of the
+    /// pool. However many sockets are not read, some buffers stay free for the others.
     fn is_over_share(self) -> bool {
         self.queued > self.free
     }
 
-    /// With hysteresis, so that a full inbox is not re-armed for every datagram taken from it.
+    /// With hysteresis, so that a full inbox is not re-armed for every datagram that is taken.
     fn is_well_below_share(self) -> bool {
         self.queued <= self.free / 2
     }
@@ -112,23 +115,23 @@ impl Occupancy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Pool,
-    /// In memory of its own, because the socket holds its share of the pool already.
+    /// In separate memory, because the socket already holds its share of the pool.
     Outside,
 }
 
-/// What a direct read said.
+/// The result of a direct read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    /// That many came.
+    /// This many datagrams.
     Datagrams(usize),
-    /// A pending socket error, cleared by reporting it.
+    /// A pending socket error. Returning it has cleared it.
     Error,
     Interrupted,
-    /// `EAGAIN` from a plain recvmsg: the only proof of an empty queue.
+    /// `EAGAIN` from a plain `recvmsg`, the only proof of an empty queue (docs/kernel.md, K-UDP-3).
     Empty,
 }
 
-/// Whether to read on.
+/// Whether to read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadOn {
     Yes,
@@ -147,19 +150,19 @@ impl ReceiveMachine {
         self.state = State::Armed;
     }
 
-    /// The receive is to be armed only when somebody asks for a datagram. It is not in flight.
+    /// The receive is to be armed when somebody asks for a datagram. It is not in flight.
     pub(crate) fn start_when_asked(&mut self) {
         if self.state == State::Idle {
             self.state = State::Unasked;
         }
     }
 
-    /// Whether it waits for that.
+    /// Whether the receive waits for somebody to ask.
     pub(crate) fn is_unasked(&self) -> bool {
         self.state == State::Unasked
     }
 
-    /// A completion came. `occupancy` is that after its datagram went into the inbox.
+    /// Handles a completion. `occupancy` includes its datagram.
     #[inline]
     pub(crate) fn complete(
         &mut self,
@@ -182,7 +185,7 @@ impl ReceiveMachine {
             }
             (State::Idle | State::Unasked | State::Paused | State::Faulted, _)
             | (State::Reading | State::Drained | State::GivenUp, _) => {
-                unreachable!("a completion in {:?}, which has nothing in flight", self.state)
+                unreachable!("a completion in {:?}, in which nothing is in flight", self.state)
             }
         }
     }
@@ -203,7 +206,7 @@ impl ReceiveMachine {
                 self.state = State::Paused;
                 Verdict::Keep
             }
-            // An empty datagram, or a full completion queue, ends the receive; so does a signal.
+            // An empty datagram, a full completion queue or a signal has ended the receive.
             Outcome::Datagram | Outcome::Ended => Verdict::Rearm,
             Outcome::OutOfBuffers => Verdict::RearmWhenBuffersReturn,
             Outcome::Error => {
@@ -213,7 +216,7 @@ impl ReceiveMachine {
         }
     }
 
-    /// The final completion of a pause. The receivers may have been quicker than it.
+    /// The final completion of a pause. Receivers may have emptied the inbox before it came.
     fn paused(&mut self, occupancy: Occupancy) -> Verdict {
         if occupancy.queued > 0 {
             self.state = State::Paused;
@@ -223,13 +226,13 @@ impl ReceiveMachine {
         Verdict::Rearm
     }
 
-    /// Whether something that receivers take may let the receive go on.
+    /// Whether the receive may go on when receivers take something.
     #[inline]
     pub(crate) fn waits_for_receivers(&self) -> bool {
         matches!(self.state, State::Paused | State::Faulted)
     }
 
-    /// A receiver took something from the inbox, which holds `errors` still.
+    /// A receiver took something from the inbox, in which `errors` errors are left.
     pub(crate) fn taken(&mut self, occupancy: Occupancy, errors: usize) -> Verdict {
         let resume = match self.state {
             State::Paused => occupancy.queued == 0 || occupancy.is_well_below_share(),
@@ -243,7 +246,7 @@ impl ReceiveMachine {
         Verdict::Rearm
     }
 
-    /// Whether a datagram that arrives may stay in the pool; `occupancy` is that with it in the inbox.
+    /// Where a datagram that arrives waits. `occupancy` includes it.
     #[inline]
     pub(crate) fn place(&self, occupancy: Occupancy) -> Place {
         match self.state {
@@ -258,7 +261,7 @@ impl ReceiveMachine {
         self.pauses
     }
 
-    /// The receive is to end, for reading the rest directly or for leaving.
+    /// Ends the receive. `then` says what follows.
     pub(crate) fn stop(&mut self, then: Then) -> Verdict {
         match (self.state, then) {
             (State::Armed, _) => {
@@ -281,8 +284,7 @@ impl ReceiveMachine {
         Verdict::Keep
     }
 
-    /// The receive is to be out of the way until [`resume`](Self::resume). Where none is armed, this
-    /// changes nothing.
+    /// Ends the receive until [`resume`](Self::resume). Does nothing if it is not armed.
     pub(crate) fn interrupt(&mut self) -> Verdict {
         match self.state {
             State::Armed | State::Cancelling(Then::Pause) => self.stop(Then::Leave),
@@ -290,22 +292,22 @@ impl ReceiveMachine {
         }
     }
 
-    /// The receive goes on after [`interrupt`](Self::interrupt).
+    /// Continues the receive after [`interrupt`](Self::interrupt).
     pub(crate) fn resume(&mut self) -> Verdict {
         match self.state {
             State::Idle => {
                 self.state = State::Armed;
                 return Verdict::Rearm;
             }
-            // The final completion has not come yet, and is a decision of its own.
+            // The final completion has not come yet. It will lead to a decision.
             State::Cancelling(Then::Leave) => self.state = State::Cancelling(Then::Pause),
             _ => {}
         }
         Verdict::Keep
     }
 
-    /// The driver says that nothing is in flight: it was waiting for buffers when it was stopped,
-    /// so that no final completion will come.
+    /// The driver reports that nothing is in flight. The receive was waiting for buffers when it
+    /// was stopped, so no final completion will come.
     pub(crate) fn reaped(&mut self) {
         if let State::Cancelling(then) = self.state {
             self.state = match then {
@@ -322,12 +324,12 @@ impl ReceiveMachine {
         self.state == State::Reading
     }
 
-    /// Whether a cancel is on its way.
+    /// Whether a cancel is in flight.
     pub(crate) fn is_cancelling(&self) -> bool {
         matches!(self.state, State::Cancelling(_))
     }
 
-    /// Whether nothing will come any more.
+    /// Whether no datagram will come any more.
     pub(crate) fn is_drained(&self) -> bool {
         matches!(self.state, State::Drained | State::GivenUp)
     }
@@ -337,7 +339,7 @@ impl ReceiveMachine {
         self.state == State::GivenUp
     }
 
-    /// A direct read was made.
+    /// Handles the result of a direct read.
     pub(crate) fn read(&mut self, read: Read) -> ReadOn {
         assert_eq!(self.state, State::Reading, "only a reaped socket is read directly");
         self.errors = if read == Read::Error { self.errors + 1 } else { 0 };
@@ -351,27 +353,27 @@ impl ReceiveMachine {
         ReadOn::No
     }
 
-    /// What was the end is none, because the socket has no seal: the next drain reads on.
+    /// The socket has no seal, so the end of its queue was not final. The next drain reads on.
     pub(crate) fn reopen(&mut self) {
         if self.state == State::Drained {
             self.state = State::GivenUp;
         }
     }
 
-    /// Nothing more will be read, whatever is there.
+    /// Stops reading, even if more is queued.
     pub(crate) fn give_up(&mut self) {
         self.state = State::GivenUp;
     }
 }
 
-/// For the tests of sockets in every state.
+/// For `states.rs` and `unix_states.rs`.
 #[cfg(test)]
 impl ReceiveMachine {
     pub(crate) fn state(&self) -> String {
         format!("{:?}", self.state)
     }
 
-    /// As when the inbox holds more than its share.
+    /// Does what happens when the inbox holds more than its share.
     pub(crate) fn pause(&mut self) -> Verdict {
         self.check_share(Occupancy { queued: 2, free: 1 })
     }
@@ -390,9 +392,9 @@ mod tests {
         machine
     }
 
-    /// Whether a batch of `count`, of a pool that has `unheld` buffers without it, fits where
-    /// `queued` wait already and `claimed` are held outside the pool. If so, asserts that those before
-    /// the last fit, too.
+    /// Whether a batch of `count` fits into the pool. The pool has `unheld` buffers without the
+    /// batch, `queued` messages wait already, and `claimed` are held outside the pool. If the batch
+    /// fits, asserts that the messages before the last fit too.
     fn fits(state: State, queued: usize, unheld: usize, claimed: usize, count: usize) -> bool {
         let occupancy = |arrived: usize| Occupancy {
             queued: queued + arrived,
@@ -416,8 +418,8 @@ mod tests {
         true
     }
 
-    /// A batch that fits is judged by its last message alone. Fails when one before it would have
-    /// left the pool, or stopped the receive.
+    /// Whether a batch fits is decided by its last message alone. Fails when a message before it
+    /// would have left the pool, or stopped the receive.
     #[test]
     fn where_the_last_of_a_batch_has_room_those_before_it_have() {
         let cancelling = [Then::Pause, Then::Read, Then::Leave].map(State::Cancelling);
@@ -433,7 +435,7 @@ mod tests {
         }
     }
 
-    /// Fails when an end of the multishot is taken for granted anywhere.
+    /// Fails when the end of a multishot receive is not handled.
     #[test]
     fn every_end_leads_to_another_arming() {
         let mut machine = armed();
@@ -519,7 +521,7 @@ mod tests {
         assert!(machine.is_reading());
     }
 
-    /// Fails when an interruption takes the end of a drain, or of a pause, away.
+    /// Fails when an interruption loses the end of a drain or of a pause.
     #[test]
     fn an_interrupted_receive_goes_on_as_it_was() {
         let mut machine = armed();
@@ -536,7 +538,7 @@ mod tests {
         }
     }
 
-    /// Fails when a receive that comes back late leaves the socket deaf.
+    /// Fails when a receive that ends late leaves the socket unarmed.
     #[test]
     fn an_interrupted_receive_that_comes_back_late_goes_on() {
         let mut machine = armed();
@@ -563,7 +565,7 @@ mod tests {
         assert!(machine.is_drained() && !machine.is_given_up());
     }
 
-    /// Fails when the reading of such a socket does not end, or passes for complete.
+    /// Fails when reading such a socket does not end, or when its end counts as complete.
     #[test]
     fn a_socket_that_only_fails_is_given_up_until_it_is_drained_again() {
         let mut machine = armed();
@@ -583,8 +585,8 @@ mod tests {
         assert!(machine.is_drained() && !machine.is_given_up());
     }
 
-    /// However many sockets are never read, a buffer stays free for the others. Fails when the
-    /// datagram that crosses the share stays in the pool.
+    /// However many sockets are not read, a buffer stays free for the others. Fails when the
+    /// datagram that exceeds the share stays in the pool.
     #[test]
     fn unread_sockets_never_take_the_whole_pool() {
         let pools = if cfg!(miri) { 1..=8usize } else { 1..=64 };

@@ -1,4 +1,4 @@
-//! [`ReceivedMessage`]: received messages, as inboxes keep them and as programs hold them.
+//! [`ReceivedMessage`]: a received message, as an inbox and a program store it.
 
 use std::fmt;
 use std::mem;
@@ -13,14 +13,14 @@ use super::contents::Contents;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 
-/// A message in a buffer of the pool that has not been opened, as an inbox keeps it.
+/// A message in a buffer of the pool that has not been opened, as an inbox stores it.
 #[derive(Debug)]
 #[must_use]
 pub(super) struct Unopened {
     buffer: Share,
-    /// Bytes that the completion says, header included.
+    /// The length that the completion reported, header included.
     len: u32,
-    /// Whether there are no control messages with the message, not even for want of room.
+    /// Whether the message has no control messages, and none were cut off.
     is_plain: bool,
 }
 
@@ -32,60 +32,61 @@ impl Unopened {
         Self { buffer, len, is_plain }
     }
 
-    /// Whether there are no control messages with the message, not even for want of room.
+    /// Whether the message has no control messages, and none were cut off.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
         self.is_plain
     }
 
-    /// The message in it; `payload` is how much of one was asked for.
+    /// Opens the message. `payload` is the payload capacity of the buffer.
     ///
     /// # Panics
     ///
-    /// If it is shorter than what the layout reserves, which the kernel never says.
+    /// If the message is shorter than what the layout reserves, which the kernel never reports.
     #[inline(always)]
     pub(super) fn into_message(self, layout: Layout, payload: usize) -> ReceivedMessage {
         ReceivedMessage::find(self.buffer, self.len, layout, payload)
     }
 
-    /// The message in it, which goes on waiting.
+    /// Opens the message without taking it out of the inbox.
     ///
     /// # Panics
     ///
-    /// As [`into_message`](Self::into_message).
+    /// If the message is shorter than what the layout reserves, which the kernel never reports.
     pub(super) fn peek(&self, layout: Layout, payload: usize) -> ReceivedMessage {
         ReceivedMessage::find(self.buffer.clone(), self.len, layout, payload)
     }
 }
 
-/// Looks at the header, and nobody waits for it: when a receiver wants it, it is near.
+/// Reads the header when the message arrives. Nothing waits for that memory access, and the header
+/// is in the cache when a receiver wants the message.
 #[inline]
 fn is_plain(bytes: &[u8]) -> bool {
     Header::read(bytes).is_some_and(|header| (header.control == 0) & !header.lacks_control())
 }
 
-/// A message that was received, in the memory that it was received into: a pointer, which names the
-/// memory and says what lies where in it.
+/// A received message, in the memory into which it was received. It is a pointer to the record of
+/// that memory, which says where its parts are.
 pub(crate) struct ReceivedMessage {
     share: Share,
 }
 
-/// Messages that were read past the pool, copied one behind the other into memory of their length.
-/// Several share one block of memory, until it is [`CHUNK`] bytes long.
+/// Messages that were read while the socket held its share of the pool. They are copied one behind
+/// the other into blocks of exact length. Several share a block of up to [`CHUNK`] bytes.
 #[derive(Default)]
 pub(super) struct Copies {
     chunk: Vec<u8>,
-    /// Where each starts in the chunk, and what lies in it.
+    /// Where each message starts in the chunk, and its contents.
     messages: Vec<(usize, Contents)>,
 }
 
-/// Bytes of messages that share a block of memory, which stays as long as a receiver keeps any of
-/// them.
+/// The size in bytes of a block of memory that messages share. The block stays allocated while a
+/// receiver keeps any of them.
 const CHUNK: usize = 16 * 1024;
 
 impl Copies {
-    /// Copies the message that lies in the first `len` bytes of `memory`. Hands messages to `each` when
-    /// their block is full.
+    /// Copies the message in the first `len` bytes of `memory`. When a block is full, passes its
+    /// messages to `each`.
     pub(super) fn push(
         &mut self,
         memory: &[u8],
@@ -103,7 +104,7 @@ impl Copies {
         }
     }
 
-    /// Hands the rest to `each`.
+    /// Passes the rest to `each`.
     pub(super) fn hand_over(&mut self, pool: &Pool, mut each: impl FnMut(ReceivedMessage)) {
         let bytes = Rc::new(mem::take(&mut self.chunk).into_boxed_slice());
         let mut end = bytes.len();
@@ -119,11 +120,11 @@ impl Copies {
 }
 
 impl ReceivedMessage {
-    /// The message of `len` bytes in a buffer.
+    /// Finds the message of `len` bytes in a buffer.
     #[inline(always)]
     fn find(buffer: Share, len: u32, layout: Layout, payload: usize) -> Self {
-        // The kernel fills a buffer to its end, which is rounded up: what counts is what was asked
-        // for.
+        // The buffer is rounded up, and the kernel fills it to its end. Only the requested payload
+        // size counts.
         let len = (len as usize).min(layout.payload_offset() + payload);
         let contents = Contents::find(buffer.bytes(), len, layout)
             .expect("a completion is no shorter than what its layout reserves");
@@ -136,24 +137,25 @@ impl ReceivedMessage {
         Contents::of(self.share.note())
     }
 
-    /// It is a train, of datagrams of `bytes` bytes each, except that the last may be shorter.
+    /// Makes the message a train of datagrams of `bytes` bytes each, of which the last may be
+    /// shorter.
     pub(crate) fn set_segment_size(&mut self, bytes: NonZeroU32) {
         self.share.set_note(self.contents().with_segment_size(bytes).note());
     }
 
-    /// Bytes of each datagram but the last.
+    /// The length of each datagram but the last.
     pub(crate) fn stride(&self) -> usize {
         self.contents().stride()
     }
 
-    /// How many datagrams there are; at least 1.
+    /// The number of datagrams, at least 1.
     #[inline]
     pub(crate) fn count(&self) -> usize {
         self.contents().count()
     }
 
-    /// Cuts the first datagram of a train off, as a message of its own that shares the memory, the
-    /// sender and the control messages. `None`: there is only one.
+    /// Splits off the first datagram of a train, as a separate message that shares the memory, the
+    /// sender and the control messages. Returns `None` if there is only one datagram.
     pub(crate) fn split_off_first(&mut self) -> Option<Self> {
         let mut contents = self.contents();
         let first = contents.split_off_first()?;
@@ -161,8 +163,8 @@ impl ReceivedMessage {
         Some(Self { share: self.share.part(first.note()) })
     }
 
-    /// Moves the message out of the pool into memory of its own length, so that the buffer can
-    /// serve others.
+    /// Moves the message out of the pool into memory of exact length, so that others can use the
+    /// buffer.
     pub(crate) fn leave_pool(&mut self) {
         let contents = self.contents();
         let copy = |bytes: &[u8], copy: &mut Vec<u8>| contents.append(bytes, copy).note();
@@ -171,7 +173,8 @@ impl ReceivedMessage {
         }
     }
 
-    /// The program takes it: from now on it counts against the pool, also if it left it.
+    /// The program takes the message. From now on it counts against the pool, even if it has left
+    /// it.
     #[inline]
     pub(crate) fn claim(&self) {
         self.share.claim();
@@ -182,42 +185,45 @@ impl ReceivedMessage {
         self.share.is_pooled()
     }
 
-    /// The sender's address as the kernel wrote it, at most as long as the layout reserves.
+    /// The sender's address as the kernel wrote it, clamped to the reserved length.
     pub(crate) fn name(&self) -> &[u8] {
         self.contents().name(self.share.bytes())
     }
 
-    /// The control messages, clamped as the address is.
+    /// The control messages, clamped to the reserved length.
     #[inline]
     pub(crate) fn control(&self) -> &[u8] {
         self.contents().control(self.share.bytes())
     }
 
-    /// The payload, as much of it as fitted.
+    /// The payload that fitted into the buffer.
     #[inline]
     pub(crate) fn payload(&self) -> &[u8] {
         self.contents().payload(self.share.bytes())
     }
 
-    /// Bytes of payload that the sender sent.
+    /// The length of the payload that the sender sent.
     pub(crate) fn original_len(&self) -> usize {
         self.contents().original()
     }
 
-    /// Whether the sender sent more than is in the buffer. Control messages that found no room do
-    /// not count, because any peer of a Unix socket can send some; except where they may have told
-    /// that it is a train.
+    /// Whether the sender sent more than is in the buffer.
+    ///
+    /// Control messages that were cut off do not count, because any peer of a Unix socket can send
+    /// some (docs/kernel.md, K-UNIX-7). They do count if they may have included the segment length
+    /// of a train.
     #[inline]
     pub(crate) fn is_truncated(&self) -> bool {
         self.contents().is_truncated()
     }
 
-    /// Whether control messages found no room.
+    /// Whether control messages were cut off.
     pub(crate) fn lacks_control(&self) -> bool {
         Header::read(self.share.bytes()).is_some_and(|header| header.lacks_control())
     }
 
-    /// What it lacks may have told that it is a train: from now on it counts as truncated.
+    /// The control messages that were cut off may have included the segment length of a train. From
+    /// now on the message counts as truncated.
     pub(crate) fn doubt(&mut self) {
         self.share.set_note(self.contents().doubtful().note());
     }

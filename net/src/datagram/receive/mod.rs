@@ -6,8 +6,8 @@
 //! recv       <- Datagram    <- Inbox
 //! ```
 //!
-//! The machine, the inbox, the waiters and the audience are pure. Here is what they need of the
-//! driver and of the kernel.
+//! The machine, the inbox, the waiters and the audience are pure. This file connects them to the
+//! driver and the kernel.
 
 mod arrivals;
 mod audience;
@@ -48,7 +48,7 @@ use super::registered::{Life, RegisteredSocket};
 /// The receiving half of a socket.
 pub(crate) struct ReceiveHalf {
     pub(super) arrivals: RefCell<Arrivals>,
-    /// What is counted outside of `arrivals`.
+    /// Counts that are not in `arrivals`.
     stats: RefCell<SocketStats>,
     seal: Seal,
     audience: Audience,
@@ -74,7 +74,7 @@ impl ReceiveHalf {
         self.layout
     }
 
-    /// The driver knows the receive as `key`.
+    /// The driver knows the receive by `key`.
     pub(super) fn register(&self, key: ReceiveKey) {
         self.key.set(key).expect("registered once");
     }
@@ -88,18 +88,18 @@ impl ReceiveHalf {
         *self.key.get().expect("set when the endpoint was opened")
     }
 
-    /// Begins to receive.
+    /// Starts to receive.
     pub(super) fn start(&self, socket: &RegisteredSocket) {
         self.arrivals.borrow_mut().machine.start();
         socket.registration.arm(self.key());
     }
 
-    /// Receives only when somebody asks.
+    /// From now on, receives only when somebody asks for a datagram.
     pub(super) fn start_when_asked(&self) {
         self.arrivals.borrow_mut().machine.start_when_asked();
     }
 
-    /// Begins to receive, if that has waited for somebody to ask.
+    /// Starts to receive if nobody has asked for a datagram so far.
     pub(super) fn start_if_unasked(&self, socket: &RegisteredSocket) {
         let is_unasked = self.arrivals.borrow().machine.is_unasked();
         if is_unasked {
@@ -107,7 +107,8 @@ impl ReceiveHalf {
         }
     }
 
-    /// Ends the receive and waits for its final completion. What it still brings is in the inbox.
+    /// Ends the receive and waits for its final completion. What it still brings goes into the
+    /// inbox.
     pub(super) fn halt(&self, socket: &RegisteredSocket) {
         let verdict = self.arrivals.borrow_mut().machine.stop(Then::Leave);
         self.carry_out(socket, verdict);
@@ -120,12 +121,12 @@ impl ReceiveHalf {
         socket.registration.remove_sink(self.key());
     }
 
-    /// Runs `change` while no receive is in flight, whatever the state of the socket, which stays
-    /// as it is.
+    /// Runs `change` while no receive is in flight. Works in every state of the socket, and leaves
+    /// it in that state.
     ///
     /// # Errors
     ///
-    /// `TimedOut` if the kernel does not return the receive; then `change` does not run.
+    /// `TimedOut` if the kernel does not end the receive. Then `change` does not run.
     pub(super) fn without_receive<T>(
         &self,
         socket: &RegisteredSocket,
@@ -140,18 +141,19 @@ impl ReceiveHalf {
         changed
     }
 
-    /// What the kernel still receives would come after what is taken past the receive.
+    /// Fails while the receive is in flight. A datagram that it brings would come after datagrams
+    /// that were read directly.
     pub(super) fn check_reaped(&self) -> io::Result<()> {
         if self.is_reaped() {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::TimedOut,
-            "the kernel does not return the receive of the socket, because it has no memory for the cancel",
+            "the kernel has no memory to cancel the receive of the socket",
         ))
     }
 
-    /// Does at the driver what the machine has decided outside of a completion.
+    /// Carries out what the machine has decided outside of a completion.
     pub(super) fn carry_out(&self, socket: &RegisteredSocket, verdict: Verdict) {
         match verdict {
             Verdict::Keep => {}
@@ -168,7 +170,7 @@ impl ReceiveHalf {
         }
     }
 
-    /// Counts what becomes of the receive.
+    /// Counts the verdict.
     fn note(&self, verdict: Verdict) -> Verdict {
         match verdict {
             Verdict::Keep | Verdict::Cancel => {}
@@ -226,7 +228,7 @@ impl ReceiveHalf {
         }
     }
 
-    /// Whether nothing will come any more.
+    /// Whether no datagram will come any more.
     pub(super) fn is_drained(&self, socket: &RegisteredSocket) -> bool {
         !socket.is_open() || self.arrivals.borrow().machine.is_drained()
     }
@@ -249,7 +251,7 @@ impl ReceiveHalf {
         wakes.run();
     }
 
-    /// The user takes the socket back: all that waits, datagram by datagram.
+    /// Takes all datagrams out of the inbox, because the user takes the socket back.
     pub(super) fn hand_over(&self) -> Vec<ReceivedMessage> {
         let mut taken = Vec::new();
         for mut received in self.arrivals.borrow_mut().take_all() {
@@ -262,13 +264,13 @@ impl ReceiveHalf {
         taken
     }
 
-    /// For the tests of sockets in every state.
+    /// For `states.rs` and `unix_states.rs`.
     #[cfg(test)]
     pub(super) fn machine(&self) -> std::cell::RefMut<'_, machine::ReceiveMachine> {
         std::cell::RefMut::map(self.arrivals.borrow_mut(), |arrivals| &mut arrivals.machine)
     }
 
-    /// Drops what is in the inbox, as when the endpoint is dropped.
+    /// Drops what is in the inbox, as dropping the endpoint does.
     #[cfg(test)]
     pub(super) fn forget_all(&self, socket: &RegisteredSocket) {
         let pool = socket.registration.pool().clone();
@@ -276,7 +278,7 @@ impl ReceiveHalf {
         drop(self.arrivals.replace(empty));
     }
 
-    /// Throws away what is in the inbox, and counts it. Returns how many datagrams there were.
+    /// Throws away what is in the inbox and counts it. Returns the number of datagrams.
     pub(super) fn discard(&self) -> usize {
         let (count, thrown_away) = {
             let mut arrivals = self.arrivals.borrow_mut();
@@ -287,18 +289,19 @@ impl ReceiveHalf {
         count
     }
 
-    /// Notes whether the kernel throws datagrams away with the socket. How many cannot be said
-    /// without taking them, which other descriptors of the socket may still want to do.
+    /// Notes whether the kernel throws datagrams away with the socket. Counting them would take
+    /// them out of the queue, and other descriptors of the socket may still want them.
     pub(super) fn note_abandonment(&self, socket: &RegisteredSocket) {
         for _ in 0..MAX_DRAIN_ERRORS {
             match socket.socket.peek() {
                 Ok(_) => return self.stats.borrow_mut().abandoned += 1,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // A pending error of the socket is reported first; the datagrams come after it.
+                // A pending error of the socket is returned before the queued datagrams
+                // (docs/kernel.md, K-UDP-4).
                 Err(_) => {}
             }
         }
-        // It is not known, and that nothing was queued has to be proved.
+        // Not known: only `EAGAIN` proves that the queue is empty (docs/kernel.md, K-UDP-3).
         self.stats.borrow_mut().abandoned += 1;
     }
 
@@ -318,7 +321,7 @@ impl ReceiveHalf {
 
 /// The drain of a socket.
 impl ReceiveHalf {
-    /// Step 1. See [`Drainable::seal`](ebbtide_runtime::Drainable::seal).
+    /// Step 1: see [`Drainable::seal`](ebbtide_runtime::Drainable::seal).
     pub(super) fn seal(&self, socket: &RegisteredSocket, exit: Exit) -> io::Result<()> {
         if self.seal.is_final() {
             return Ok(());
@@ -332,7 +335,7 @@ impl ReceiveHalf {
         self.seal.seal(&socket.socket, socket.family())
     }
 
-    /// Step 2.
+    /// Step 2: cancels the receive.
     pub(super) fn cancel(&self, socket: &RegisteredSocket, exit: Exit) {
         self.reopen_without_seal();
         let then = if exit == Exit::Leave { Then::End } else { Then::Read };
@@ -345,7 +348,7 @@ impl ReceiveHalf {
         !self.arrivals.borrow().machine.is_cancelling()
     }
 
-    /// Step 4: takes up to `limit` messages.
+    /// Step 4: reads up to `limit` messages.
     pub(super) fn read(
         &self,
         socket: &RegisteredSocket,
@@ -377,16 +380,16 @@ impl ReceiveHalf {
         if arrivals.machine.is_reading() { ReadProgress::More } else { ReadProgress::Ended }
     }
 
-    /// Reads on while the socket is sealed, may have more in the kernel, and the inbox is empty.
+    /// Reads while the socket is sealed, the kernel may have more, and the inbox is empty.
     pub(super) fn read_ahead(&self, socket: &RegisteredSocket, wakes: &mut Wakes) {
-        while self.asks_to_be_read()
+        while self.needs_reading()
             && self.read(socket, DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More
         {
         }
     }
 
-    /// Whether the socket is sealed, may have more in the kernel, and the inbox is empty.
-    fn asks_to_be_read(&self) -> bool {
+    /// Whether the socket is sealed, the kernel may have more, and the inbox is empty.
+    fn needs_reading(&self) -> bool {
         let arrivals = self.arrivals.borrow();
         arrivals.machine.is_reading() && arrivals.inbox.is_empty()
     }
@@ -395,23 +398,23 @@ impl ReceiveHalf {
         self.arrivals.borrow().machine.is_given_up()
     }
 
-    /// Whether the drain has come to this socket, also where the kernel refused the seal.
+    /// Whether the drain has reached this socket, even if the kernel refused the seal.
     pub(super) fn is_sealed(&self) -> bool {
         self.seal.has_come()
     }
 
-    /// Whether what is queued, and will be, is left to others who hold the socket.
+    /// Whether what is queued, now and later, is left to others who hold the socket.
     pub(super) fn is_left(&self) -> bool {
         self.seal.is_left()
     }
 
-    /// Whether the kernel queues nothing more on it.
+    /// Whether the kernel queues nothing more on the socket.
     pub(super) fn has_seal(&self) -> bool {
         self.seal.holds()
     }
 
-    /// A socket without a seal whose queue was read to its end has been queued to since then, for
-    /// all that is known. The seal is what lets a drain read once.
+    /// Reopens a socket without a seal that was read to its end, because the kernel may have queued
+    /// more since. Only the seal makes one reading enough.
     fn reopen_without_seal(&self) {
         if self.seal.is_refused() {
             self.arrivals.borrow_mut().machine.reopen();
@@ -422,19 +425,19 @@ impl ReceiveHalf {
         if self.is_sealed() { self.arrivals.borrow().datagrams() } else { 0 }
     }
 
-    /// Who receives, after what the kernel has for them was read.
+    /// Reads what the kernel has for the receivers, and returns who they are.
     pub(super) fn receivers(&self, socket: &RegisteredSocket, wakes: &mut Wakes) -> Receivers {
         self.read_ahead(socket, wakes);
         self.audience.receivers()
     }
 
-    /// Reads the queue of a sealed socket to its end, and throws it away. Returns how many datagrams
-    /// there were.
+    /// Reads the queue of a sealed socket to its end and throws it away. Returns the number of
+    /// datagrams.
     pub(super) fn discard_rest(&self, socket: &RegisteredSocket, wakes: &mut Wakes) -> usize {
         if !self.is_sealed() {
             return 0;
         }
-        // A batch at a time: what nobody wants is not to fill the memory.
+        // One batch at a time, so that datagrams that nobody wants do not fill the memory.
         let mut count = self.discard();
         while self.read(socket, DRAIN_READ_BATCH, Pass::Last, wakes) == ReadProgress::More {
             count += self.discard();
@@ -442,15 +445,16 @@ impl ReceiveHalf {
         count + self.discard()
     }
 
-    /// Undoes the seal of a UDP socket, after the last read: others may hold the socket, too, and
-    /// would find it deaf for ever. That of a Unix socket cannot be undone.
-    pub(super) fn take_the_seal_off(&self, socket: &RegisteredSocket) -> io::Result<()> {
-        self.seal.take_off(&socket.socket)
+    /// Removes the seal of a UDP socket, after the last read. Otherwise others who hold the socket
+    /// would never receive again. The seal of a Unix socket cannot be removed (docs/kernel.md,
+    /// K-UNIX-2).
+    pub(super) fn remove_seal(&self, socket: &RegisteredSocket) -> io::Result<()> {
+        self.seal.remove(&socket.socket)
     }
 }
 
-/// Takes up to `limit` messages from the kernel's queue, past the driver, if the receive is not in
-/// flight.
+/// Reads up to `limit` messages directly from the kernel, without the driver. The receive must not
+/// be in flight.
 fn read_now(
     socket: &RegisteredSocket,
     arrivals: &mut Arrivals,
@@ -473,14 +477,14 @@ fn read_now(
     }
 }
 
-/// An error arrives, for the receiver.
+/// Puts an error into the inbox.
 fn fail(socket: &RegisteredSocket, arrivals: &mut Arrivals, error: io::Error, wakes: &mut Wakes) {
     arrivals.failed(error, wakes);
     note_arrival(socket, arrivals);
 }
 
-/// Something has arrived, for which a receiver was woken. While others wait, the end of the turn
-/// shows whether that one has come.
+/// A receiver was woken for what has arrived. If others wait too, makes the runtime check at the
+/// end of the turn whether that receiver has come.
 #[inline]
 fn note_arrival(socket: &RegisteredSocket, arrivals: &Arrivals) {
     if arrivals.inbox.has_waiters() {

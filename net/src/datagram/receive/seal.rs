@@ -1,45 +1,46 @@
-//! [`Seal`]: whether the kernel queues anything more on a socket, and what it has dropped.
+//! [`Seal`]: whether the kernel still queues datagrams on a socket, and how many it has dropped.
 
 use std::cell::{Cell, OnceCell};
 use std::io;
 
 use crate::sys::socket::{Family, OwnFilter, Socket};
 
-/// Datagrams that the drain reads from a socket that could not be sealed, whose queue may be filled
-/// again for ever. More than a receive buffer of the default size holds.
+/// The most datagrams that a drain reads from a socket that could not be sealed, because its queue
+/// may never become empty. It exceeds what a receive buffer of the default size holds.
 const UNSEALED_READ_LIMIT: u64 = 65_536;
 
 pub(super) struct Seal {
     state: Cell<State>,
-    /// What the seal of a UDP socket took the place of. Set exactly when it is sealed.
+    /// The filter that the seal of a UDP socket has replaced. Set when the socket is sealed.
     own_filter: OnceCell<OwnFilter>,
-    /// The kernel's drop counter when the socket was taken in: it may have come with some.
+    /// The kernel's drop counter when the socket was opened. A socket that was passed in may have
+    /// dropped some before.
     drops_before: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
     Open,
-    /// `drops`: the kernel's drop counter at the seal. What it counts from then on was refused.
+    /// `drops` is the kernel's drop counter at the seal. Later drops count as refused.
     Sealed {
         drops: u32,
     },
-    /// The kernel refused the seal; `left` datagrams may still be read.
+    /// The kernel refused the seal. `left` more datagrams may be read.
     Refused {
         left: u64,
     },
-    /// It is to be left to others who hold it: there is no seal.
+    /// The socket is left to others who hold it, and has no seal.
     Left,
 }
 
-/// Whether a socket without a seal has been read for long enough.
+/// Whether as much as is allowed was read from a socket without a seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sealed {
     ReadOn,
     UsedUp,
 }
 
-/// What the kernel has dropped.
+/// How many datagrams the kernel has dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Drops {
     pub(super) before_the_seal: u64,
@@ -59,8 +60,8 @@ impl Seal {
     ///
     /// # Errors
     ///
-    /// That the kernel refuses it. It counts as sealed all the same, and is read as far as a bound
-    /// allows.
+    /// The kernel refuses the seal. The socket then counts as sealed, and a limited number of
+    /// datagrams is read.
     pub(super) fn seal(&self, socket: &Socket, family: Family) -> io::Result<()> {
         let drops = socket.drop_count().unwrap_or(0);
         let sealed = match family {
@@ -76,22 +77,22 @@ impl Seal {
         sealed
     }
 
-    /// The socket is left to others who hold it.
+    /// Leaves the socket to others who hold it.
     pub(super) fn leave(&self) {
         self.state.set(State::Left);
     }
 
-    /// Takes the seal of a UDP socket off.
-    pub(super) fn take_off(&self, socket: &Socket) -> io::Result<()> {
+    /// Removes the seal of a UDP socket.
+    pub(super) fn remove(&self, socket: &Socket) -> io::Result<()> {
         self.own_filter.get().map_or(Ok(()), |own| socket.unseal(own))
     }
 
-    /// Whether the drain has come to this socket, also where the kernel refused the seal.
+    /// Whether the drain has reached this socket, even if the kernel refused the seal.
     pub(super) fn has_come(&self) -> bool {
         !matches!(self.state.get(), State::Open)
     }
 
-    /// Whether another drain has nothing to seal.
+    /// Whether another drain has nothing to do for the seal.
     pub(super) fn is_final(&self) -> bool {
         matches!(self.state.get(), State::Sealed { .. } | State::Left)
     }
@@ -109,7 +110,7 @@ impl Seal {
         matches!(self.state.get(), State::Refused { .. })
     }
 
-    /// So many were read.
+    /// `read` more datagrams were read.
     pub(super) fn use_up(&self, read: usize) -> Sealed {
         let State::Refused { left } = self.state.get() else { return Sealed::ReadOn };
         let left = left.saturating_sub(read as u64);
@@ -117,7 +118,7 @@ impl Seal {
         if left == 0 { Sealed::UsedUp } else { Sealed::ReadOn }
     }
 
-    /// What the kernel's counter says, which now is `drops`. `None`: it is not known.
+    /// Splits the kernel's drop counter, which is now `drops`. `None` if it is not known.
     pub(super) fn drops(&self, drops: Option<u32>) -> Drops {
         let drops = drops.unwrap_or(self.drops_before);
         let at_seal = match self.state.get() {

@@ -1,26 +1,27 @@
-//! Who waits for a datagram. Pure, but for the wakers that it keeps.
+//! [`Waiters`]: the receivers that wait for a datagram. Pure, except that it stores wakers.
 //!
-//! One datagram wakes one waiter, in the order in which they came. A waiter that was woken and goes
-//! away without taking anything passes its wake on. One that stays, but does not come, is passed
-//! over at the end of the turn: see [`Inbox::turn_ends`](super::inbox::Inbox::turn_ends).
+//! One datagram wakes one waiter, in order of arrival. If a waiter that was woken leaves without
+//! taking anything, the next one is woken. If it stays but is not polled, it is passed over at the
+//! end of the turn: see [`Inbox::turn_ends`](super::inbox::Inbox::turn_ends).
 
 use std::collections::VecDeque;
 use std::mem;
 use std::task::Waker;
 
-/// Names one waiter; never used twice.
+/// Identifies one waiter. Never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WaiterKey(u64);
 
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
-    /// Who has waited longest: nearly always the only one. `None` when nobody waits.
+    /// The waiter that has waited longest, and nearly always the only one. `None` when nobody
+    /// waits.
     longest: Option<Waiter>,
-    /// The others, in the order of arrival.
+    /// The other waiters, in order of arrival.
     others: VecDeque<Waiter>,
-    /// How many of all have not been woken.
+    /// How many waiters have not been woken.
     unwoken: usize,
-    /// How many were woken, ever. Wraps.
+    /// How many waiters were woken so far. Wraps.
     woken: u64,
     next: u64,
 }
@@ -28,11 +29,11 @@ pub(crate) struct Waiters {
 #[derive(Debug)]
 struct Waiter {
     key: WaiterKey,
-    /// `None` once it was woken and until it polls again.
+    /// `None` from the moment it is woken until it is polled again.
     waker: Option<Waker>,
 }
 
-/// Whether a waiter that left had a wake that somebody else needs now.
+/// Whether a waiter that leaves was woken, so that another must be woken instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Departure {
     Waiting,
@@ -40,7 +41,7 @@ pub(crate) enum Departure {
 }
 
 impl Waiters {
-    /// The waiter `key`, or a new one, waits (again). Returns its key, and a waker that is to be
+    /// Adds a waiter, or lets the waiter `key` wait again. Returns its key, and a waker to be
     /// dropped when nothing is borrowed.
     pub(crate) fn wait(
         &mut self,
@@ -75,22 +76,23 @@ impl Waiters {
         self.iter_mut().find_map(|waiter| waiter.waker.take())
     }
 
-    /// The longest waiter first.
+    /// All waiters, the longest first.
     fn iter_mut(&mut self) -> impl Iterator<Item = &mut Waiter> {
         self.longest.iter_mut().chain(&mut self.others)
     }
 
-    /// Whether `next_waker` would give one.
+    /// Whether `next_waker` would return a waker.
     pub(crate) fn has_unwoken(&self) -> bool {
         self.unwoken > 0
     }
 
-    /// How many were woken, ever: to find out whether any were, since it was last asked. Wraps.
+    /// How many waiters were woken so far. Callers compare two values to see whether any were woken
+    /// in between. Wraps.
     pub(crate) fn woken(&self) -> u64 {
         self.woken
     }
 
-    /// The waiter has what it wanted, or has given up. Returns also its waker, to be dropped when
+    /// Removes a waiter that is served or has given up. Also returns its waker, to be dropped when
     /// nothing is borrowed.
     pub(crate) fn leave(&mut self, key: WaiterKey) -> (Departure, Option<Waker>) {
         let Some(left) = self.remove(key) else { return (Departure::Waiting, None) };
@@ -111,7 +113,7 @@ impl Waiters {
         self.others.remove(at)
     }
 
-    /// How many wait.
+    /// The number of waiters.
     #[cfg(any(test, ebbtide_model))]
     pub(crate) fn len(&self) -> usize {
         usize::from(self.longest.is_some()) + self.others.len()
@@ -154,7 +156,7 @@ mod tests {
         assert!(waiters.next_waker().is_none());
     }
 
-    /// Fails when whoever is behind one that leaves does not move up, and is overtaken.
+    /// Fails when a waiter does not move up behind one that leaves, and is overtaken.
     #[test]
     fn the_order_holds_when_others_leave() {
         let mut waiters = Waiters::default();
@@ -197,8 +199,8 @@ mod tests {
         assert_eq!((again.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (1, 0));
     }
 
-    /// Fails when one that has left, or was woken, is taken for one that waits, or the other way
-    /// around.
+    /// Fails when a waiter that has left or was woken counts as unwoken, or one that waits does
+    /// not.
     #[test]
     fn whether_somebody_waits_unwoken_is_known() {
         let mut waiters = Waiters::default();

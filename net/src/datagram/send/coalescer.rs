@@ -1,8 +1,8 @@
-//! Sends that wait to leave together. Pure, but for the wakers that it keeps.
+//! [`Coalescer`]: sends that wait to leave together. Pure, except that it stores wakers.
 //!
-//! The endpoint sends them all when the tasks that were ready have run. Which of their futures are
-//! polled then, held or forgotten, makes no difference to the others. Each send has a ticket, with
-//! which its future asks for the result. What is kept of a send that has left is its result alone.
+//! The endpoint sends all of them when the tasks that were ready have run. Whether a future is then
+//! polled, kept or forgotten makes no difference to the others. Each send has a ticket, with which
+//! its future asks for the result. Of a send that has left, only the result is kept.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,25 +14,25 @@ use slab::Slab;
 
 use super::plan::Transmit;
 
-/// Memory for payloads that is kept while no send waits: more than leaves together in most programs,
-/// as a send buffer of the default size holds less.
-const MOST_KEPT: usize = 1 << 20;
+/// Memory for payloads that is kept while no send waits, in bytes. It exceeds what leaves together
+/// in most programs, because a send buffer of the default size holds less.
+const MAX_KEPT: usize = 1 << 20;
 
-/// Sends for which there is memory while there is none: of more, the memory is given back.
-const MOST_SENDS_KEPT: usize = 4_096;
+/// The number of sends for which memory is kept while there are none.
+const MAX_SENDS_KEPT: usize = 4_096;
 
-/// Names one send until its future has the result, or has left.
+/// Identifies one send until its future has the result or was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ticket(usize);
 
 #[derive(Debug, Default)]
 pub(super) struct Coalescer {
     sends: Slab<Send>,
-    /// Those that wait, in the order in which they are to leave.
+    /// The sends that wait, in order.
     waiting: VecDeque<Ticket>,
-    /// The payloads of those that wait, in the same order, and of some that do not any more.
+    /// The payloads of the sends that wait, in order, and of some that no longer wait.
     bytes: Vec<u8>,
-    /// How many of `bytes` belong to those that wait.
+    /// How many of `bytes` belong to sends that wait.
     wanted: usize,
 }
 
@@ -43,27 +43,27 @@ enum Send {
         range: Range<usize>,
         waker: Waker,
     },
-    /// The future has not yet taken the result.
+    /// The send is over. The future has not taken the result yet.
     Dealt {
         result: io::Result<usize>,
     },
 }
 
-/// What a future learns that asks for its result.
+/// The answer to a future that asks for its result.
 #[derive(Debug)]
-pub(super) enum Asked {
+pub(super) enum Answer {
     Result(io::Result<usize>),
-    /// It is woken when there is a result.
+    /// The future is woken when there is a result.
     Wait,
 }
 
 impl Coalescer {
-    /// Whether some wait.
+    /// Whether any send waits.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Takes in a send; `waker` is woken when it has a result.
+    /// Adds a send. `waker` is woken when it has a result.
     pub(super) fn push(&mut self, payload: &[u8], to: Option<SocketAddr>, waker: Waker) -> Ticket {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(payload);
@@ -74,28 +74,28 @@ impl Coalescer {
         ticket
     }
 
-    /// A future asks for its result, or leaves `waker`. A waker that is returned is to be dropped
+    /// Returns the result, or stores `waker` to be woken. A waker that is returned must be dropped
     /// when nothing is borrowed.
-    pub(super) fn ask(&mut self, ticket: Ticket, waker: Waker) -> (Asked, Option<Waker>) {
+    pub(super) fn ask(&mut self, ticket: Ticket, waker: Waker) -> (Answer, Option<Waker>) {
         if let Send::Waiting { waker: known, .. } = &mut self.sends[ticket.0] {
-            return (Asked::Wait, Some(std::mem::replace(known, waker)));
+            return (Answer::Wait, Some(std::mem::replace(known, waker)));
         }
         match self.remove(ticket) {
-            Send::Dealt { result } => (Asked::Result(result), Some(waker)),
+            Send::Dealt { result } => (Answer::Result(result), Some(waker)),
             Send::Waiting { .. } => unreachable!("it was just seen"),
         }
     }
 
     fn remove(&mut self, ticket: Ticket) -> Send {
         let send = self.sends.remove(ticket.0);
-        if self.sends.is_empty() && self.sends.capacity() > MOST_SENDS_KEPT {
+        if self.sends.is_empty() && self.sends.capacity() > MAX_SENDS_KEPT {
             self.sends.shrink_to_fit();
-            self.waiting.shrink_to(MOST_SENDS_KEPT);
+            self.waiting.shrink_to(MAX_SENDS_KEPT);
         }
         send
     }
 
-    /// All that wait, in order.
+    /// All sends that wait, in order.
     pub(super) fn waiting(&self) -> Vec<Transmit<'_>> {
         let transmits = self.waiting.iter().map(|ticket| match &self.sends[ticket.0] {
             Send::Waiting { to: Some(to), range, .. } => {
@@ -107,8 +107,7 @@ impl Coalescer {
         transmits.collect()
     }
 
-    /// The first of those that wait have left, or failed: one for each of `results`. Returns whom to
-    /// wake.
+    /// The first sends have left or failed: one for each of `results`. Returns the wakers to wake.
     pub(super) fn deal(&mut self, results: Vec<io::Result<usize>>) -> Vec<Waker> {
         let dealt = self.waiting.drain(..results.len()).zip(results);
         let wakers = dealt
@@ -119,7 +118,7 @@ impl Coalescer {
                         self.wanted -= range.len();
                         waker
                     }
-                    Send::Dealt { .. } => unreachable!("a send is dealt with once"),
+                    Send::Dealt { .. } => unreachable!("a send has one result"),
                 }
             })
             .collect();
@@ -127,13 +126,13 @@ impl Coalescer {
         wakers
     }
 
-    /// None of those that wait will leave. Returns whom to wake.
+    /// No send that waits will leave. Returns the wakers to wake.
     pub(super) fn fail(&mut self, error: impl Fn() -> io::Error) -> Vec<Waker> {
         self.deal(self.waiting.iter().map(|_| Err(error())).collect())
     }
 
-    /// A future was dropped: its send does not take place, unless it has. What is returned is to be
-    /// dropped when nothing is borrowed.
+    /// A future was dropped. Its send is removed unless it has left. A waker that is returned must
+    /// be dropped when nothing is borrowed.
     pub(super) fn leave(&mut self, ticket: Ticket) -> Option<Waker> {
         match self.remove(ticket) {
             Send::Waiting { range, waker, .. } => {
@@ -147,8 +146,8 @@ impl Coalescer {
         }
     }
 
-    /// Gives the memory of payloads back that nobody wants any more, if it is more than the rest: so
-    /// each byte is moved once, on average.
+    /// Frees the memory of payloads that are no longer needed, if it exceeds the rest. So each byte
+    /// is moved once, on average.
     fn give_back(&mut self) {
         if self.bytes.len() - self.wanted <= self.wanted && self.is_waiting() {
             return;
@@ -164,7 +163,7 @@ impl Coalescer {
             *range = moved;
         }
         self.bytes.truncate(end);
-        self.bytes.shrink_to(MOST_KEPT.max(2 * end));
+        self.bytes.shrink_to(MAX_KEPT.max(2 * end));
     }
 }
 
@@ -172,124 +171,127 @@ impl Coalescer {
 mod tests {
     use super::*;
 
-    fn push(outbox: &mut Coalescer, payload: &str) -> Ticket {
-        outbox.push(payload.as_bytes(), None, Waker::noop().clone())
+    fn push(coalescer: &mut Coalescer, payload: &str) -> Ticket {
+        coalescer.push(payload.as_bytes(), None, Waker::noop().clone())
     }
 
-    fn ask(outbox: &mut Coalescer, ticket: Ticket) -> Asked {
-        outbox.ask(ticket, Waker::noop().clone()).0
+    fn ask(coalescer: &mut Coalescer, ticket: Ticket) -> Answer {
+        coalescer.ask(ticket, Waker::noop().clone()).0
     }
 
-    /// Deals with the first `count`; how many there are to be woken.
-    fn deal(outbox: &mut Coalescer, count: usize) -> usize {
-        outbox.deal((0..count).map(Ok).collect()).len()
+    /// Deals with the first `count`. Returns the number of wakers.
+    fn deal(coalescer: &mut Coalescer, count: usize) -> usize {
+        coalescer.deal((0..count).map(Ok).collect()).len()
     }
 
-    fn waiting(outbox: &Coalescer) -> Vec<&[u8]> {
-        outbox.waiting().iter().map(Transmit::contents).collect()
+    fn waiting(coalescer: &Coalescer) -> Vec<&[u8]> {
+        coalescer.waiting().iter().map(Transmit::contents).collect()
     }
 
     #[test]
     fn each_send_gets_its_own_result() {
-        let mut outbox = Coalescer::default();
-        let tickets = ["a", "bc"].map(|payload| push(&mut outbox, payload));
-        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Wait));
-        assert_eq!(waiting(&outbox), [&b"a"[..], b"bc"]);
+        let mut coalescer = Coalescer::default();
+        let tickets = ["a", "bc"].map(|payload| push(&mut coalescer, payload));
+        assert!(matches!(ask(&mut coalescer, tickets[0]), Answer::Wait));
+        assert_eq!(waiting(&coalescer), [&b"a"[..], b"bc"]);
         let refused = io::ErrorKind::ConnectionRefused.into();
-        assert_eq!(outbox.deal(vec![Ok(1), Err(refused)]).len(), 2);
-        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Err(_))));
-        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Result(Ok(1))));
-        assert!(outbox.sends.is_empty() && outbox.bytes.is_empty());
+        assert_eq!(coalescer.deal(vec![Ok(1), Err(refused)]).len(), 2);
+        assert!(matches!(ask(&mut coalescer, tickets[1]), Answer::Result(Err(_))));
+        assert!(matches!(ask(&mut coalescer, tickets[0]), Answer::Result(Ok(1))));
+        assert!(coalescer.sends.is_empty() && coalescer.bytes.is_empty());
     }
 
     #[test]
     fn a_send_whose_future_is_dropped_does_not_leave() {
-        let mut outbox = Coalescer::default();
-        let tickets = ["a", "b", "c"].map(|payload| push(&mut outbox, payload));
-        assert!(outbox.leave(tickets[1]).is_some());
-        assert!(outbox.leave(tickets[0]).is_some());
-        assert_eq!(waiting(&outbox), [b"c"]);
+        let mut coalescer = Coalescer::default();
+        let tickets = ["a", "b", "c"].map(|payload| push(&mut coalescer, payload));
+        assert!(coalescer.leave(tickets[1]).is_some());
+        assert!(coalescer.leave(tickets[0]).is_some());
+        assert_eq!(waiting(&coalescer), [b"c"]);
     }
 
     #[test]
     fn a_future_dropped_after_its_send_changes_nothing() {
-        let mut outbox = Coalescer::default();
-        let tickets = ["a", "b"].map(|payload| push(&mut outbox, payload));
-        assert_eq!(deal(&mut outbox, 2), 2);
-        assert!(outbox.leave(tickets[0]).is_none());
-        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Ok(1))));
+        let mut coalescer = Coalescer::default();
+        let tickets = ["a", "b"].map(|payload| push(&mut coalescer, payload));
+        assert_eq!(deal(&mut coalescer, 2), 2);
+        assert!(coalescer.leave(tickets[0]).is_none());
+        assert!(matches!(ask(&mut coalescer, tickets[1]), Answer::Result(Ok(1))));
     }
 
     #[test]
     fn where_nothing_can_leave_any_more_everybody_is_told() {
-        let mut outbox = Coalescer::default();
-        let tickets = ["a", "b"].map(|payload| push(&mut outbox, payload));
-        assert_eq!(deal(&mut outbox, 1), 1);
-        assert_eq!(outbox.fail(|| io::ErrorKind::NotConnected.into()).len(), 1);
-        assert!(matches!(ask(&mut outbox, tickets[0]), Asked::Result(Ok(0))));
-        assert!(matches!(ask(&mut outbox, tickets[1]), Asked::Result(Err(_))));
+        let mut coalescer = Coalescer::default();
+        let tickets = ["a", "b"].map(|payload| push(&mut coalescer, payload));
+        assert_eq!(deal(&mut coalescer, 1), 1);
+        assert_eq!(coalescer.fail(|| io::ErrorKind::NotConnected.into()).len(), 1);
+        assert!(matches!(ask(&mut coalescer, tickets[0]), Answer::Result(Ok(0))));
+        assert!(matches!(ask(&mut coalescer, tickets[1]), Answer::Result(Err(_))));
     }
 
-    /// Always some wait. Fails when the payloads of those that have left stay for as long, or those
-    /// that wait are sent another's.
+    /// Some sends always wait. Fails when the payloads of sends that have left stay in memory, or
+    /// when a send that waits gets the payload of another.
     #[test]
     fn memory_is_given_back_while_others_wait() {
         // Miri runs it thousands of times slower.
         const LEN: usize = if cfg!(miri) { 20 } else { 1_000 };
         const SENDS: usize = if cfg!(miri) { 100 } else { 1_000 };
-        let mut outbox = Coalescer::default();
+        let mut coalescer = Coalescer::default();
         let payload = |number: usize| format!("{number:0LEN$}");
         let mut futures = VecDeque::new();
         for number in 0..SENDS {
-            futures.push_back((number, push(&mut outbox, &payload(number))));
+            futures.push_back((number, push(&mut coalescer, &payload(number))));
             match number % 7 {
                 0 => {}
-                // One in the middle gives up.
+                // One in the middle is dropped.
                 3 => {
                     let (_, ticket) = futures.remove(futures.len() / 2).unwrap();
-                    outbox.leave(ticket);
+                    coalescer.leave(ticket);
                 }
                 _ => {
                     let (_, ticket) = futures.pop_front().unwrap();
-                    deal(&mut outbox, 1);
-                    assert!(matches!(ask(&mut outbox, ticket), Asked::Result(Ok(0))));
+                    deal(&mut coalescer, 1);
+                    assert!(matches!(ask(&mut coalescer, ticket), Answer::Result(Ok(0))));
                 }
             }
             let expected: Vec<_> = futures.iter().map(|(number, _)| payload(*number)).collect();
-            assert_eq!(waiting(&outbox), expected.iter().map(String::as_bytes).collect::<Vec<_>>());
-            assert!(outbox.bytes.len() <= 2 * LEN * futures.len(), "{number}");
+            assert_eq!(
+                waiting(&coalescer),
+                expected.iter().map(String::as_bytes).collect::<Vec<_>>()
+            );
+            assert!(coalescer.bytes.len() <= 2 * LEN * futures.len(), "{number}");
         }
     }
 
     /// Fails when a future that is kept after its send has left keeps the memory of later sends.
     #[test]
     fn a_result_that_nobody_takes_keeps_nothing_else() {
-        let mut outbox = Coalescer::default();
-        let _forgotten = push(&mut outbox, "forgotten");
-        deal(&mut outbox, 1);
+        let mut coalescer = Coalescer::default();
+        let _forgotten = push(&mut coalescer, "forgotten");
+        deal(&mut coalescer, 1);
         for _ in 0..1_000 {
-            let ticket = push(&mut outbox, "taken");
-            deal(&mut outbox, 1);
-            ask(&mut outbox, ticket);
+            let ticket = push(&mut coalescer, "taken");
+            deal(&mut coalescer, 1);
+            ask(&mut coalescer, ticket);
         }
-        assert_eq!((outbox.sends.len(), outbox.bytes.len()), (1, 0));
-        assert!(outbox.sends.capacity() < 100);
+        assert_eq!((coalescer.sends.len(), coalescer.bytes.len()), (1, 0));
+        assert!(coalescer.sends.capacity() < 100);
     }
 
     #[test]
     #[cfg_attr(miri, ignore = "thousands of sends, which Miri runs thousands of times slower")]
     fn the_memory_of_a_burst_is_given_back() {
-        let mut outbox = Coalescer::default();
-        let payload = "x".repeat(MOST_KEPT);
-        let long = [(); 4].map(|()| push(&mut outbox, &payload));
-        deal(&mut outbox, 4);
-        assert!(outbox.bytes.capacity() <= 2 * MOST_KEPT);
-        let many: Vec<_> = (0..4 * MOST_SENDS_KEPT).map(|_| push(&mut outbox, "")).collect();
-        deal(&mut outbox, many.len());
+        let mut coalescer = Coalescer::default();
+        let payload = "x".repeat(MAX_KEPT);
+        let long = [(); 4].map(|()| push(&mut coalescer, &payload));
+        deal(&mut coalescer, 4);
+        assert!(coalescer.bytes.capacity() <= 2 * MAX_KEPT);
+        let many: Vec<_> = (0..4 * MAX_SENDS_KEPT).map(|_| push(&mut coalescer, "")).collect();
+        deal(&mut coalescer, many.len());
         for ticket in many.into_iter().chain(long) {
-            ask(&mut outbox, ticket);
+            ask(&mut coalescer, ticket);
         }
-        let places = (outbox.sends.capacity(), outbox.waiting.capacity());
-        assert!(places.0 + places.1 <= 4 * MOST_SENDS_KEPT, "{places:?}");
+        let places = (coalescer.sends.capacity(), coalescer.waiting.capacity());
+        assert!(places.0 + places.1 <= 4 * MAX_SENDS_KEPT, "{places:?}");
     }
 }

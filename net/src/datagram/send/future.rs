@@ -1,4 +1,4 @@
-//! The futures of sending. All are `Unpin`, so that they can be used in a `select` by reference.
+//! The futures for sending. All are `Unpin`, so that a `select` can use them by reference.
 
 use std::fmt;
 use std::future::Future;
@@ -17,7 +17,7 @@ use super::plan::Transmit;
 use super::space::{Space, SpaceWait};
 use crate::datagram::endpoint::Endpoint;
 
-/// The future of `send` and `send_to`.
+/// Future returned by [`send`](crate::UdpSocket::send) and [`send_to`](crate::UdpSocket::send_to).
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sending<'a> {
     endpoint: &'a Endpoint,
@@ -29,10 +29,10 @@ pub struct Sending<'a> {
 
 /// How a send leaves.
 enum Route {
-    /// By itself. `None` while nothing has to be waited for; on the heap, so that a future that does not
-    /// wait is small to move.
+    /// By itself. `None` while it does not wait. On the heap, so that a future that does not wait
+    /// is cheap to move.
     Alone(Option<Box<SpaceWait>>),
-    /// With the sends of others. `None` while it is not in the outbox.
+    /// Together with other sends. `None` while it is not in the coalescer.
     Together(Option<Ticket>),
 }
 
@@ -57,7 +57,7 @@ impl Future for Sending<'_> {
         let this = &mut *self;
         let to = match &mut this.to {
             Ok(to) => to.as_ref(),
-            // Moved, not copied: a copy by kind and text would have no errno.
+            // Moved, because a copy made from kind and text would have no errno.
             Err(error) => {
                 ready!(poll_send_budget(cx, 0));
                 return Poll::Ready(Err(error.take().expect("a future ends once")));
@@ -85,13 +85,13 @@ impl fmt::Debug for Sending<'_> {
     }
 }
 
-/// The future of `send_batch`.
+/// Future returned by [`send_batch`](crate::UdpSocket::send_batch).
 #[must_use = "futures do nothing unless awaited"]
 pub struct SendBatch<'a> {
     endpoint: &'a Endpoint,
     transmits: &'a [Transmit<'a>],
     progress: Progress,
-    /// `None` while nothing has to be waited for.
+    /// `None` while it does not wait for buffer space.
     space: Option<Box<SpaceWait>>,
 }
 
@@ -119,12 +119,12 @@ impl fmt::Debug for SendBatch<'_> {
     }
 }
 
-/// The future of `writable`.
+/// Future returned by [`writable`](crate::DatagramSocket::writable).
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Writable<'a> {
     endpoint: &'a Endpoint,
-    /// `None` until it was polled.
+    /// `None` until the first poll.
     waiting: Option<SpaceWait>,
     way: GiveWay,
 }
@@ -141,7 +141,8 @@ impl Future for Writable<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         if this.waiting.is_none() {
-            // A socket whose runtime has ended answers at once, each time.
+            // If the runtime of the socket has ended, every call returns at once. So give way
+            // first.
             ready!(this.way.poll(cx));
         }
         loop {

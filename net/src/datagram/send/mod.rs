@@ -1,8 +1,8 @@
-//! [`SendHalf`]: what an endpoint does with datagrams that are to leave.
+//! [`SendHalf`]: how a socket sends.
 //!
-//! A lone send is the plain call, a batch is one sendmmsg, and both wait for buffer space as often
-//! as they find none. With coalescing, sends of several tasks wait in the [`Coalescer`] until all tasks
-//! that were ready have run. Then the socket sends them, by itself and as a batch.
+//! A single send is one sendmsg(2), a batch is one sendmmsg(2). Each waits for buffer space as
+//! often as there is none. With coalescing, the sends of several tasks wait in the [`Coalescer`]
+//! until all tasks that were ready have run. Then the socket sends them as a batch.
 //!
 //! ```text
 //! send  -> sendmsg                     ── EAGAIN ──> SpaceWait ─┐
@@ -25,7 +25,7 @@ use ebbtide_runtime::task::{note_sent, poll_send_budget};
 use ebbtide_runtime::{Again, Wakes};
 use socket2::SockAddr;
 
-use self::coalescer::{Asked, Coalescer, Ticket};
+use self::coalescer::{Answer, Coalescer, Ticket};
 pub use self::future::{SendBatch, Sending, Writable};
 pub use self::plan::Transmit;
 use self::plan::{Cursor, Offload, Planned, next_message};
@@ -37,16 +37,16 @@ use crate::sys::message::MESSAGES_PER_CALL;
 
 /// The sending half of a socket.
 pub(crate) struct SendHalf {
-    /// Longest datagram that the kernel is asked to cut out of a longer message; less after it has
-    /// refused. 0: none.
+    /// The longest datagram that the kernel is asked to cut out of a message. It shrinks when the
+    /// kernel refuses to cut. 0: none.
     longest_segment: Cell<usize>,
-    /// What the socket sends with, besides what a transmit says.
+    /// The traffic classes of the socket, for datagrams with an ECN codepoint of their own.
     pub(crate) traffic_classes: Cell<TrafficClasses>,
-    /// Whether sends wait for each other.
+    /// Whether sends wait for each other, to leave together.
     pub(crate) coalesces: Cell<bool>,
     /// Sends that are to leave together.
     coalescer: RefCell<Coalescer>,
-    /// What they wait for. `None` while there was buffer space.
+    /// The wait for buffer space of coalesced sends. `None` while there is space.
     space: Cell<Option<SpaceWait>>,
 }
 
@@ -62,41 +62,42 @@ impl Default for SendHalf {
     }
 }
 
-/// What a send works on, beside its own half.
+/// What a send needs besides its own half.
 #[derive(Clone, Copy)]
 pub(crate) struct Sends<'a> {
     pub(super) socket: &'a Rc<RegisteredSocket>,
-    /// Where the error of an earlier send may wait, because a receive has found it.
+    /// May hold the error of an earlier send, which a receive has found.
     pub(super) receive: &'a ReceiveHalf,
 }
 
-/// How far a batch has come.
+/// The progress of a batch.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
-    /// What comes next.
+    /// The next datagram.
     at: Cursor,
-    /// Until here the kernel has refused to cut: these datagrams leave one by one.
+    /// The kernel has refused to cut the datagrams before this place: they leave one by one.
     one_by_one: Cursor,
-    /// The longest segment that the refusal leaves to others. `None` once it is known whether it was
-    /// the cutting that was refused: then the datagrams leave one by one.
+    /// The longest segment that may still be cut, if the kernel has just refused to cut. `None`
+    /// once the datagrams have been sent one by one, which shows whether the cutting was refused or
+    /// the datagrams.
     refusal: Option<usize>,
 }
 
-/// What came of sending some of a batch.
+/// The result of sending a part of a batch.
 #[derive(Debug)]
 enum Step {
-    /// There may be more.
+    /// Some were sent, and more may follow.
     Sent,
-    /// There is no buffer space now.
+    /// There is no buffer space.
     Full,
     /// The datagram at the cursor was not sent.
     Failed(io::Error),
-    /// Everything was dealt with.
+    /// Nothing is left to send.
     Done,
 }
 
 impl SendHalf {
-    /// Sends now if that is possible without waiting.
+    /// Sends if it is possible without waiting.
     pub(crate) fn try_send(
         &self,
         on: Sends<'_>,
@@ -123,7 +124,7 @@ impl SendHalf {
         }
     }
 
-    /// Sends from a socket that stands aside, whose datagrams have to be given their source.
+    /// Sends from a socket that has stepped aside. Each datagram needs an explicit source.
     #[cold]
     fn try_send_aside(
         &self,
@@ -146,8 +147,8 @@ impl SendHalf {
         }
     }
 
-    /// Sends by the plain call, which costs less than a lone send through the ring, and waits for
-    /// buffer space as often as it finds none.
+    /// Sends with a plain system call, which costs less than a single send through the ring. Waits
+    /// for buffer space as often as there is none.
     fn poll_send(
         &self,
         on: Sends<'_>,
@@ -167,8 +168,8 @@ impl SendHalf {
         }
     }
 
-    /// Sends the rest of a batch. Returns how many transmits were sent whole, all of them unless one
-    /// failed.
+    /// Sends the rest of a batch. Returns how many transmits were sent completely. That is all of
+    /// them unless one failed.
     fn poll_send_batch(
         &self,
         on: Sends<'_>,
@@ -190,7 +191,7 @@ impl SendHalf {
     }
 
     /// Sends as much of a batch as there is buffer space for. Returns how many transmits were sent
-    /// whole; `WouldBlock` if none was.
+    /// completely, or `WouldBlock` if none was.
     pub(crate) fn try_send_some(
         &self,
         on: Sends<'_>,
@@ -205,7 +206,7 @@ impl SendHalf {
         }
     }
 
-    /// Sends the rest of a batch, as far as there is buffer space for it.
+    /// Sends the rest of a batch, as far as there is buffer space.
     fn try_send_batch(
         &self,
         on: Sends<'_>,
@@ -225,14 +226,15 @@ impl SendHalf {
                 Step::Done => return Ok(transmits.len()),
                 Step::Full => return Err(io::ErrorKind::WouldBlock.into()),
                 Step::Failed(error) if progress.at.index == 0 => return Err(error),
-                // As with sendmmsg(2), the error is not kept: whose the next batch is, nobody knows.
-                // If it begins with what has failed here, it finds out by itself.
+                // The error is dropped, as in sendmmsg(2) (docs/kernel.md, K-GSO-3): the next batch
+                // may have nothing to do with it. If it begins with the same transmit, it gets the
+                // error again.
                 Step::Failed(_) => return Ok(progress.at.index),
             }
         }
     }
 
-    /// Sends the messages that come next, in one call.
+    /// Sends the next messages, in one system call.
     fn send_some(
         &self,
         socket: &RegisteredSocket,
@@ -245,7 +247,8 @@ impl SendHalf {
         self.send_next(socket, transmits, progress)
     }
 
-    /// Sends from a socket that stands aside: it has no peer, and each datagram is given its source.
+    /// Sends from a socket that has stepped aside. It has no peer, and each datagram needs an
+    /// explicit source.
     #[cold]
     fn send_some_aside(
         &self,
@@ -253,7 +256,7 @@ impl SendHalf {
         transmits: &[Transmit<'_>],
         progress: &mut Progress,
     ) -> Step {
-        // What has no destination would go to nobody.
+        // A transmit without a destination would be sent to nobody.
         let (up_to_here, from_here) = transmits.split_at(progress.at.index);
         let from_here = from_here.iter().map_while(|transmit| {
             let source = socket.source_to(transmit.destination()?);
@@ -297,8 +300,8 @@ impl SendHalf {
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => Step::Sent,
                 Some(libc::EAGAIN) => Step::Full,
-                // The device cannot, or the route is not for it; the datagrams are longer than the
-                // route takes; there are too many of them.
+                // The device cannot cut, or the route does not allow it. Or the datagrams are too
+                // long for the route (docs/kernel.md, K-GSO-2). Or there are too many of them.
                 Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE | libc::EOPNOTSUPP)
                     if first.segment_size.is_some() =>
                 {
@@ -318,18 +321,18 @@ impl SendHalf {
         Offload { longest: self.longest_segment.get() }
     }
 
-    /// The kernel has refused to cut a message, but not to send its datagrams: the next ones like it
-    /// need not be tried, whosever they are.
+    /// The kernel has refused to cut a message, but not to send its datagrams. Later messages with
+    /// such segments are not tried.
     fn note_refusal(&self, longest: usize) {
         let known = self.longest_segment.get();
         self.longest_segment.set(known.min(longest));
     }
 }
 
-/// The longest segment that the kernel may still cut if it refuses this one.
+/// The longest segment that the kernel may still cut after it has refused this one.
 fn longest_after(error: &io::Error, segment_size: Option<u16>) -> usize {
     match error.raw_os_error() {
-        // What fails for this length works for shorter ones.
+        // Shorter segments may work.
         Some(libc::EINVAL | libc::EMSGSIZE) => {
             segment_size.map_or(0, |size| usize::from(size).saturating_sub(1))
         }
@@ -337,7 +340,7 @@ fn longest_after(error: &io::Error, segment_size: Option<u16>) -> usize {
     }
 }
 
-/// Ready when there is nothing to wait for any more.
+/// Ready when there is no wait for buffer space left.
 fn poll_space(space: &mut Option<Box<SpaceWait>>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     if let Some(waiting) = space {
         ready!(waiting.poll(cx))?;
@@ -348,7 +351,7 @@ fn poll_space(space: &mut Option<Box<SpaceWait>>, cx: &mut Context<'_>) -> Poll<
 
 /// Coalescing.
 impl SendHalf {
-    /// Sends as [`poll_send`](Self::poll_send), together with what other tasks send.
+    /// Sends `payload` together with what other tasks send.
     fn poll_send_together(
         &self,
         on: Sends<'_>,
@@ -367,18 +370,19 @@ impl SendHalf {
             return Poll::Pending;
         };
         let waker = cx.waker().clone();
-        let (asked, _unused) = self.coalescer.borrow_mut().ask(ticket, waker);
-        match asked {
-            Asked::Wait => Poll::Pending,
-            Asked::Result(result) => {
+        let (answer, _unused) = self.coalescer.borrow_mut().ask(ticket, waker);
+        match answer {
+            Answer::Wait => Poll::Pending,
+            Answer::Result(result) => {
                 *waiting = None;
                 Poll::Ready(result)
             }
         }
     }
 
-    /// The tasks that were ready have run: what waits to leave together leaves, as far as there is
-    /// buffer space. No future has to be polled for it: one that is held would stall the others.
+    /// The tasks that were ready have run. Sends what waits in the coalescer, as far as there is
+    /// buffer space. No future has to be polled for it, so one that is kept but not polled does not
+    /// delay the others.
     pub(super) fn send_together(&self, on: Sends<'_>, wakes: &mut Wakes) -> Again {
         let space = self.space.take();
         if !self.coalescer.borrow().is_waiting() {
@@ -405,7 +409,7 @@ impl SendHalf {
         }
     }
 
-    /// Sends what waits to leave together, as far as there is buffer space.
+    /// Sends what waits in the coalescer, as far as there is buffer space.
     fn flush(&self, on: Sends<'_>, wakes: &mut Wakes) -> Flushed {
         let mut coalescer = self.coalescer.borrow_mut();
         let (results, flushed) = self.send_each(on, &coalescer.waiting());
@@ -413,7 +417,7 @@ impl SendHalf {
         flushed
     }
 
-    /// Sends until there is no buffer space; the results of those that were dealt with, in order.
+    /// Sends until there is no buffer space. Returns the results of the first sends, in order.
     fn send_each(
         &self,
         on: Sends<'_>,
@@ -423,7 +427,7 @@ impl SendHalf {
         let mut progress = Progress::default();
         let unclaimed = || on.receive.take_unclaimed_error(on.socket);
         if let (Some(_), Some(error)) = (transmits.first(), unclaimed()) {
-            // It is that of the first, as if the kernel had told it.
+            // The first send gets the error, as if the kernel had returned it.
             results.push(Err(error));
             progress.at = Cursor { index: 1, offset: 0 };
         }
@@ -443,12 +447,12 @@ impl SendHalf {
         }
     }
 
-    /// The future of a send was dropped, which then does not take place.
+    /// The future of a send was dropped. If it has not been sent, it is not sent.
     fn abandon_send(&self, ticket: Ticket) {
         let _own = self.coalescer.borrow_mut().leave(ticket);
     }
 
-    /// Nothing may overtake what waits to leave together.
+    /// Sends first what waits in the coalescer, so that nothing overtakes it.
     fn flush_first(&self, on: Sends<'_>) -> io::Result<()> {
         if !self.coalescer.borrow().is_waiting() {
             return Ok(());
@@ -462,7 +466,7 @@ impl SendHalf {
         }
     }
 
-    /// The socket is not open any more: what waits to leave together does not leave.
+    /// The socket is no longer open. What waits in the coalescer is not sent.
     pub(super) fn end(&self) {
         drop(self.space.take());
         let wakers = self.coalescer.borrow_mut().fail(ended);
@@ -470,7 +474,7 @@ impl SendHalf {
     }
 }
 
-/// Whether everything has left the outbox.
+/// Whether everything in the coalescer was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Flushed {
     All,

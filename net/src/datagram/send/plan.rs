@@ -1,5 +1,5 @@
-//! [`Transmit`], what is to be sent, and how several of them become as few messages to the kernel
-//! as possible. Pure: it plans, and is told how the sending went.
+//! [`Transmit`], which is what to send, and the plan: how several transmits become as few messages
+//! to the kernel as possible. Pure.
 
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
@@ -8,22 +8,31 @@ use crate::sys::address::RawAddress;
 use crate::sys::control::{ControlBuffer, EcnCodepoint, IpVersion, TrafficClasses};
 use crate::sys::message::Message;
 
-/// Datagrams of one GSO message at most: the kernel's own limit before Linux 6.10, which doubled it
-/// (`UDP_MAX_SEGMENTS`).
-const MOST_SEGMENTS: usize = 64;
+/// The most datagrams in a GSO message: the kernel's limit before Linux 6.10, which doubled it
+/// (docs/kernel.md, K-GSO-1).
+const MAX_SEGMENTS: usize = 64;
 
-/// Payload bytes of one GSO message at most: what fits into an IPv4 datagram.
-const MOST_BYTES: usize = 65_507;
+/// The most payload bytes in a GSO message: what fits into an IPv4 datagram.
+const MAX_BYTES: usize = 65_507;
 
-/// One datagram to be sent, or several at once: see [`segment_size`](Self::segment_size). The names
-/// are those of quinn-udp.
+/// One datagram to be sent, or several of one length: see [`segment_size`](Self::segment_size).
+///
+/// [`UdpSocket::transmit`](crate::UdpSocket::transmit) sends one transmit, and
+/// [`UdpSocket::send_batch`](crate::UdpSocket::send_batch) several. The names are those of
+/// quinn-udp.
 ///
 /// ```
-/// use ebbtide_net::{EcnCodepoint, Transmit};
+/// # ebbtide::run(async {
+/// use ebbtide::net::{EcnCodepoint, Transmit, UdpSocket};
 ///
-/// let peer = "127.0.0.1:9".parse().unwrap();
-/// let transmit = Transmit::to(&[0; 3000], peer).segment_size(1200).ecn(EcnCodepoint::Ect0);
-/// # let _ = transmit;
+/// let server = UdpSocket::bind("127.0.0.1:0")?;
+/// let client = UdpSocket::bind("127.0.0.1:0")?;
+/// let two = Transmit::to(b"onetwo", server.local_addr()?).segment_size(3);
+/// client.transmit(two.ecn(EcnCodepoint::Ect0)).await?;
+/// assert_eq!(&server.recv().await?.expect("not drained")[..], b"one");
+/// assert_eq!(&server.recv().await?.expect("not drained")[..], b"two");
+/// # std::io::Result::Ok(())
+/// # }).unwrap();
 /// ```
 #[derive(Clone, Copy, Debug)]
 #[must_use]
@@ -36,38 +45,39 @@ pub struct Transmit<'a> {
 }
 
 impl<'a> Transmit<'a> {
-    /// `contents`, to the peer that the socket is connected to.
+    /// Sends `contents` to the connected peer.
     pub fn new(contents: &'a [u8]) -> Self {
         Self { contents, destination: None, segment_size: None, ecn: None, src_ip: None }
     }
 
-    /// `contents`, to `destination`.
+    /// Sends `contents` to `destination`.
     pub fn to(contents: &'a [u8], destination: SocketAddr) -> Self {
         Self { destination: Some(destination), ..Self::new(contents) }
     }
 
-    /// Sends the contents as datagrams of `bytes` bytes each; the last may be shorter. The kernel
-    /// cuts them, as late as possible (UDP GSO, Linux 4.18), which costs a fraction of sending each
-    /// by itself; where the device or the route cannot, they are sent one by one. 0 is the same as
-    /// not set.
+    /// Sends the contents as datagrams of `bytes` bytes each, of which the last may be shorter.
+    ///
+    /// The kernel cuts them, as late as possible (UDP GSO, Linux 4.18). It costs a fraction of
+    /// sending each separately. Where the device or the route cannot cut them, they are sent one by
+    /// one. 0 means one datagram, the default.
     pub fn segment_size(mut self, bytes: usize) -> Self {
         self.segment_size = Some(bytes).filter(|&bytes| bytes > 0);
         self
     }
 
-    /// The explicit congestion notification to send it with. The rest of the traffic class is that
-    /// of the socket: [`UdpSocket::set_tos_v4`](crate::UdpSocket::set_tos_v4),
+    /// Sets the explicit congestion notification (ECN). The rest of the traffic class is that of
+    /// the socket: [`UdpSocket::set_tos_v4`](crate::UdpSocket::set_tos_v4),
     /// [`set_tclass_v6`](crate::UdpSocket::set_tclass_v6).
     pub fn ecn(mut self, ecn: EcnCodepoint) -> Self {
         self.ecn = Some(ecn);
         self
     }
 
-    /// The address to send it from, one of this host; unless set, or if unspecified, the kernel
-    /// chooses. An IPv4 address and its mapped IPv6 address are the same.
+    /// Sets the source address, which must be one of this host. By default, or if `ip` is
+    /// unspecified, the kernel chooses. An IPv4 address and its mapped IPv6 address are equivalent.
     ///
-    /// The send fails with `EINVAL` if no interface has the address, or if the datagram leaves by the
-    /// other protocol.
+    /// The send fails with `EINVAL` if no interface has the address, or if the datagram leaves by
+    /// the other protocol.
     pub fn src_ip(mut self, ip: IpAddr) -> Self {
         self.src_ip = Some(ip);
         self
@@ -78,22 +88,22 @@ impl<'a> Transmit<'a> {
         self.contents
     }
 
-    /// Where it goes to, unless to the connected peer.
+    /// The destination. `None` for the connected peer.
     pub(super) fn destination(&self) -> Option<SocketAddr> {
         self.destination
     }
 
-    /// With a source address, unless it says its own.
+    /// Sets the source address unless the transmit has one.
     pub(super) fn with_source(self, source: Option<IpAddr>) -> Self {
         Self { src_ip: self.src_ip.or(source), ..self }
     }
 
-    /// Bytes that are to be sent.
+    /// The length of the contents.
     pub(crate) fn len(&self) -> usize {
         self.contents.len()
     }
 
-    /// Bytes of each datagram but the last.
+    /// The length of each datagram but the last.
     fn stride(&self) -> usize {
         self.segment_size.unwrap_or(usize::MAX).min(self.len())
     }
@@ -103,12 +113,13 @@ impl<'a> Transmit<'a> {
         self.stride() == self.len()
     }
 
-    /// Whether the kernel is told the same of both, besides the contents.
+    /// Whether both have the same parameters, so that only their contents differ.
     fn goes_with(&self, other: &Self) -> bool {
         (self.destination, self.ecn, self.src_ip) == (other.destination, other.ecn, other.src_ip)
     }
 
-    /// The protocol that it leaves by. `None` if only the kernel knows: that of the connected peer.
+    /// The protocol by which it leaves. `None` if only the kernel knows, because it goes to the
+    /// connected peer.
     fn protocol(&self) -> Option<IpVersion> {
         IpVersion::of_datagrams_to(self.destination?.ip())
     }
@@ -128,47 +139,47 @@ impl<'a> Transmit<'a> {
     }
 }
 
-/// A place between the datagrams of a list of transmits.
+/// A position between the datagrams of a list of transmits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub(crate) struct Cursor {
-    /// Which transmit comes next.
+    /// The index of the next transmit.
     pub(super) index: usize,
-    /// How many of its bytes have been dealt with.
+    /// How many of its bytes were sent or planned.
     pub(super) offset: usize,
 }
 
 /// Which datagrams may leave in one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offload {
-    /// Longest datagram that the kernel is asked to cut out of a message.
+    /// The longest datagram that the kernel is asked to cut out of a message.
     pub(super) longest: usize,
 }
 
 impl Offload {
-    /// Every datagram by itself.
+    /// Each datagram is a separate message.
     pub(super) const NONE: Self = Self { longest: 0 };
 }
 
-/// One message of the plan: one or more datagrams.
+/// One message of the plan: one datagram or several.
 pub(super) struct Planned {
     pub(super) message: Message,
-    /// Bytes of all of them.
+    /// The length of all of them.
     len: usize,
-    /// How long its datagrams are, if there are several.
+    /// The length of its datagrams, if there are several.
     pub(super) segment_size: Option<u16>,
-    /// Where the next one begins.
+    /// Where the next message begins.
     pub(super) end: Cursor,
 }
 
 impl Planned {
-    /// How many datagrams it becomes.
+    /// The number of datagrams in the message.
     pub(super) fn datagrams(&self) -> usize {
         self.segment_size.map_or(1, |size| self.len.div_ceil(usize::from(size)))
     }
 }
 
-/// The message that comes next after `at`; its contents are added to `slices`. `None`: all are dealt
-/// with.
+/// Plans the next message after `at`, and appends its contents to `slices`. Returns `None` if
+/// nothing is left.
 pub(super) fn next_message<'a>(
     transmits: &[Transmit<'a>],
     at: Cursor,
@@ -184,7 +195,7 @@ pub(super) fn next_message<'a>(
         Some(_) => take_segments(transmits, at, slices),
         None => take_one(first, at, slices),
     };
-    // Its own length is no segment size: a message that is not cut needs none.
+    // A message that is not cut needs no segment size.
     let segment_size = size.filter(|_| len > stride);
     let message = Message {
         name: first.destination.map(RawAddress::from).unwrap_or_default(),
@@ -194,7 +205,7 @@ pub(super) fn next_message<'a>(
     Some(Planned { message, len, segment_size, end })
 }
 
-/// One datagram. Gives its length, and where the next one begins.
+/// Takes one datagram. Returns its length, and where the next one begins.
 fn take_one<'a>(
     transmit: &Transmit<'a>,
     at: Cursor,
@@ -210,8 +221,8 @@ fn take_one<'a>(
     (len, end)
 }
 
-/// As many datagrams as may leave in one message: all of one length, except that the last may be
-/// shorter. Gives their length, and where the next one begins.
+/// Takes as many datagrams as may leave in one message: all of one length, of which the last may be
+/// shorter. Returns their total length, and where the next one begins.
 fn take_segments<'a>(
     transmits: &[Transmit<'a>],
     at: Cursor,
@@ -219,7 +230,7 @@ fn take_segments<'a>(
 ) -> (usize, Cursor) {
     let first = &transmits[at.index];
     let stride = first.stride();
-    let most = MOST_SEGMENTS.min(MOST_BYTES / stride) * stride;
+    let most = MAX_SEGMENTS.min(MAX_BYTES / stride) * stride;
     let (mut bytes, mut end) = (0, at);
     while let Some(transmit) = transmits.get(end.index) {
         let is_first = end.index == at.index;
@@ -227,7 +238,7 @@ fn take_segments<'a>(
         let is_alike = transmit.goes_with(first)
             && !rest.is_empty()
             && (transmit.stride() == stride || transmit.is_single() && rest.len() < stride);
-        // After a shorter one, the kernel would cut in the wrong places.
+        // After a shorter datagram, the kernel would cut in the wrong places.
         let fits = bytes % stride == 0 && bytes < most;
         if !(is_first || is_alike && fits) {
             break;
@@ -250,7 +261,7 @@ mod tests {
 
     const ALL: Offload = Offload { longest: 1500 };
 
-    /// The lengths of the datagrams of each planned, as the kernel would cut them.
+    /// For each planned message, the lengths of the datagrams that the kernel would cut.
     fn plan(transmits: &[Transmit<'_>], offload: Offload) -> Vec<Vec<usize>> {
         let (mut at, mut messages, mut slices) = (Cursor::default(), Vec::new(), Vec::new());
         let classes = TrafficClasses::default();
@@ -265,7 +276,7 @@ mod tests {
             if !bytes.is_multiple_of(size) || bytes == 0 {
                 lengths.push(bytes % size);
             }
-            assert!(lengths.len() <= MOST_SEGMENTS && bytes <= MOST_BYTES);
+            assert!(lengths.len() <= MAX_SEGMENTS && bytes <= MAX_BYTES);
             messages.push(lengths);
         }
         messages
@@ -317,7 +328,7 @@ mod tests {
         assert_eq!(plan(&transmits, Offload { longest: 4 }), single);
     }
 
-    /// Random lists against the plain list of their datagrams.
+    /// Compares plans of random lists with the plain list of their datagrams.
     #[test]
     fn no_plan_loses_reorders_or_recuts_a_datagram() {
         let data = [0; 400];

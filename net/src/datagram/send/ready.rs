@@ -1,8 +1,8 @@
-//! [`SendReady`]: the wait for buffer space for a datagram that could not be sent at once.
+//! [`SendReady`]: the wait for buffer space, for a datagram that could not be sent at once.
 //!
-//! The send itself is then tried again by the plain call. Left to io_uring it would be retried by
-//! the kernel, which on Linux 6.18 sends an *empty* datagram the second time: a Unix socket copies
-//! the payload before it finds the queue full, and the retry goes on where the copy has ended.
+//! Afterwards the send is tried again with a plain system call. It is not left to io_uring, whose
+//! retry of a Unix send sends an *empty* datagram (docs/kernel.md, K-SEND-1): a Unix socket copies
+//! the payload before it finds the queue full, and the retry continues where the copy has ended.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,17 +14,18 @@ use socket2::{SockAddr, Socket, Type};
 use crate::datagram::registered::RegisteredSocket;
 use crate::sys::socket::Family;
 
-/// Keeps what is asked open.
+/// What to wait for. Keeps the descriptor open.
 #[derive(Debug)]
 pub(crate) enum SendReady {
-    /// In the send buffer of a UDP socket.
+    /// Space in the send buffer of a UDP socket.
     Internet(Rc<RegisteredSocket>),
-    /// In the send buffer of a Unix socket, and in the queue of the peer that it is connected to.
-    /// Asked for nothing but room, because a socket that is sealed seems ready always.
+    /// Space in the send buffer of a Unix socket, and in the queue of the connected peer. It is a
+    /// watch for writability alone, because a sealed socket always seems ready (docs/kernel.md,
+    /// K-POLL-1).
     Unix(OwnedFd),
-    /// In the queue of a Unix socket that one is not connected to. The kernel tells of it only on a
-    /// socket that is connected to the peer (`unix_dgram_poll`), and any other seems writable
-    /// always: so a socket of our own is connected to it, to ask.
+    /// Space in the queue of a Unix socket to which this one is not connected. The kernel reports
+    /// it only on a socket that is connected to that peer (docs/kernel.md, K-UNIX-5). So a separate
+    /// socket is connected to it.
     Peer(Socket),
 }
 
@@ -33,8 +34,8 @@ impl SendReady {
     ///
     /// # Errors
     ///
-    /// Those of connect(2) to a Unix peer, which are those that sending to it would give; and that
-    /// no descriptor is left.
+    /// * Those of connect(2) to a Unix peer. Sending to the peer would fail with the same error.
+    /// * No descriptor is left.
     pub(crate) fn new(socket: &Rc<RegisteredSocket>, to: Option<&SockAddr>) -> io::Result<Self> {
         if socket.family() == Family::Internet || socket.is_model() {
             return Ok(Self::Internet(Rc::clone(socket)));
@@ -45,7 +46,7 @@ impl SendReady {
         }
     }
 
-    /// What to wait for.
+    /// The descriptor and the readiness to wait for.
     fn readiness(&self) -> (BorrowedFd<'_>, Interest) {
         match self {
             Self::Internet(socket) => (socket.as_fd(), Interest::Writable),
@@ -55,14 +56,14 @@ impl SendReady {
     }
 }
 
-/// A socket connected to `peer`, if that has a full queue. `None`: then it is our own send buffer
-/// that is full.
+/// Returns a socket connected to `peer`, if the queue of `peer` is full. Returns `None` if our own
+/// send buffer is full instead.
 fn full_peer(peer: &SockAddr) -> io::Result<Option<Socket>> {
     let probe = Socket::new(peer.domain(), Type::DGRAM.nonblocking(), None)?;
     match probe.connect(peer) {
         Ok(()) => {}
-        // The peer is connected, perhaps to us: only its own peer may send to it, and no queue
-        // limits that.
+        // The peer is connected, perhaps to this socket. Then only its own peer may send to it, and
+        // no queue limits that.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
         Err(error) => return Err(error),
     }

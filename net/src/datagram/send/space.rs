@@ -20,12 +20,12 @@ pub(super) struct SpaceWait {
     notice: Notice,
 }
 
-/// How one learns that there may be space.
+/// What ends the wait.
 #[derive(Debug)]
 enum Notice {
-    /// The kernel says so.
+    /// The kernel reports space.
     Kernel(InFlight<SendReady>),
-    /// Nobody does, because there is no descriptor left, or no memory, to ask the kernel with.
+    /// A timer, because there is no descriptor or no memory to ask the kernel.
     Clock(Retry),
 }
 
@@ -33,7 +33,7 @@ enum Notice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Space {
     Found,
-    /// A send shows.
+    /// There may be space; trying to send shows it.
     Unknown,
 }
 
@@ -42,7 +42,8 @@ impl SpaceWait {
     ///
     /// # Errors
     ///
-    /// That the runtime has ended; those of sending to a Unix peer.
+    /// * The runtime has ended.
+    /// * Those of sending to a Unix peer.
     pub(super) fn new(socket: &Rc<RegisteredSocket>, to: Option<&SockAddr>) -> io::Result<Self> {
         socket.check_open()?;
         let registration = socket.registration.clone();
@@ -76,8 +77,8 @@ fn clock(registration: &Registration) -> Notice {
     Notice::Clock(registration.retry_after(Duration::from_millis(SEND_RETRY_MS)))
 }
 
-/// Whether the kernel cannot be asked because something has run out that has nothing to do with the
-/// send: descriptors, of the process or of the system; memory; what epoll may watch.
+/// Whether the kernel could not be asked because a resource has run out that the send itself does
+/// not need: descriptors of the process or of the system, memory, or epoll watches.
 fn is_shortage(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

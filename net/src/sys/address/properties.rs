@@ -1,5 +1,5 @@
-//! What must hold for every address, whatever bytes a kernel gives. For `fuzz/`, and for a test
-//! that replays its corpus.
+//! Properties of every address, whatever bytes the kernel writes. For `fuzz/`, and for a test that
+//! replays its corpus.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
@@ -9,14 +9,14 @@ use std::os::unix::net;
 use super::{Address, INTERNET_NAME_LEN, UNIX_NAME_LEN};
 use crate::sys::socket::raw_name;
 
-/// Bytes of an IPv4 address up to the end of the part that says something.
+/// The length of the part of an IPv4 address that has a meaning.
 const IPV4_USED: usize = 8;
 
-/// Checks everything for one input, which is the address.
+/// Checks all properties for one input, which is the address.
 ///
 /// # Panics
 ///
-/// If anything does not hold.
+/// If a property does not hold.
 pub(crate) fn hold(name: &[u8]) {
     internet(name);
     unix(&name[..name.len().min(UNIX_NAME_LEN)]);
@@ -31,7 +31,7 @@ fn internet(name: &[u8]) {
     };
     let address = SocketAddr::from_raw(name);
     if name.len() < used {
-        assert_eq!(address, (Ipv4Addr::UNSPECIFIED, 0).into(), "it is cut short, or of no family");
+        assert_eq!(address, (Ipv4Addr::UNSPECIFIED, 0).into(), "too short, or an unknown family");
         return;
     }
     assert_eq!(address.is_ipv4(), family == Some(libc::AF_INET));
@@ -47,12 +47,12 @@ fn internet(name: &[u8]) {
     assert_eq!(
         SocketAddr::from_raw(&name[..used]),
         address,
-        "what is behind it makes a difference"
+        "bytes after the address make a difference"
     );
     assert_eq!(SocketAddr::from_raw(&name[..used - 1]), (Ipv4Addr::UNSPECIFIED, 0).into());
-    // socket2 writes what the kernel reads: what is received can be sent to.
+    // socket2 writes what the kernel reads, so a received address can be a destination.
     let written = socket2::SockAddr::from(address);
-    assert_eq!(raw_name(&written)[..used], name[..used], "it is written otherwise than read");
+    assert_eq!(raw_name(&written)[..used], name[..used], "it is not written as it was read");
     assert_eq!(SocketAddr::from_raw(raw_name(&written)), address, "the round trip");
 }
 
@@ -72,7 +72,7 @@ fn unix(name: &[u8]) {
     } else {
         let end = rest.iter().position(|&byte| byte == 0).unwrap_or(rest.len());
         let path = address.as_pathname().map(|path| path.as_os_str().as_bytes());
-        // The address of std has no room for a path of full length: it says unnamed instead.
+        // std's type cannot represent a path of full length. It is unnamed instead.
         let expected = Some(&rest[..end]).filter(|path| path.len() < UNIX_NAME_LEN - 2);
         assert_eq!(path, expected, "a path ends with its first 0, or with the name");
         let mut other = name.to_vec();

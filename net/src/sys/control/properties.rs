@@ -1,4 +1,4 @@
-//! What must hold for every control message, whatever bytes a kernel gives. For `fuzz/`, and for a
+//! Properties of all control messages, whatever bytes the kernel writes. For `fuzz/`, and for a
 //! test that replays its corpus.
 
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use super::{
     TrafficClasses, messages, segment_size,
 };
 
-/// Checks everything for one input, which is the control messages.
+/// Checks all properties for one input, which is the control messages.
 ///
 /// # Panics
 ///
-/// If anything does not hold.
+/// If a property does not hold.
 pub(crate) fn hold(control: &[u8]) {
     // No message is shorter than its header.
     let limit = control.len() / HEADER_LEN;
@@ -26,13 +26,13 @@ pub(crate) fn hold(control: &[u8]) {
     the_length_of_a_train_is_that_of_its_message(control, &found);
 }
 
-/// Where the data of a message lies.
+/// Where the data of a message is.
 fn place(control: &[u8], message: &Message<'_>) -> std::ops::Range<usize> {
     let start = message.data.as_ptr().addr() - control.as_ptr().addr();
     start..start + message.data.len()
 }
 
-/// Each message has a header and data of its own, inside the input, where a message may start.
+/// Each message has a separate header and separate data, inside the input and aligned.
 fn each_lies_behind_the_one_before(control: &[u8], found: &[Message<'_>]) {
     let mut end: usize = 0;
     for message in found {
@@ -46,7 +46,7 @@ fn each_lies_behind_the_one_before(control: &[u8], found: &[Message<'_>]) {
     }
 }
 
-/// The bytes between messages are stale: whatever they are, the same is read.
+/// The bytes between messages are stale. Whatever they are, the same messages are read.
 fn what_nobody_wrote_makes_no_difference(control: &[u8], found: &[Message<'_>]) {
     let mut other: Vec<u8> = control.iter().map(|byte| !byte).collect();
     let mut end: usize = 0;
@@ -56,7 +56,7 @@ fn what_nobody_wrote_makes_no_difference(control: &[u8], found: &[Message<'_>]) 
         other[whole.clone()].copy_from_slice(&control[whole]);
         end = data.end;
     }
-    // What ended the walk is as it was.
+    // The bytes at which reading ended stay.
     let end = end.next_multiple_of(ALIGNMENT).min(control.len());
     other[end..].copy_from_slice(&control[end..]);
     assert!(messages(&other).eq(found.iter().copied()), "stale bytes change the messages");
@@ -64,7 +64,7 @@ fn what_nobody_wrote_makes_no_difference(control: &[u8], found: &[Message<'_>]) 
     assert_eq!(segment_size(&other), segment_size(control), "stale bytes are exposed");
 }
 
-/// Cut short anywhere, the messages before the cut are read as before.
+/// If the input is cut anywhere, the messages before the cut are read as before.
 fn what_is_cut_off_takes_nothing_else_along(control: &[u8], found: &[Message<'_>]) {
     let whole: Vec<usize> = found.iter().map(|message| place(control, message).end).collect();
     let cuts =
@@ -76,7 +76,7 @@ fn what_is_cut_off_takes_nothing_else_along(control: &[u8], found: &[Message<'_>
     }
 }
 
-/// The first message that tells a length counts, if it is a length.
+/// The first message with a segment length counts, if the length is valid.
 fn the_length_of_a_train_is_that_of_its_message(control: &[u8], found: &[Message<'_>]) {
     let told =
         |message: &&Message<'_>| (message.level, message.kind) == (libc::SOL_UDP, libc::UDP_GRO);
@@ -86,7 +86,7 @@ fn the_length_of_a_train_is_that_of_its_message(control: &[u8], found: &[Message
     assert_eq!(segment_size(control).map(NonZeroU32::get), expected, "the length of a train");
 }
 
-/// What a datagram brought can be sent with one: our writer and our reader agree.
+/// What was received with a datagram can be sent with one: writing and reading are consistent.
 fn what_was_read_can_be_written(control: &[u8]) {
     let read = Metadata::read(control);
     let protocol = read.dst_ip.and_then(IpVersion::of_datagrams_to);
@@ -103,8 +103,8 @@ fn what_was_read_can_be_written(control: &[u8]) {
     match read.dst_ip {
         // The kernel chooses.
         Some(IpAddr::V6(ip)) if ip.is_unspecified() => assert_eq!(again.dst_ip, None),
-        // The kernel takes the address to send from where it puts the one that it chose itself
-        // (`ipi_spec_dst`), in front of the destination that is read.
+        // When sending, the kernel takes the source address from `ipi_spec_dst`, in front of the
+        // destination address that is read here.
         Some(IpAddr::V4(ip)) => {
             let info = messages(written.bytes()).last().expect("it was just written").data;
             assert_eq!(info[4..8], ip.octets());

@@ -1,4 +1,4 @@
-//! What must hold for every message, whatever a kernel says of it. For `fuzz/`, and for a test that
+//! Properties of every message, whatever the kernel reports. For `fuzz/`, and for a test that
 //! replays its corpus.
 
 use std::num::NonZeroU32;
@@ -10,25 +10,27 @@ use ebbtide_runtime::driver::{Filled, HEADER_LEN, Layout};
 use super::super::contents::Contents;
 use super::{ReceivedMessage, Unopened};
 
-/// Payload bytes of the pool's buffers: small, so that messages are longer than a buffer, too.
+/// Payload capacity of the pool's buffers. It is small, so that messages may exceed a buffer.
 const CAPACITY: usize = 512;
 
 thread_local! {
     static POOL: Pool = Pool::new(2, CAPACITY, FilledBy::Driver).expect("there is memory");
 }
 
-/// Checks everything for one input: the room for the address and for control messages, the length
-/// that the completion says, the length of the datagrams of a train; then the bytes of the buffer.
+/// Checks all properties for one input.
+///
+/// It consists of the space for the address and for control messages, the reported length, the
+/// segment length of a train, and the bytes of the buffer.
 ///
 /// # Panics
 ///
-/// If anything does not hold.
+/// If a property does not hold.
 pub(crate) fn hold(input: &[u8]) {
     let Some((&[name, control, len_low, len_high, segment], bytes)) = input.split_first_chunk()
     else {
         return;
     };
-    // No more than the pool keeps room for in front of a payload.
+    // No more than the pool reserves in front of a payload.
     let layout = Layout::new(usize::from(name) % 129, usize::from(control) % 113);
     let len = usize::from(u16::from_le_bytes([len_low, len_high])) % (2 * CAPACITY);
     let bytes = &bytes[..bytes.len().min(CAPACITY)];
@@ -46,28 +48,30 @@ pub(crate) fn hold(input: &[u8]) {
     POOL.with(|pool| assert_eq!(pool.free(), pool.count(), "a buffer did not come back"));
 }
 
-/// The message of `len` bytes in a buffer that holds `bytes`, and then only `stale` ones.
+/// A message of `len` bytes, in a buffer that begins with `bytes` and is otherwise filled with
+/// `stale`.
 fn pooled(bytes: &[u8], stale: u8, len: usize, layout: Layout) -> ReceivedMessage {
     POOL.with(|pool| {
-        let mut buffer = pool.take_free().expect("every test gives its buffers back");
+        let mut buffer = pool.take_free().expect("every test returns its buffers");
         buffer.fill(stale);
         buffer[..bytes.len()].copy_from_slice(bytes);
         let len = len as u32;
         let filled = Unopened::new(Filled { buffer: buffer.freeze(), len });
         let peeked = filled.peek(layout, CAPACITY);
         let message = filled.into_message(layout, CAPACITY);
-        assert_eq!(exposed(&message), exposed(&peeked), "a look shows another message");
+        assert_eq!(exposed(&message), exposed(&peeked), "peeking shows another message");
         message
     })
 }
 
-/// The address, the control messages and the payload of a message, and all that is said of it.
+/// The address, the control messages and the payload of a message, its original length, and whether
+/// it is truncated.
 fn exposed(message: &ReceivedMessage) -> (&[u8], &[u8], &[u8], usize, bool) {
     let payload = message.payload();
     (message.name(), message.control(), payload, message.original_len(), message.is_truncated())
 }
 
-/// A field of the header, as the kernel wrote it: zeros where the input is too short.
+/// A field of the header as the kernel wrote it. Missing bytes are zero.
 fn field(bytes: &[u8], index: usize) -> usize {
     let mut field = [0; 4];
     for (byte, at) in field.iter_mut().zip(4 * index..) {
@@ -76,7 +80,8 @@ fn field(bytes: &[u8], index: usize) -> usize {
     u32::from_ne_bytes(field) as usize
 }
 
-/// Where the kernel has written, by what it says: header, address, control messages, payload.
+/// Where the kernel has written, according to the header: header, address, control messages,
+/// payload.
 fn written(bytes: &[u8], len: usize, layout: Layout) -> [Range<usize>; 4] {
     let name = HEADER_LEN;
     let control = name + layout.name();
@@ -90,8 +95,8 @@ fn written(bytes: &[u8], len: usize, layout: Layout) -> [Range<usize>; 4] {
     ]
 }
 
-/// Each part lies exactly where the kernel put it and has the length that it said, clamped to the
-/// room that was reserved and to what the completion said.
+/// Each part is exactly where the kernel wrote it. It has the reported length, clamped to the
+/// reserved space and to the length of the completion.
 fn what_is_exposed_was_written(
     message: &ReceivedMessage,
     bytes: &[u8],
@@ -107,11 +112,11 @@ fn what_is_exposed_was_written(
     assert_eq!(at(payload), expected_payload, "the payload");
     assert!(original >= payload.len(), "more was captured than was sent");
     assert_eq!(original, field(bytes, 2), "the length that was sent");
-    assert!(is_truncated || original == payload.len(), "a cut was not told");
+    assert!(is_truncated || original == payload.len(), "truncation was not reported");
 }
 
-/// What an earlier message left in the buffer cannot be seen: whatever it is, all that is exposed
-/// stays the same.
+/// Stale bytes of an earlier message are not visible: with other stale bytes, everything that is
+/// exposed stays the same.
 fn stale_bytes_make_no_difference(
     message: &ReceivedMessage,
     bytes: &[u8],
@@ -131,7 +136,7 @@ fn stale_bytes_make_no_difference(
     assert_eq!(exposed(&other), exposed(message), "stale bytes are exposed");
 }
 
-/// Moving a message out of the pool changes nothing, and gives its buffer back.
+/// Moving a message out of the pool changes nothing, and returns its buffer.
 fn a_copy_outside_the_pool_is_equal(
     message: ReceivedMessage,
     bytes: &[u8],
@@ -148,8 +153,9 @@ fn a_copy_outside_the_pool_is_equal(
     assert_eq!(POOL.with(Pool::free), 1, "what the program holds is not counted");
 }
 
-/// The datagrams of a train are its payload without gap or overlap, each of its length, and come
-/// from the same sender with the same control messages: in the pool, and outside of it.
+/// The datagrams of a train are its payload, without gap or overlap, each of the segment length.
+/// They have the same sender and the same control messages. This holds in the pool and outside of
+/// it.
 fn the_datagrams_of_a_train_are_its_payload(
     bytes: &[u8],
     len: usize,
@@ -183,7 +189,7 @@ fn are_the_datagrams_of(
     assert_eq!(datagrams.len(), count, "the number of datagrams");
     let (name, control, payload, original, _) = exposed(whole);
     let expected = payload.chunks(segment.get() as usize);
-    // An empty datagram is one, too.
+    // An empty datagram counts as one.
     let expected = expected.chain(payload.is_empty().then_some(payload));
     assert!(datagrams.iter().map(ReceivedMessage::payload).eq(expected), "a datagram differs");
     assert!(datagrams.iter().all(|each| (each.name(), each.control()) == (name, control)));
