@@ -7,7 +7,7 @@ use crate::limits::Limits;
 /// Makes a [`Runtime`](crate::Runtime). The defaults are for a server with a few busy sockets.
 ///
 /// ```
-/// use ebbtide_runtime::Runtime;
+/// use ebbtide::Runtime;
 ///
 /// let runtime = Runtime::builder().buffers(64).buffer_size(2048).build()?;
 /// assert_eq!(runtime.block_on(async { 1 + 1 }), 2);

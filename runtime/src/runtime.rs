@@ -50,7 +50,7 @@ use crate::wakes::Wakes;
 /// Dropping it drains it: see [`shutdown`](Self::shutdown). It stays on the thread that made it.
 ///
 /// ```
-/// use ebbtide_runtime::{Drain, Runtime};
+/// use ebbtide::{Drain, Runtime};
 ///
 /// let runtime = Runtime::new()?;
 /// let answer = runtime.block_on(async { 42 });
@@ -320,7 +320,7 @@ impl Runtime {
     /// Which driver the runtime uses, and if it is epoll, why.
     ///
     /// ```
-    /// let runtime = ebbtide_runtime::Runtime::new()?;
+    /// let runtime = ebbtide::Runtime::new()?;
     /// println!("running on {}", runtime.driver());
     /// # std::io::Result::Ok(())
     /// ```
@@ -432,7 +432,7 @@ struct Stopped;
 ///
 /// ```
 /// fn main() -> std::io::Result<()> {
-///     ebbtide_runtime::run(async {
+///     ebbtide::run(async {
 ///         println!("hello");
 ///         Ok(())
 ///     })
@@ -468,8 +468,8 @@ pub fn run<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) ->
 /// Outside a runtime.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let task = ebbtide_runtime::spawn(async { "done" });
+/// ebbtide::run(async {
+///     let task = ebbtide::spawn(async { "done" });
 ///     assert_eq!(task.await?, "done");
 ///     std::io::Result::Ok(())
 /// })

@@ -28,8 +28,8 @@ use crate::task::JoinHandle;
 /// Outside a runtime.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let sum = ebbtide_runtime::spawn_blocking(|| (1..=10).sum::<u32>()).await?;
+/// ebbtide::run(async {
+///     let sum = ebbtide::spawn_blocking(|| (1..=10).sum::<u32>()).await?;
 ///     assert_eq!(sum, 55);
 ///     std::io::Result::Ok(())
 /// })

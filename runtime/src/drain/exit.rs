@@ -56,15 +56,15 @@ impl Exit {
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::sleep;
+/// use ebbtide::time::sleep;
 ///
-/// ebbtide_runtime::run(async {
-///     ebbtide_runtime::spawn(async {
-///         let _hold = ebbtide_runtime::hold_exit();
+/// ebbtide::run(async {
+///     ebbtide::spawn(async {
+///         let _hold = ebbtide::hold_exit();
 ///         sleep(Duration::from_millis(20)).await; // a database, an upstream
 ///         println!("done before the program ends");
 ///     });
-///     ebbtide_runtime::task::yield_now().await;
+///     ebbtide::task::yield_now().await;
 ///     std::io::Result::Ok(())
 /// })
 /// # .unwrap();

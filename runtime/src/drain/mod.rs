@@ -48,7 +48,7 @@ use crate::task::GiveWay;
 ///
 /// ```
 /// use std::time::Duration;
-/// use ebbtide_runtime::Drain;
+/// use ebbtide::Drain;
 ///
 /// let policy = Drain::default().deadline(Duration::from_secs(2));
 /// # let _ = policy;
@@ -124,8 +124,8 @@ impl Drain {
 /// waiting, and does not seal those of later stages.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let report = ebbtide_runtime::drain().await;
+/// ebbtide::run(async {
+///     let report = ebbtide::drain().await;
 ///     assert_eq!(report.undelivered, 0);
 ///     std::io::Result::Ok(())
 /// })

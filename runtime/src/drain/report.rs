@@ -279,7 +279,7 @@ impl DrainReport {
     /// [`DrainError`] for every other outcome than [`Complete`](DrainOutcome::Complete).
     ///
     /// ```
-    /// use ebbtide_runtime::{Drain, Runtime};
+    /// use ebbtide::{Drain, Runtime};
     ///
     /// let runtime = Runtime::new()?;
     /// let report = runtime.shutdown(Drain::default()).into_result()?;

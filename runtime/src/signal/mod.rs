@@ -5,8 +5,8 @@
 //! around misses nothing:
 //!
 //! ```
-//! # use ebbtide_runtime::{signal::terminate, task::yield_now, time::timeout};
-//! # ebbtide_runtime::run(async {
+//! # use ebbtide::{signal::terminate, task::yield_now, time::timeout};
+//! # ebbtide::run(async {
 //! # let mut turns = 0;
 //! loop {
 //!     // Dropped and made again, over and over; a signal in between completes the next one.
@@ -62,9 +62,9 @@ use crate::task::GiveWay;
 /// Dropping it loses nothing: a signal that it has not reported completes the next one.
 ///
 /// ```no_run
-/// ebbtide_runtime::run(async {
-///     ebbtide_runtime::signal::terminate().await?;
-///     println!("{}", ebbtide_runtime::drain().await);
+/// ebbtide::run(async {
+///     ebbtide::signal::terminate().await?;
+///     println!("{}", ebbtide::drain().await);
 ///     std::io::Result::Ok(())
 /// })
 /// # .unwrap();
@@ -76,7 +76,7 @@ pub fn terminate() -> Signals {
 /// Waits for SIGINT, which Ctrl-C sends. Otherwise as [`terminate`].
 ///
 /// ```no_run
-/// ebbtide_runtime::run(async { ebbtide_runtime::signal::ctrl_c().await })
+/// ebbtide::run(async { ebbtide::signal::ctrl_c().await })
 /// # .unwrap();
 /// ```
 pub fn ctrl_c() -> Signals {

@@ -19,8 +19,8 @@ use crate::task::{Cause, JoinHandle};
 /// nothing.
 ///
 /// ```no_run
-/// ebbtide_runtime::run(async {
-///     let drained = ebbtide_runtime::signal::drain_on_terminate()?;
+/// ebbtide::run(async {
+///     let drained = ebbtide::signal::drain_on_terminate()?;
 ///     // Bind, and receive until `None`.
 ///     println!("{}", drained.await?);
 ///     std::io::Result::Ok(())

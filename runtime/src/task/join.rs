@@ -25,8 +25,8 @@ use crate::panics::{Contained, Payload};
 /// Awaiting a handle by `&mut` in a `select` is safe: the result stays until it is taken.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let task = ebbtide_runtime::spawn(async { 6 * 7 });
+/// ebbtide::run(async {
+///     let task = ebbtide::spawn(async { 6 * 7 });
 ///     assert_eq!(task.await?, 42);
 ///     std::io::Result::Ok(())
 /// })

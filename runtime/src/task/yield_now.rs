@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 /// Dropping it loses nothing.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     ebbtide_runtime::task::yield_now().await;
+/// ebbtide::run(async {
+///     ebbtide::task::yield_now().await;
 ///     std::io::Result::Ok(())
 /// })
 /// # .unwrap();

@@ -28,9 +28,9 @@ const TOLERANCE: Duration = Duration::from_millis(5);
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::interval;
+/// use ebbtide::time::interval;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let start = Instant::now();
 ///     let mut interval = interval(Duration::from_millis(5));
 ///     interval.tick().await; // at once
@@ -58,9 +58,9 @@ pub fn interval(period: Duration) -> Interval {
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::interval_at;
+/// use ebbtide::time::interval_at;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let start = Instant::now() + Duration::from_millis(5);
 ///     let mut interval = interval_at(start, Duration::from_millis(10));
 ///     assert_eq!(interval.tick().await, start);
@@ -86,9 +86,9 @@ pub fn interval_at(start: Instant, period: Duration) -> Interval {
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::{MissedTickBehavior, interval};
+/// use ebbtide::time::{MissedTickBehavior, interval};
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let mut interval = interval(Duration::from_millis(2));
 ///     interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
 ///     for _ in 0..3 {
@@ -126,9 +126,9 @@ impl Interval {
     /// ```
     /// use std::time::{Duration, Instant};
     ///
-    /// use ebbtide_runtime::time::interval_at;
+    /// use ebbtide::time::interval_at;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let start = Instant::now();
     ///     let period = Duration::from_millis(5);
     ///     let mut interval = interval_at(start, period);
@@ -157,9 +157,9 @@ impl Interval {
     /// use std::future::poll_fn;
     /// use std::time::Duration;
     ///
-    /// use ebbtide_runtime::time::interval;
+    /// use ebbtide::time::interval;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let mut interval = interval(Duration::from_millis(5));
     ///     poll_fn(|cx| interval.poll_tick(cx)).await;
     ///     std::io::Result::Ok(())
@@ -181,9 +181,9 @@ impl Interval {
     /// ```
     /// use std::time::{Duration, Instant};
     ///
-    /// use ebbtide_runtime::time::interval;
+    /// use ebbtide::time::interval;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let mut interval = interval(Duration::from_millis(5));
     ///     let before = Instant::now();
     ///     interval.reset(); // the first tick is not at once any more
@@ -232,7 +232,7 @@ impl Interval {
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::{MissedTickBehavior, interval};
+/// use ebbtide::time::{MissedTickBehavior, interval};
 ///
 /// let mut interval = interval(Duration::from_secs(1));
 /// assert_eq!(interval.missed_tick_behavior(), MissedTickBehavior::Burst);

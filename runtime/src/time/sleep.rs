@@ -34,9 +34,9 @@ use crate::timers::{Key, Standing, saturating_add};
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::sleep;
+/// use ebbtide::time::sleep;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let start = Instant::now();
 ///     sleep(Duration::from_millis(5)).await;
 ///     assert!(start.elapsed() >= Duration::from_millis(5));
@@ -66,9 +66,9 @@ pub fn sleep(duration: Duration) -> Sleep {
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::sleep_until;
+/// use ebbtide::time::sleep_until;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let deadline = Instant::now() + Duration::from_millis(5);
 ///     sleep_until(deadline).await;
 ///     assert!(Instant::now() >= deadline);
@@ -101,9 +101,9 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::{sleep, timeout};
+/// use ebbtide::time::{sleep, timeout};
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let mut long = sleep(Duration::from_millis(20));
 ///     if timeout(Duration::from_millis(1), &mut long).await.is_err() {
 ///         println!("a moment, please");
@@ -157,7 +157,7 @@ impl Sleep {
     /// ```
     /// use std::time::Instant;
     ///
-    /// use ebbtide_runtime::time::sleep_until;
+    /// use ebbtide::time::sleep_until;
     ///
     /// let deadline = Instant::now();
     /// assert_eq!(sleep_until(deadline).deadline(), deadline);
@@ -174,7 +174,7 @@ impl Sleep {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use ebbtide_runtime::time::sleep;
+    /// use ebbtide::time::sleep;
     ///
     /// assert!(sleep(Duration::ZERO).is_elapsed());
     /// assert!(!sleep(Duration::MAX).is_elapsed());
@@ -195,9 +195,9 @@ impl Sleep {
     /// use std::pin::pin;
     /// use std::time::{Duration, Instant};
     ///
-    /// use ebbtide_runtime::time::sleep;
+    /// use ebbtide::time::sleep;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let mut idle = pin!(sleep(Duration::from_secs(3600)));
     ///     idle.as_mut().reset(Instant::now() + Duration::from_millis(5));
     ///     idle.await;

@@ -42,9 +42,9 @@ use crate::timers::saturating_add;
 /// use std::future;
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::timeout;
+/// use ebbtide::time::timeout;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let answer = timeout(Duration::from_secs(1), async { 42 }).await?;
 ///     assert_eq!(answer, 42);
 ///
@@ -79,9 +79,9 @@ pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoF
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::{sleep, timeout_at};
+/// use ebbtide::time::{sleep, timeout_at};
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let deadline = Instant::now() + Duration::from_millis(50);
 ///     timeout_at(deadline, sleep(Duration::from_millis(1))).await?;
 ///     assert!(timeout_at(deadline, sleep(Duration::MAX)).await.is_err());
@@ -105,7 +105,7 @@ pin_project! {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use ebbtide_runtime::time::{Timeout, timeout};
+    /// use ebbtide::time::{Timeout, timeout};
     ///
     /// let bounded: Timeout<_> = timeout(Duration::from_secs(1), std::future::ready(42));
     /// assert_eq!(bounded.into_inner().into_inner(), 42);
@@ -164,9 +164,9 @@ impl<F: Future> Future for Timeout<F> {
 /// use std::io;
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::timeout;
+/// use ebbtide::time::timeout;
 ///
-/// let outcome = ebbtide_runtime::run(async {
+/// let outcome = ebbtide::run(async {
 ///     timeout(Duration::from_millis(1), future::pending::<()>()).await?;
 ///     io::Result::Ok(())
 /// });
