@@ -13,7 +13,7 @@ use crate::clock;
 use crate::current::{Current, EnterGuard};
 use crate::drain::{OpenSockets, Quiescence};
 use crate::driver::{Driver, EnterOutcome, Scratch, Wait};
-use crate::limits::{Limits, REAP_LIMIT_MS};
+use crate::limits::{Limits, REAP_LIMIT_MS, REAP_WAIT_MS};
 use crate::process::Process;
 use crate::signal_handler;
 use crate::task::{self, Cause, JoinHandle, RemoteQueue, Runnable, Tasks, by_pointer_if_large};
@@ -191,7 +191,7 @@ impl LocalHandle {
         let deadline = clock::now() + Duration::from_millis(REAP_LIMIT_MS);
         while !done() && clock::now() < deadline {
             let mut driver = self.driver();
-            let entered = driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            let entered = driver.submit_and_wait(Wait::AtMost(Duration::from_millis(REAP_WAIT_MS)));
             if driver.collect(wakes) == 0 && entered == EnterOutcome::Failed {
                 break;
             }

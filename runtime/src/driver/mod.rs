@@ -56,7 +56,7 @@ use self::table::{Finality, Orphan, Table};
 pub(crate) use self::table::{Id, Polled};
 use crate::buffer::Pool;
 use crate::clock;
-use crate::limits::{Limits, MOST_TURNS_STARVED, REAP_LIMIT_MS, REFUSED_PAUSE_MS};
+use crate::limits::{Limits, MOST_TURNS_STARVED, REAP_LIMIT_MS, REAP_WAIT_MS, REFUSED_PAUSE_MS};
 use crate::wakes::Wakes;
 
 pub(crate) struct Driver {
@@ -407,7 +407,7 @@ impl Driver {
             if clock::now() >= deadline {
                 return Reaped::Leaked(self.table.in_flight());
             }
-            let entered = self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            let entered = self.submit_and_wait(Wait::AtMost(Duration::from_millis(REAP_WAIT_MS)));
             if self.collect(wakes) == 0 && entered == EnterOutcome::Failed {
                 return Reaped::Leaked(self.table.in_flight());
             }
