@@ -6,8 +6,8 @@
 //!
 //! A limit that only one file knows is a constant at the top of that file:
 //!
-//! - here, batch sizes of the epoll driver and of recvmmsg, the window of the pool, and what tasks
-//!   are supposed to do with a datagram (`task/activity.rs`);
+//! - here, the batch sizes of epoll and recvmmsg, the window of the pool, and how long a task is
+//!   assumed to have work (`task/activity.rs`);
 //! - in `ebbtide-net` (`net/src`), what sockets are bounded by: how many datagrams an unsealed
 //!   socket is read for, how much a coalescing socket keeps, and how long and how many the segments
 //!   of a message may be.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 ///
 /// # Cancellation
 ///
-/// Dropping it loses nothing.
+/// Dropping the future loses nothing.
 ///
 /// ```
 /// ebbtide::run(async {

@@ -1,5 +1,4 @@
-//! [`Timeout`], which bounds how long another future may take, and [`Elapsed`], what it answers
-//! when that was too long.
+//! [`Timeout`]: limits how long another future may take. [`Elapsed`]: its error.
 
 use std::error::Error;
 use std::fmt;
@@ -15,26 +14,27 @@ use super::Sleep;
 use crate::clock;
 use crate::timers::saturating_add;
 
-/// Awaits `future`, but for no longer than `duration`, counted from this call.
+/// Awaits `future`, but no longer than `duration`, counted from this call.
 ///
-/// The future is polled first: one that is ready wins, even if the time is over. A future whose
-/// `poll` does not return cannot be interrupted; those of this crate that are ready without waiting
-/// give way to other tasks, and to the timeout, when the task has used up the budget of its poll. A `duration` too long for an [`Instant`] waits for about
-/// 30 years.
+/// The future is polled first. If it is ready, its output is returned, even if the time is over. A
+/// `duration` too long for an [`Instant`] waits for about 30 years.
+///
+/// A future whose `poll` does not return cannot be interrupted. Futures of this crate return when
+/// the task has used up the budget of its poll, so that other tasks and the timeout run.
 ///
 /// # Errors
 ///
-/// [`Elapsed`] if the time is over before the future is ready. It converts to an [`io::Error`], so
-/// that `?` takes it.
+/// [`Elapsed`] if the time is over before the future is ready. It converts into [`io::Error`], so
+/// `?` works in functions that return one.
 ///
 /// # Panics
 ///
-/// When it is polled outside a runtime and has to wait.
+/// If it has to wait and is polled outside a runtime.
 ///
 /// # Cancellation
 ///
-/// Dropping it drops `future`, as running into the timeout and dropping the answer does: what that
-/// loses is up to `future`. To go on with it after a timeout, pass `&mut future`.
+/// Dropping it drops `future`, and so does the timeout when the result is dropped. What is lost
+/// then depends on `future`. To continue with it after a timeout, pass `&mut future`.
 ///
 /// # Examples
 ///
@@ -66,11 +66,12 @@ pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoF
 ///
 /// # Panics
 ///
-/// When it is polled outside a runtime and has to wait.
+/// If it has to wait and is polled outside a runtime.
 ///
 /// # Cancellation
 ///
-/// As for [`timeout`].
+/// Dropping it drops `future`. What is lost then depends on `future`. To continue with it after a
+/// timeout, pass `&mut future`.
 ///
 /// # Examples
 ///
@@ -94,11 +95,12 @@ pub fn timeout_at<F: IntoFuture>(deadline: Instant, future: F) -> Timeout<F::Int
 }
 
 pin_project! {
-    /// A future that bounds how long another one may take. Made by [`timeout`] and [`timeout_at`].
+    /// A future that limits how long another one may take. Returned by [`timeout`] and
+    /// [`timeout_at`].
     ///
     /// # Cancellation
     ///
-    /// Dropping it drops the other future as well: what that loses is up to the other one.
+    /// Dropping it drops the other future. What is lost then depends on that future.
     ///
     /// # Examples
     ///
@@ -120,19 +122,19 @@ pin_project! {
 }
 
 impl<F> Timeout<F> {
-    /// The future whose time is bounded.
+    /// Returns a reference to the future.
     #[must_use]
     pub fn get_ref(&self) -> &F {
         &self.future
     }
 
-    /// The future whose time is bounded, to be changed.
+    /// Returns a mutable reference to the future.
     #[must_use]
     pub fn get_mut(&mut self) -> &mut F {
         &mut self.future
     }
 
-    /// The future, with as much time as it likes.
+    /// Returns the future, without the time limit.
     #[must_use]
     pub fn into_inner(self) -> F {
         self.future
@@ -144,8 +146,8 @@ impl<F: Future> Future for Timeout<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let timeout = self.project();
-        // The future first: what is ready is not thrown away, and the timer of a future that never
-        // waits is never armed.
+        // The future is polled first: an output that is ready is not discarded, and a future that
+        // never waits never arms the timer.
         if let Poll::Ready(output) = timeout.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
