@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics when it is dropped, with another of its kind.
+    /// Panics when it is dropped, with another value of this type.
     struct Bomb(u32);
 
     impl Drop for Bomb {

@@ -75,7 +75,7 @@ impl Builder {
     ///
     /// - `InvalidInput` if a limit is out of range. The message names the setter.
     /// - Otherwise the kernel refused to start the driver. The error contains a
-    ///   [`StartError`](crate::StartError), which names the cause and the remedy. io_uring needs
+    ///   [`StartError`], which names the cause and the remedy. io_uring needs
     ///   Linux 6.1.
     pub fn build(self) -> io::Result<Runtime> {
         self.limits.validate()?;

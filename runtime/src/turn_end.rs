@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers what it is told to, and counts how often it was called.
+    /// Returns what it is told to, and counts the calls.
     struct Socket {
         answer: Cell<Again>,
         calls: Cell<usize>,
@@ -103,7 +103,7 @@ mod tests {
         ends.ask(socket);
     }
 
-    /// Fails when a socket that has asked is passed over, or called once too often.
+    /// Fails when a socket that has asked is not called, or is called once too often.
     #[test]
     fn a_socket_is_called_as_often_as_it_wants() {
         let ends = TurnEnds::default();

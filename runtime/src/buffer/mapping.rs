@@ -136,8 +136,8 @@ mod tests {
 
     use super::*;
 
-    /// Fails without guards, unless the neighbours of the mapping happen to be closed to us. The
-    /// kernel is asked to read: it fails where the program would die.
+    /// Fails without guards, unless memory next to the mapping happens to be inaccessible. The
+    /// kernel is asked to read, which fails where an access by the program would kill it.
     #[test]
     #[cfg_attr(any(miri, not(debug_assertions)), ignore = "there are guards in debug builds only")]
     fn what_lies_before_and_after_the_memory_cannot_be_touched() {
@@ -145,7 +145,7 @@ mod tests {
         let mapping = Mapping::new(len, InChild::Absent).unwrap();
         let (_reader, writer) = io::pipe().unwrap();
         let touch = |at: *const u8| {
-            // SAFETY: takes a byte from where the kernel may refuse to read it.
+            // SAFETY: takes a byte from an address that the kernel may refuse to read.
             let written = unsafe { libc::write(writer.as_raw_fd(), at.cast(), 1) };
             if written == 1 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error()) }
         };
@@ -162,13 +162,13 @@ mod tests {
         }
     }
 
-    /// Fails when a forked child gets the memory: its flags then lack "dc", do not copy.
+    /// Fails when a forked child gets the memory: its flags then lack "dc" (do not copy).
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no /proc")]
     fn a_forked_child_does_not_get_the_memory() {
         let mapping = Mapping::new(1 << 20, InChild::Absent).unwrap();
         let start = mapping.start().as_ptr().addr();
-        // Each range of addresses is followed by what there is to say of it.
+        // Each range of addresses is followed by its properties.
         let holds_it = |line: &&str| {
             let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
             let number = |text| usize::from_str_radix(text, 16).ok();

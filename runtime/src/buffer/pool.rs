@@ -393,7 +393,7 @@ mod tests {
         assert_eq!(pool.free(), 2);
     }
 
-    /// Fails when what is held does not keep the memory, or when it keeps it for ever.
+    /// Fails when shares do not keep the memory alive, or when they keep it for ever.
     #[test]
     fn a_buffer_outlives_its_pool() {
         let pool = Pool::new(3, 100, FilledBy::Kernel).unwrap();
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(memory.strong_count(), 0);
     }
 
-    /// Fails when a message that has left a pool needs it, or keeps it for ever.
+    /// Fails when a message outside the pool needs the memory of the pool, or keeps it for ever.
     #[test]
     fn a_message_outside_outlives_its_pool() {
         let pool = Pool::new(1, 100, FilledBy::Kernel).unwrap();
@@ -423,8 +423,8 @@ mod tests {
         assert_eq!(memory.strong_count(), 0);
     }
 
-    /// Runs `body` in a process of its own, this test started again alone, which `body` ends by an
-    /// abort. Gives what it said.
+    /// Runs `body` in another process, which runs only this test. `body` aborts that process.
+    /// Returns its output.
     fn said_before_it_aborted(test: &str, body: impl FnOnce()) -> String {
         const CHILD: &str = "EBBTIDE_TEST_CHILD";
         if std::env::var_os(CHILD).is_some() {
@@ -443,7 +443,7 @@ mod tests {
         unsafe { (*pool.memory.block.gap(id))[at] = 7 };
     }
 
-    /// Fails when nobody looks behind a buffer that comes back.
+    /// Fails when the gap is not checked when a buffer returns.
     #[test]
     #[cfg_attr(
         any(miri, not(debug_assertions)),
@@ -466,7 +466,7 @@ mod tests {
         assert!(said.contains(name), "{said}");
     }
 
-    /// Fails when nobody looks behind the buffers that were never filled.
+    /// Fails when the gaps after buffers that were never filled are not checked.
     #[test]
     #[cfg_attr(
         any(miri, not(debug_assertions)),
@@ -482,7 +482,7 @@ mod tests {
         assert!(said.contains("the memory behind buffer 2 of a pool was written to"), "{said}");
     }
 
-    /// Fails when the gap is taken for a part of the buffer.
+    /// Fails when the gap is used as a part of the buffer.
     #[test]
     fn a_buffer_may_be_filled_to_its_last_byte() {
         let pool = Pool::new(2, 100, FilledBy::Driver).unwrap();

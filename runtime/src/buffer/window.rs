@@ -66,7 +66,7 @@ mod tests {
         for _ in 0..PATIENCE - 1 {
             window.refill(200);
         }
-        // Used once: it starts anew.
+        // Used once: the count starts again.
         assert_eq!(window.refill(10), 246);
         for _ in 0..PATIENCE {
             window.refill(128);

@@ -136,8 +136,8 @@ mod tests {
         assert_eq!(backlogs.look().unwrap(), Processed::All);
     }
 
-    /// Fails when a backlog that is filled again and again is waited for until it is empty, or one
-    /// that has been empty until it is so again.
+    /// Fails when a backlog that is refilled again and again is waited for until it is empty, or
+    /// when one that was empty is waited for again.
     #[test]
     fn each_cpu_is_waited_for_until_it_has_processed_what_was_queued() {
         let mut backlogs = Backlogs::new(vec![cpu(0, 10, 3), cpu(1, u32::MAX, 5), cpu(3, 0, 1)]);
@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(backlogs.compare(third), Processed::All);
     }
 
-    /// Fails when its backlog, which moves to another CPU, is forgotten.
+    /// Fails when the backlog of a CPU that goes offline, which moves to another CPU, is forgotten.
     #[test]
     fn when_a_cpu_goes_the_wait_begins_anew() {
         let mut backlogs = Backlogs::new(vec![cpu(0, 10, 1), cpu(1, 20, 9)]);

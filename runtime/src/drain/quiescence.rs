@@ -370,7 +370,7 @@ mod tests {
         look
     }
 
-    /// What follows where nothing else is left to do.
+    /// The conclusion if nothing else is left to do.
     fn standing(undelivered: usize, receiver: Receiver) -> Standing {
         look(undelivered, receiver).standing(&Survey::default(), 0, 0)
     }
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(standing(1, receiver(Presence::Waiting)), Standing::Expecting);
     }
 
-    /// Fails when a receiver is forgotten that was handed a datagram, or is waited for for ever.
+    /// Fails when a receiver that was handed a datagram is forgotten, or is waited for for ever.
     #[test]
     fn a_receiver_that_is_away_is_expected_unless_it_does_other_things() {
         for undelivered in [0, 1] {
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(standing(1, elsewhere(GONE)), Standing::Uncertain);
     }
 
-    /// Fails when an exit waits for nobody, or when it does not wait for who may come.
+    /// Fails when an exit waits for nobody, or does not wait for a task that may come.
     #[test]
     fn a_receiver_may_still_come_only_where_somebody_sleeps() {
         for had_any in [false, true] {
@@ -424,7 +424,7 @@ mod tests {
         }
     }
 
-    /// Whether a task that drains is polled for more than its drain is not known, unless it has
+    /// A task that drains may poll other futures beside its drain. This is not known, unless it has
     /// dropped its receive and does not sleep.
     #[test]
     fn a_task_that_waits_for_the_drain_is_not_waited_for_to_the_deadline() {
@@ -455,7 +455,7 @@ mod tests {
         }
     }
 
-    /// Fails when periodic work begins the wait anew each time, or progress does not.
+    /// Fails when periodic work restarts the wait each time, or progress does not restart it.
     #[test]
     fn what_is_uncertain_is_waited_for_since_the_last_progress() {
         let quiescence = Quiescence::default();
@@ -468,14 +468,14 @@ mod tests {
         };
         assert_eq!(notice(Standing::Uncertain, 1, 5, 0), Some(at(1)));
         assert_eq!(notice(Standing::Uncertain, 2, 5, 0), Some(at(1)));
-        // Two tenths passed, and two more in which something else was waited for.
+        // Two tenths have passed, and two more in which something else was waited for.
         assert_eq!(notice(Standing::Busy, 3, 5, 0), None);
         assert_eq!(notice(Standing::Busy, 4, 5, 0), None);
         assert_eq!(notice(Standing::Uncertain, 5, 5, 0), Some(at(3)));
         assert_eq!(notice(Standing::Uncertain, 6, 6, 0), Some(at(6)));
         assert_eq!(notice(Standing::Expecting, 7, 6, 0), None);
         assert_eq!(notice(Standing::Uncertain, 8, 6, 0), Some(at(8)));
-        // Progress of tasks counts for a while, and then no more.
+        // Progress of tasks counts for a while, and then no longer.
         assert_eq!(notice(Standing::Uncertain, 20, 6, 1), Some(at(20)));
         assert_eq!(notice(Standing::Uncertain, 25, 6, 2), Some(at(25)));
         assert!(!quiescence.goes_on());

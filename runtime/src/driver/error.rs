@@ -228,8 +228,7 @@ mod tests {
         }
     }
 
-    /// Fails when an error that is explained loses its errno, or its kind where the cause has none
-    /// of its own.
+    /// Fails when an error loses its errno, or its kind where the cause has no kind of its own.
     #[test]
     fn each_refusal_keeps_its_errno() {
         for errno in [libc::EMFILE, libc::EIO, libc::ETIMEDOUT, libc::ENOSPC] {

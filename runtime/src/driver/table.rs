@@ -316,7 +316,7 @@ mod tests {
     }
 
     /// Fails when a waker is dropped inside, where the driver is borrowed: its destructor may be
-    /// anybody's.
+    /// third-party code.
     #[test]
     fn a_waker_that_is_not_needed_is_handed_back() {
         struct NoWake;
@@ -374,7 +374,7 @@ mod tests {
         assert!(matches!(table.orphan(id), Orphan::Retire(7)));
     }
 
-    /// Fails when ids carry no generation.
+    /// Fails when ids have no generation.
     #[test]
     fn a_late_completion_never_reaches_a_reused_slot() {
         let mut table = TestTable::new();
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(Id::from_user_data(id.to_user_data()), id);
     }
 
-    /// Random operations against a list of what should be in the table.
+    /// Random operations, compared with a list of what should be in the table.
     #[test]
     fn random_operations_agree_with_a_plain_list() {
         let seeds = if cfg!(miri) { 5 } else { 500 };

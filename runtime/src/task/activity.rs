@@ -392,7 +392,7 @@ mod tests {
         assert!(!periodic.works());
     }
 
-    /// As a heartbeat that is spawned for a registration.
+    /// A heartbeat that is spawned for a registration.
     #[test]
     fn what_was_spawned_and_ticks_is_not_at_work() {
         let mut heartbeat = spawned(Cause::WorkingTask);
@@ -403,7 +403,7 @@ mod tests {
         assert!(!session.works(), "it waits for its peer");
     }
 
-    /// As a writer that flushes at each tick what others have put down.
+    /// A writer that flushes at each tick what others have left.
     #[test]
     fn what_ticks_is_behind_until_its_next_tick() {
         let mut periodic = Activity::default();
@@ -430,7 +430,7 @@ mod tests {
         assert!(!receiver.works());
     }
 
-    /// As an actor that selects between a socket and a queue.
+    /// An actor that selects between a socket and a queue.
     #[test]
     fn what_others_have_given_is_not_done_because_no_datagram_is_there() {
         let mut actor = Activity::default();
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!(periodic.polled(Cause::Outside, 5, true), Cause::IdleTask);
     }
 
-    /// A task that was spawned for something waits for that; once others wake it, it has a queue.
+    /// A task that was spawned for something waits for that. Once others wake it, it has a queue.
     #[test]
     fn a_task_that_others_wake_waits_for_them() {
         let mut session = spawned(Cause::WorkingTask);

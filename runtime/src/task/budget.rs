@@ -133,7 +133,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails when a send costs the same whatever its length.
+    /// Fails when the cost of a send does not depend on its length.
     #[test]
     fn a_long_send_takes_more_of_the_budget() {
         let cx = Context::from_waker(Waker::noop());
@@ -145,7 +145,8 @@ mod tests {
         assert!(poll_receive_budget(&cx).is_ready(), "receives have a budget of their own");
     }
 
-    /// Fails when what is ready takes nothing from the budget, or never completes once it is used up.
+    /// Fails when what is ready takes nothing from the budget, or never completes after it is used
+    /// up.
     #[test]
     fn what_is_ready_gives_way_once_when_the_budget_is_used_up() {
         let cx = Context::from_waker(Waker::noop());
@@ -156,7 +157,8 @@ mod tests {
         assert_eq!(polls, [true, true, false, true, false, true]);
     }
 
-    /// Fails when an inner runtime lifts the budget of the task that it runs in, or counts against it.
+    /// Fails when an inner runtime lifts the budget of the task that it runs in, or counts against
+    /// it.
     #[test]
     fn the_budget_of_an_outer_task_is_as_before_when_an_inner_runtime_has_run() {
         let cx = Context::from_waker(Waker::noop());

@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
     }
 
-    /// Expires and wakes as the runtime does, and counts the wakes.
+    /// Expires timers and wakes as the runtime does. Counts the wakes.
     fn expire(timers: &mut Timers, now: Instant) -> usize {
         let mut expired = Vec::new();
         timers.expire(now, &mut expired);

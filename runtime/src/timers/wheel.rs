@@ -408,8 +408,8 @@ mod tests {
         }
     }
 
-    /// Does the same to a wheel and to a map ordered by deadline and then by insertion, and
-    /// compares them at each step.
+    /// Applies the same operations to a wheel and to a map that is ordered by deadline, then by
+    /// insertion. Compares them after each.
     fn compare_with_sorted_map(seed: u64, step_count: usize) {
         let mut random = Random(seed);
         let mut wheel = Wheel::new();
@@ -420,7 +420,7 @@ mod tests {
         for serial in 0..step_count {
             match random.below(8) {
                 0..=3 => {
-                    // From long overdue to far away, in every order of magnitude.
+                    // From long overdue to far ahead, in every order of magnitude.
                     let ahead = now.saturating_add(random.of_any_magnitude());
                     let deadline = ahead.saturating_sub(random.below(100));
                     let key = wheel.insert(deadline, serial);
@@ -429,7 +429,7 @@ mod tests {
                     keys.push((key, model_key));
                 }
                 4 | 5 if !keys.is_empty() => {
-                    // The key stays on the list: every later use of it must find nothing.
+                    // The key stays in the list: every later use of it must find nothing.
                     let (key, model_key) = keys[random.below(keys.len() as u64) as usize];
                     let expected = model.remove(&model_key);
                     assert_eq!(wheel.get_mut(key).copied(), expected, "seed {seed}");
@@ -442,7 +442,7 @@ mod tests {
                     assert_eq!(expire(&mut wheel, tick), expected, "seed {seed}");
                 }
                 _ => {
-                    // Mostly small steps, so that time stays within reach of the deadlines.
+                    // Mostly small steps, so that time stays near the deadlines.
                     let step = random.of_any_magnitude() >> random.below(64);
                     let target = now.saturating_add(step).saturating_sub(random.below(3));
                     let expected = if target < now {
@@ -480,8 +480,7 @@ mod tests {
         }
     }
 
-    /// An answer is early only for an entry above level 0 that is not due at the very start of its
-    /// slot.
+    /// A result is early only for an entry above level 0 that is not due at the start of its slot.
     fn tick_is_exact(wheel: &Wheel<usize>, deadline: u64) -> bool {
         let place = Place::of(deadline, wheel.now);
         place.level == 0 || place.start(wheel.now) == deadline

@@ -56,11 +56,11 @@ mod tests {
     fn each_loss_is_counted_once() {
         let mut losses = Losses::default();
         assert_eq!(losses.note(0, Told::No), Loss::None);
-        // Noticed by the counter, and told later.
+        // The counter shows it first, an enter reports it later.
         assert_eq!(losses.note(2, Told::No), Loss::New);
         assert_eq!(losses.note(2, Told::No), Loss::None);
         assert_eq!(losses.note(2, Told::Yes), Loss::None);
-        // Noticed and told at once.
+        // Counted and reported at once.
         assert_eq!(losses.note(3, Told::Yes), Loss::New);
         assert_eq!(losses.note(3, Told::No), Loss::None);
         // By a kernel that does not count.
