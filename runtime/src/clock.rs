@@ -1,8 +1,8 @@
-//! The one place where the runtime looks at the clock, so that the model of the kernel can set it.
+//! The only place where the runtime reads the clock, so that the model of the kernel can set it.
 
 use std::time::{Duration, Instant};
 
-/// The monotonic clock.
+/// The present, on the monotonic clock.
 pub(crate) fn now() -> Instant {
     #[cfg(ebbtide_model)]
     return crate::model::time();
@@ -10,7 +10,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Sleeps with the whole thread.
+/// Blocks the thread for `duration`.
 pub(crate) fn pause(duration: Duration) {
     #[cfg(ebbtide_model)]
     crate::model::pause(duration);

@@ -1,11 +1,11 @@
-//! [`Current`]: what a thread is in, as a thread-local that is set for a time.
+//! [`Current`]: a thread-local value that is set for a time.
 
 use std::cell::RefCell;
 use std::mem::{self, ManuallyDrop};
 use std::thread::LocalKey;
 
-/// The current value of a thread. It is never dropped, so that it is there until the thread is gone:
-/// a runtime may end with its thread, and its tasks spawn and wait as before.
+/// The current value of a thread. It is never dropped, so it is available until the thread is gone:
+/// a runtime may end with its thread, and its tasks still spawn and wait then.
 pub(crate) struct Current<T>(RefCell<ManuallyDrop<Option<T>>>);
 
 impl<T: Clone> Current<T> {
@@ -17,13 +17,13 @@ impl<T: Clone> Current<T> {
         Option::clone(&self.0.borrow())
     }
 
-    /// Calls `body` with the current value, which must not change it.
+    /// Calls `body` with the current value, which `body` must not change.
     #[inline]
     pub(crate) fn with<R>(&self, body: impl FnOnce(Option<&T>) -> R) -> R {
         body((**self.0.borrow()).as_ref())
     }
 
-    /// Makes `value` the current one of this thread until the guard is dropped.
+    /// Makes `value` the current value of this thread until the guard is dropped.
     pub(crate) fn enter(key: &'static LocalKey<Self>, value: T) -> EnterGuard<T> {
         EnterGuard { key, outer: replace(key, Some(value)) }
     }
@@ -33,14 +33,14 @@ fn replace<T>(key: &'static LocalKey<Current<T>>, value: Option<T>) -> Option<T>
     key.with(|current| mem::replace(&mut **current.0.borrow_mut(), value))
 }
 
-/// Undoes a [`Current::enter`].
+/// Undoes [`Current::enter`] when it is dropped.
 pub(crate) struct EnterGuard<T: 'static> {
     key: &'static LocalKey<Current<T>>,
     outer: Option<T>,
 }
 
 impl<T> EnterGuard<T> {
-    /// What was current before.
+    /// The value that was current before.
     pub(crate) fn outer(&self) -> Option<&T> {
         self.outer.as_ref()
     }
@@ -49,7 +49,7 @@ impl<T> EnterGuard<T> {
 impl<T> Drop for EnterGuard<T> {
     fn drop(&mut self) {
         let outer = self.outer.take();
-        // Possibly the last reference to a runtime: dropped when nothing is borrowed.
+        // It may be the last reference to a runtime: dropped when nothing is borrowed.
         drop(replace(self.key, outer));
     }
 }

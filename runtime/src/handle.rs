@@ -1,4 +1,4 @@
-//! [`LocalHandle`]: the way from a task, a future or a socket to the runtime that it belongs to.
+//! [`LocalHandle`]: how tasks, futures and sockets reach the runtime that they belong to.
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::clock;
 use crate::current::{Current, EnterGuard};
 use crate::drain::{OpenSockets, Quiescence};
 use crate::driver::{Driver, EnterOutcome, Scratch, Wait};
-use crate::limits::{Limits, REAP_LIMIT_MS};
+use crate::limits::{Limits, REAP_LIMIT_MS, REAP_WAIT_MS};
 use crate::process::Process;
 use crate::signal_handler;
 use crate::task::{self, Cause, JoinHandle, RemoteQueue, Runnable, Tasks, by_pointer_if_large};
@@ -25,17 +25,16 @@ thread_local! {
     static CURRENT: Current<LocalHandle> = const { Current::new() };
 }
 
-/// A reference to a runtime, for its own thread.
+/// A handle to a runtime, for use on the thread of the runtime.
 ///
-/// A handle keeps the runtime's memory alive, not the runtime: after the end, spawning gives
-/// cancelled tasks and operations fail.
+/// A handle keeps the runtime's memory alive, not the runtime. After the runtime has ended, tasks
+/// that are spawned are cancelled, and operations fail.
 #[derive(Clone)]
 pub struct LocalHandle {
     shared: Rc<Shared>,
 }
 
-/// What a runtime consists of. Each part is borrowed for as long as one call into it and never
-/// across user code.
+/// The parts of a runtime. Each is borrowed for one call into it, and never while user code runs.
 struct Shared {
     tasks: Rc<Tasks>,
     timers: RefCell<Timers>,
@@ -47,23 +46,23 @@ struct Shared {
     signals: signal_handler::Waiting,
     turn_ends: TurnEnds,
     pool: Pool,
-    /// What drains read through.
+    /// The memory that drains read into.
     scratch: RefCell<Scratch>,
     limits: Limits,
     phase: Cell<Phase>,
-    /// The process that made it.
+    /// The process that made the runtime.
     process: Process,
 }
 
-/// How far the life of a runtime has come. Only ever moves forward.
+/// The phase of a runtime's life. It only moves forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(crate) enum Phase {
     Running,
-    /// The final drain. What it hands out may need sockets, which are sealed last.
+    /// The final drain runs. Tasks may still open sockets, which are sealed last.
     ShuttingDown,
-    /// The last sockets of the final drain are sealed, and none may be opened any more.
+    /// The last sockets of the final drain are sealed. No socket can be opened any more.
     Sealed,
-    /// Tasks are being dropped, or are gone.
+    /// The tasks are being dropped, or were dropped.
     Ended,
 }
 
@@ -93,7 +92,7 @@ impl LocalHandle {
         Self { shared: Rc::new(shared) }
     }
 
-    /// The runtime that runs on this thread.
+    /// Returns a handle to the runtime of this thread.
     ///
     /// # Panics
     ///
@@ -103,12 +102,12 @@ impl LocalHandle {
         Self::try_current().unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// The runtime that runs on this thread.
+    /// Returns a handle to the runtime of this thread.
     ///
     /// # Errors
     ///
-    /// Outside a runtime, with a message that says how to get into one. In a forked child, inside the
-    /// runtime of its parent.
+    /// - Outside a runtime; the message says how to enter one.
+    /// - In a forked child, inside the runtime of its parent.
     pub fn try_current() -> io::Result<Self> {
         let current = CURRENT.with(Current::get);
         let current = current.ok_or_else(|| {
@@ -121,28 +120,30 @@ impl LocalHandle {
         Ok(current)
     }
 
-    /// Whether it was made before this process was forked. Then the memory that it shares with the
-    /// kernel is not here, and what it does there would be done to the parent.
+    /// Whether the runtime was made before this process was forked. The memory that it shares with
+    /// the kernel is absent then, and what is done to its descriptors affects the parent.
     #[inline]
     pub(crate) fn is_inherited(&self) -> bool {
         self.shared.process != Process::current()
     }
 
-    /// Refuses an inherited runtime.
+    /// Returns an error if the runtime is inherited.
     #[inline]
     pub(crate) fn check_process(&self) -> io::Result<()> {
         if self.is_inherited() { Err(inherited()) } else { Ok(()) }
     }
 
+    /// Panics if the runtime is inherited.
+    ///
     /// # Panics
     ///
-    /// If it was made before this process was forked.
+    /// If the runtime was made before this process was forked.
     #[inline]
     pub(crate) fn assert_own(&self) {
         assert!(!self.is_inherited(), "{}", inherited());
     }
 
-    /// Whether both are of one runtime.
+    /// Whether both handles belong to the same runtime.
     pub(crate) fn is_of(&self, other: &Self) -> bool {
         Rc::ptr_eq(&self.shared, &other.shared)
     }
@@ -156,7 +157,7 @@ impl LocalHandle {
         by_pointer_if_large!(future => self.spawn_moved(future))
     }
 
-    /// The same, for a future that may be moved.
+    /// [`spawn`](Self::spawn), after the caller has boxed a large future.
     pub(crate) fn spawn_moved<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + 'static,
@@ -174,32 +175,32 @@ impl LocalHandle {
         self.shared.scratch.borrow_mut()
     }
 
-    /// The driver.
+    /// Borrows the driver.
     ///
     /// # Panics
     ///
-    /// In a forked child, which has no memory of it.
+    /// In a forked child, which does not have the driver's memory.
     #[inline]
     pub(crate) fn driver(&self) -> RefMut<'_, Driver> {
         self.assert_own();
         self.shared.driver.borrow_mut()
     }
 
-    /// Takes completions in until `done`, or until a generous time is over, or the driver fails: for what
-    /// is bound to complete soon, because it was cancelled.
+    /// Collects completions until `done`, until a time limit, or until the driver fails. For
+    /// operations that were cancelled, and so will complete soon.
     pub(crate) fn collect_until(&self, done: impl Fn() -> bool, wakes: &mut Wakes) {
         let deadline = clock::now() + Duration::from_millis(REAP_LIMIT_MS);
         while !done() && clock::now() < deadline {
             let mut driver = self.driver();
-            let entered = driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            let entered = driver.submit_and_wait(Wait::AtMost(Duration::from_millis(REAP_WAIT_MS)));
             if driver.collect(wakes) == 0 && entered == EnterOutcome::Failed {
                 break;
             }
         }
     }
 
-    /// Wakes whom completions have made ready, also where they were collected in the middle of a task: it is
-    /// none of its work.
+    /// Wakes tasks because of completions. A task may be running; the wakes are not attributed to
+    /// it.
     pub(crate) fn wake_from_outside(&self, mut wakes: Wakes) {
         self.tasks().wake_because_of(Cause::Outside, || wakes.run());
     }
@@ -224,7 +225,7 @@ impl LocalHandle {
         &self.shared.blocking
     }
 
-    /// Where blocking calls run.
+    /// The threads for blocking calls.
     pub(crate) fn threads(&self) -> &Threads {
         &self.shared.threads
     }
@@ -255,7 +256,7 @@ impl LocalHandle {
         self.phase() == Phase::Ended
     }
 
-    /// Makes this the runtime of the thread until the guard is dropped.
+    /// Makes this the runtime of the thread, until the guard is dropped.
     pub(crate) fn enter(&self) -> RuntimeGuard {
         RuntimeGuard {
             handle: Current::enter(&CURRENT, self.clone()),
@@ -271,7 +272,7 @@ impl fmt::Debug for LocalHandle {
     }
 }
 
-/// What is said of a runtime of the process from which this one was forked.
+/// The error for a runtime that was made before this process was forked.
 #[cold]
 fn inherited() -> io::Error {
     io::Error::other(
@@ -280,7 +281,7 @@ fn inherited() -> io::Error {
     )
 }
 
-/// Undoes a [`LocalHandle::enter`].
+/// Undoes [`LocalHandle::enter`] when it is dropped.
 pub(crate) struct RuntimeGuard {
     handle: EnterGuard<LocalHandle>,
     _budget: task::OuterBudget,
@@ -288,7 +289,7 @@ pub(crate) struct RuntimeGuard {
 }
 
 impl RuntimeGuard {
-    /// Whether the thread was in a runtime of this process already.
+    /// Whether the thread was already in a runtime of this process.
     pub(crate) fn is_nested(&self) -> bool {
         self.handle.outer().is_some_and(|outer| !outer.is_inherited())
     }

@@ -1,4 +1,4 @@
-//! [`InFlight`]: the future of an operation that the driver has.
+//! [`InFlight`]: the future of an operation.
 
 use std::any::Any;
 use std::fmt;
@@ -16,9 +16,8 @@ use crate::wakes::Wakes;
 ///
 /// # Cancellation
 ///
-/// Dropping it asks the kernel to cancel the operation and forgets the result. The operation itself
-/// stays with the driver until the kernel is done with its memory; it takes effect whole or not at
-/// all.
+/// Dropping it cancels the operation and discards the result. The driver keeps the operation until
+/// the kernel no longer uses its memory. The operation takes effect completely or not at all.
 pub struct InFlight<O: Operation> {
     handle: LocalHandle,
     /// `None` once the result was taken.
@@ -27,7 +26,7 @@ pub struct InFlight<O: Operation> {
 }
 
 impl LocalHandle {
-    /// Hands `operation` to the driver and returns the future of its result.
+    /// Passes `operation` to the driver and returns the future of its result.
     pub(crate) fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
         let id = self.driver().submit(Box::new(operation));
         InFlight { handle: self.clone(), id: Some(id), operation: PhantomData }
@@ -39,7 +38,7 @@ impl<O: Operation> Future for InFlight<O> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<O::Output> {
         let id = self.id.expect("polled after completion");
-        // Cloned before and dropped after the borrow: wakers are foreign code.
+        // Cloned before and dropped after the borrow: wakers are third-party code.
         let waker = cx.waker().clone();
         let polled = self.handle.driver().poll(id, waker);
         match polled {
@@ -59,7 +58,7 @@ impl<O: Operation> Future for InFlight<O> {
 impl<O: Operation> Drop for InFlight<O> {
     fn drop(&mut self) {
         if let Some(id) = self.id
-            // In a forked child it is not its own to cancel.
+            // In a forked child, the operation is the parent's.
             && !self.handle.is_inherited()
         {
             let mut wakes = Wakes::default();

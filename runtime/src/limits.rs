@@ -1,111 +1,134 @@
-//! Every limit of the runtime, by name, with its reason.
+//! The limits of the runtime, with their reasons.
 //!
-//! What a user may change is a field of `Limits` with a setter on [`Builder`](crate::Builder);
-//! what is fixed is a constant here. Nothing else in the workspace holds a bare number that
-//! bounds a queue, a table or a loop.
+//! Limits that a user can change are fields of `Limits`, each with a setter on
+//! [`Builder`](crate::Builder). Limits of the loop, the driver, the pool and the drain are
+//! constants in this file.
+//!
+//! A limit that only one file knows is a constant at the top of that file:
+//!
+//! - here, the batch sizes of epoll and recvmmsg, the window of the pool, and how long a task is
+//!   assumed to have work (`task/activity.rs`);
+//! - in `ebbtide-net` (`net/src`), what sockets are bounded by: how many datagrams an unsealed
+//!   socket is read for, how much a coalescing socket keeps, and how long and how many the segments
+//!   of a message may be.
 
 use std::io;
 
-/// Most buffers that a pool can hold: buffer ids are 15 bits wide in the kernel
+/// Maximum number of buffers of a pool. Buffer ids are 15 bits wide in the kernel
 /// (`io_uring_register_buf_ring(3)`).
 pub(crate) const MAX_BUFFERS: usize = 1 << 15;
 
-/// Most entries that the kernel grants a submission queue (`IORING_MAX_ENTRIES`).
+/// Maximum number of entries of a submission queue in the kernel (`IORING_MAX_ENTRIES`).
 pub(crate) const MAX_SUBMISSION_ENTRIES: usize = 1 << 15;
 
-/// Most entries that the kernel grants a completion queue (`IORING_MAX_CQ_ENTRIES`).
+/// Maximum number of entries of a completion queue in the kernel (`IORING_MAX_CQ_ENTRIES`).
 pub(crate) const MAX_COMPLETION_ENTRIES: usize = 1 << 16;
 
-/// Bytes of every buffer that are kept for what the kernel writes in front of the payload: its
-/// header (16), the longest address (a Unix one, 110) and control messages. The odd size of the
-/// sum is wanted as well: buffers of 64 KiB to the byte would all compete for one cache set.
+/// Bytes of each buffer for what precedes the payload: the kernel's header (16), the longest
+/// address (110, a Unix one) and control messages. They also make the distance of buffers odd:
+/// buffers that are 64 KiB apart would all compete for one cache set.
 pub(crate) const BUFFER_OVERHEAD: usize = 256;
 
-/// Largest payload of a buffer: a Unix datagram can be as large as the send buffer allows, and
-/// 1 MiB is five times the default of that.
+/// Maximum payload of a buffer in bytes. A Unix datagram can be as long as the send buffer allows;
+/// 1 MiB is five times the default send buffer.
 pub(crate) const MAX_BUFFER_SIZE: usize = 1 << 20;
 
-/// Errors in a row after which the drain gives a socket up, and says so in its report. A pending
-/// socket error comes before the datagrams and is cleared by being told, and whoever forges ICMP
-/// answers to a connected socket can bring the next one about. If nine in ten reads meet one, 64 in
-/// a row do once in a thousand times, and so many never do. A descriptor that cannot be read at all
-/// has failed as often in some ten milliseconds, so no list of errnos has to tell the two apart.
+/// Consecutive errors after which the drain gives a socket up, and reports that.
+///
+/// A pending socket error is returned before the datagrams, and is cleared by that (docs/kernel.md,
+/// K-UDP-4). Somebody who forges ICMP answers to a connected socket can cause the next error at
+/// once. If nine in ten reads return an error, 64 errors in a row happen once in a thousand times;
+/// this many never do. Reading a descriptor that cannot be read fails as often within some ten
+/// milliseconds, so no list of errnos is needed to tell the two cases apart.
 pub const MAX_DRAIN_ERRORS: u32 = 65_536;
 
-/// Datagrams that are read from a sealed socket at once: by the drain before it turns to the next
-/// socket, and for receivers that have taken all that was read before.
+/// How many datagrams are read from a sealed socket at once: by the drain before it goes to the
+/// next socket, and for receivers that have taken all that was read before.
 pub const DRAIN_READ_BATCH: usize = 64;
 
-/// How often a turn enters the kernel again for what the last enter left behind, if tasks of the
-/// same thread have sent that much. More than the budget of a poll, so that a sender of empty
-/// datagrams, each of which costs its receiver a round, does not outrun a receiver beside it.
+/// How often a turn enters the kernel again for datagrams that the last enter left behind, if tasks
+/// of the same thread have sent that many.
+///
+/// It is more than the budget of a poll. Each empty datagram costs its receiver one round, and a
+/// sender of empty datagrams must not outrun a receiver on the same thread.
 pub(crate) const ROUNDS_PER_TURN: u64 = 256;
 
-/// Datagrams that one visit to the kernel brings of each socket that has as many: 33 of a ring with
-/// `DEFER_TASKRUN`, 32 of epoll.
+/// How many datagrams of each socket one visit to the kernel brings at most: 33 with a ring that
+/// has `DEFER_TASKRUN` (docs/kernel.md, K-RECV-3), 32 with epoll.
 pub(crate) const DATAGRAMS_PER_ROUND: u64 = 32;
 
-/// Bytes of a send that count as one more operation of the budget of a poll. With the default
-/// budget a task then sends no more than a receive buffer of the default size holds before
-/// receivers on the same thread run: 128 small datagrams, 22 of 1472 bytes, 4 of 9000, one of 64
-/// KiB. Several senders together can send more than that. (The kernel charges up to four times the
-/// length of a datagram to the buffer.)
+/// Bytes of a send that count as one more operation of the budget of a poll.
+///
+/// With the default budget, a task sends no more than a receive buffer of the default size holds
+/// before receivers on the same thread run: 128 small datagrams, 22 of 1472 bytes, 4 of 9000, or
+/// one of 64 KiB. The buffer is charged for memory, which is more than the payload (docs/kernel.md,
+/// K-UDP-1). Several senders together can send more than that.
 pub const SEND_BUDGET_BYTES: usize = 256;
 
-/// Turns after which starved receives are re-armed for any free buffer, though the loop is busy.
+/// Turns after which starved receives are armed again for any free buffer, although the loop is
+/// busy.
 pub(crate) const MOST_TURNS_STARVED: u32 = 16;
 
-/// How long a send that finds no buffer space waits before it is tried again, where no descriptor
-/// or no memory is left to ask the kernel with when there is some.
+/// How long a send that found no buffer space waits before it is tried again, if no descriptor or
+/// memory is left to wait for buffer space.
 pub const SEND_RETRY_MS: u64 = 2;
 
-/// How long the thread sleeps when the kernel has no memory for what it was asked.
+/// How long the thread sleeps if the kernel has no memory for a request.
 pub(crate) const REFUSED_PAUSE_MS: u64 = 1;
 
-/// How long a start that the kernel refuses for want of locked memory is tried again before the
-/// ring is halved: memory of rings that were just closed is given back asynchronously.
+/// How long a ring that the kernel refuses because of the limit of locked memory is tried again
+/// before it is halved. The memory of closed rings is returned asynchronously (docs/kernel.md,
+/// K-RING-8).
 pub(crate) const START_RETRY_MS: u64 = 1_000;
 
-/// How long each smaller ring is then tried: so long that the memory of the one before, which had
-/// got as far as being registered, has come back (36 ms were seen).
+/// How long each smaller ring is then tried. It is longer than the memory of the previous attempt
+/// takes to return, if that had been registered: 36 ms were seen (docs/kernel.md, K-RING-8).
 pub(crate) const SMALLER_RETRY_MS: u64 = 200;
 
-/// How long the end of a runtime waits for the last completions before it gives their memory up
-/// (leaks it) and says so in the report: rather a leak than memory that the kernel still writes.
+/// How long the end of a runtime waits for the last completions. Then their memory is leaked, and
+/// the report says so: the kernel may still write to it.
 pub(crate) const REAP_LIMIT_MS: u64 = 5_000;
 
-/// How long the progress of tasks begins that wait anew, counted from the last delivery: work that goes on
-/// longer, or for ever, holds the exit open.
+/// How long the thread sleeps at most while it waits for final completions, before it looks at the
+/// time again.
+pub(crate) const REAP_WAIT_MS: u64 = 100;
+
+/// For how long after the last delivery the progress of tasks restarts the wait of the drain. Work
+/// that takes longer has to hold the exit open.
 pub(crate) const PROGRESS_WAIT_MS: u64 = 2_000;
 
-/// A drain looks every so many turns whether anything is left to do, while tasks are always ready.
+/// A drain looks whether anything is left to do once in this many turns, while tasks are always
+/// ready.
 pub(crate) const BUSY_TURNS_PER_LOOK: u64 = 64;
 
-/// How long a drain waits, after the last datagram was delivered, for what may or may not happen: a
-/// task that sleeps and may be on its way to a receive, or at work on what it was handed. Long
-/// enough for work that takes a moment, short beside the ten seconds after which supervisors kill.
+/// How long a drain waits after the last delivery for what is uncertain: a task that sleeps may be
+/// on its way to a receive, or may be handling a datagram. It is enough for work that takes a
+/// moment, and short beside the ten seconds after which supervisors kill a process.
 pub(crate) const UNCERTAIN_WAIT_MS: u64 = 250;
 
-/// Futures that are longer than this are put on the heap before anything else is done with them: each
-/// function that one passes through may have it on the stack otherwise. tokio's number. Where nothing is
-/// optimized each does, and all futures are.
+/// Futures larger than this are boxed before they are passed on, because each function on the way
+/// might have a copy on its stack. The value is tokio's. Unoptimized builds do have these copies,
+/// and box all futures.
 #[cfg(not(debug_assertions))]
 pub(crate) const LARGE_FUTURE_BYTES: usize = 16_384;
 
-/// Threads that a runtime runs blocking calls on at most: tokio's number. Further calls wait.
+/// Maximum number of threads for blocking calls of a runtime. Further calls wait. The value is
+/// tokio's.
 pub(crate) const MAX_BLOCKING_THREADS: usize = 512;
 
-/// How long a thread for blocking calls waits for the next one before it ends: tokio's time.
+/// How long a thread for blocking calls waits for the next call before it ends. The value is
+/// tokio's.
 pub(crate) const BLOCKING_IDLE_MS: u64 = 10_000;
 
-/// How long a blocking call waits, where the system starts no thread, before it is tried again.
+/// How long a blocking call waits before a thread is tried again, if the system refuses to start
+/// one.
 pub(crate) const BLOCKING_RETRY_MS: u64 = 20;
 
 /// The limits of one runtime. See [`Builder`](crate::Builder) for what each one does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
     pub(crate) submission_entries: usize,
-    /// `None`: derived from the buffers, so that the completion queue cannot overflow.
+    /// `None`: derived from the number of buffers, so that the completion queue does not overflow.
     pub(crate) completion_entries: Option<usize>,
     pub(crate) buffers: usize,
     pub(crate) buffer_size: usize,
@@ -127,7 +150,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Refuses what the kernel or the runtime cannot carry out, naming the setter to change.
+    /// Returns an error for values that the kernel or the runtime cannot use. It names the setter.
     pub(crate) fn validate(&self) -> io::Result<()> {
         within("submission_entries", self.submission_entries, 2, MAX_SUBMISSION_ENTRIES)?;
         if let Some(entries) = self.completion_entries {
@@ -139,8 +162,8 @@ impl Limits {
         within("operations_per_poll", self.operations_per_poll as usize, 1, u32::MAX as usize)
     }
 
-    /// Entries of the completion queue: a completion of a receive always holds a buffer, so
-    /// buffers plus one-shot operations bound what can be waiting in it.
+    /// Entries of the completion queue. A completion of a receive has a buffer, so the buffers plus
+    /// the one-shot operations bound how many can wait.
     pub(crate) fn completion_entries(&self) -> usize {
         self.completion_entries.unwrap_or_else(|| {
             (self.buffers + 2 * self.submission_entries)
@@ -149,8 +172,9 @@ impl Limits {
         })
     }
 
-    /// Free buffers that a busy turn waits for before it re-arms starved sockets; before sleeping,
-    /// one is enough. Re-arming for every single buffer would cost a failed receive per buffer.
+    /// How many buffers have to be free before a busy turn arms starved receives again; before the
+    /// thread sleeps, one is enough. Arming for every single buffer would cost a failed receive per
+    /// buffer.
     pub(crate) fn resume_threshold(&self) -> usize {
         (self.buffers / 16).clamp(1, 32)
     }

@@ -1,8 +1,9 @@
-//! What a kernel in memory has to bring, and how a runtime is put on one. For this workspace's
-//! tests (`model/`), behind `--cfg ebbtide_model`; not part of the interface of this crate.
+//! What a kernel in memory has to provide, and how a runtime runs on one. For the tests of this
+//! workspace (`model/`), with `--cfg ebbtide_model`. Not part of the public API.
 //!
-//! The seam lies as low as safe code allows: the model is given the entries that the ring pushes
-//! and brings the completions that the ring takes, so that all of `ring.rs` runs on it, too.
+//! The interface is as low as safe code allows. The model gets the entries that the ring pushes,
+//! and provides the completions that the ring takes. So everything above `driver/ring/queues.rs`
+//! runs on it, too.
 
 use std::cell::Cell;
 use std::io;
@@ -12,33 +13,34 @@ use io_uring::squeue;
 
 /// The submission queue, the completion queue and the registered buffers of one ring.
 pub trait ModelQueues {
-    /// Is shown the ring of buffers: where it lies, and how many entries it has. Called first.
+    /// Registers the ring of buffers: its address, and how many entries it has. Called first.
     fn register_buffers(&mut self, address: u64, entries: u16);
 
-    /// The ring of buffers is no longer the kernel's. Called last.
+    /// Unregisters the ring of buffers. Called last.
     fn unregister_buffers(&self);
 
-    /// Queues an entry. False: the queue is full.
+    /// Queues an entry. Returns `false` if the queue is full.
     fn push(&mut self, entry: &squeue::Entry) -> bool;
 
     /// How many entries are queued.
     fn queued(&self) -> usize;
 
     /// `io_uring_enter(2)` with `IORING_ENTER_GETEVENTS`: submits `queued` entries, posts what is
-    /// ready, and waits until `least` completions are posted, or `time` is over.
+    /// ready, and waits until `least` completions are posted or `time` is over.
     ///
     /// # Errors
     ///
     /// Those of the system call.
     fn enter(&mut self, queued: usize, least: usize, time: Option<Duration>) -> io::Result<usize>;
 
-    /// Hands over each posted completion: user data, result, flags.
+    /// Passes each posted completion to `take`: user data, result, flags.
     fn take_completions(&mut self, take: &mut dyn FnMut(u64, i32, u32));
 
-    /// `IORING_REGISTER_SYNC_CANCEL`: cancels what has this user data. False: nothing has.
+    /// `IORING_REGISTER_SYNC_CANCEL`: cancels the request with this user data. Returns `false` if
+    /// there is none.
     fn cancel_now(&mut self, user_data: u64) -> bool;
 
-    /// How many completions were lost for want of memory. Wraps.
+    /// How many completions were lost because the kernel was out of memory. Wraps.
     fn lost(&self) -> u32;
 
     /// How many completions are posted.
@@ -55,13 +57,13 @@ thread_local! {
     static TIME: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Sets the clock of the runtimes of this thread, which stands still from then on; `None` lets it
-/// go with the world's again.
+/// Sets the clock of the runtimes of this thread, which then stands still. `None` returns to the
+/// system clock.
 pub fn set_time(time: Option<Instant>) {
     TIME.set(time);
 }
 
-/// What the clock of the runtimes of this thread shows.
+/// The time on the clock of the runtimes of this thread.
 pub fn time() -> Instant {
     TIME.get().unwrap_or_else(Instant::now)
 }

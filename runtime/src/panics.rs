@@ -1,5 +1,5 @@
-//! Third-party code that may panic where a panic must not take others with it: wakers, destructors,
-//! and what tasks panic with. The panic hook has told the user of each.
+//! Catches panics of third-party code that must affect nothing else: wakers, destructors, and
+//! payloads of panics. The panic hook has reported each of them to the user.
 
 use std::any::Any;
 use std::fmt;
@@ -8,19 +8,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
-/// Runs `f`. Returns what it panicked with, if it did.
+/// Runs `f`. Returns the payload if it panicked.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Payload> {
     catch_unwind(AssertUnwindSafe(f)).map_err(Payload::new)
 }
 
-/// Runs `f`. A panic ends nothing but `f`.
+/// Runs `f`. A panic ends only `f`.
 pub(crate) fn contain(f: impl FnOnce()) {
     drop(catch(f));
 }
 
-/// A third-party waker for code that aborts where one panics.
+/// Wraps a third-party waker, for code that aborts if a waker panics.
 pub(crate) struct Contained {
-    /// Taken out when it is dropped, and not before.
+    /// Taken out on drop, and not before.
     waker: Option<Waker>,
 }
 
@@ -47,12 +47,12 @@ impl Drop for Contained {
     }
 }
 
-/// What something panicked with.
+/// The payload of a panic.
 ///
-/// Its destructor is third-party code, too. If that panics, what it panics with is leaked: that may
-/// have a destructor of the same kind, and so on for ever.
+/// Its destructor is third-party code, too. If the destructor panics, the new payload is leaked: it
+/// may have a destructor that panics, and so on for ever.
 pub(crate) struct Payload {
-    /// Taken out when it is dropped, and not before.
+    /// Taken out on drop, and not before.
     payload: ManuallyDrop<Box<dyn Any + Send>>,
 }
 
@@ -61,13 +61,13 @@ impl Payload {
         Self { payload: ManuallyDrop::new(payload) }
     }
 
-    /// The payload itself, for whoever goes on with the panic.
+    /// Returns the payload, to resume the panic.
     pub(crate) fn into_inner(self) -> Box<dyn Any + Send> {
         let mut this = ManuallyDrop::new(self);
         mem::replace(&mut *this.payload, Box::new(()))
     }
 
-    /// What it says, if it is a message.
+    /// Returns the message, if the payload is one.
     pub(crate) fn message(&self) -> Option<&str> {
         let message = self.payload.downcast_ref::<&'static str>().copied();
         message.or_else(|| self.payload.downcast_ref::<String>().map(String::as_str))
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics when it is dropped, with another of its kind.
+    /// Panics when it is dropped, with another value of this type.
     struct Bomb(u32);
 
     impl Drop for Bomb {

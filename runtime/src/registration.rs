@@ -1,6 +1,6 @@
-//! [`Registration`]: what a socket sees of its runtime. For crates that bring kinds of sockets.
+//! [`Registration`]: what a socket sees of its runtime. For crates that implement kinds of sockets.
 //!
-//! Every call is short, and what it must drop or wake happens after its borrow.
+//! Every call is short. What it has to drop or wake is dropped or woken after its borrow.
 
 use std::cell::RefMut;
 use std::io;
@@ -18,14 +18,14 @@ use crate::task::{TaskId, Told};
 use crate::turn_end::AtTurnEnd;
 use crate::wakes::Wakes;
 
-/// A socket's way into its runtime: the driver, the pool, and the list of those to be drained.
+/// A socket's access to its runtime: the driver, the pool, and the list of sockets to be drained.
 #[derive(Clone, Debug)]
 pub struct Registration {
     handle: LocalHandle,
 }
 
 impl Registration {
-    /// The port of the runtime that runs on this thread.
+    /// Returns a registration with the runtime of this thread.
     ///
     /// # Errors
     ///
@@ -34,78 +34,78 @@ impl Registration {
         LocalHandle::try_current().map(|handle| Self { handle })
     }
 
-    /// Whether the runtime was made before this process was forked. Nothing can be asked of it then,
-    /// and what belongs to it is the parent's.
+    /// Whether the runtime was made before this process was forked. It cannot be used then: what
+    /// belongs to it is the parent's.
     #[inline]
     #[must_use]
     pub fn is_inherited(&self) -> bool {
         self.handle.is_inherited()
     }
 
-    /// Refuses a runtime that was made before this process was forked.
+    /// Returns an error if the runtime was made before this process was forked.
     ///
     /// # Errors
     ///
-    /// That it was, in a sentence.
+    /// If the runtime was made before the fork. The message says so.
     #[inline]
     pub fn check_process(&self) -> io::Result<()> {
         self.handle.check_process()
     }
 
-    /// The buffers that datagrams arrive in.
+    /// The buffers that datagrams are received into.
     #[must_use]
     pub fn pool(&self) -> &Pool {
         self.handle.pool()
     }
 
-    /// Memory for reading past the driver.
+    /// Memory for reads that bypass the driver.
     #[must_use]
     pub fn scratch(&self) -> RefMut<'_, Scratch> {
         self.handle.scratch()
     }
 
-    /// Largest payload that a buffer of the pool takes, in bytes.
+    /// The largest payload that a buffer of the pool takes, in bytes.
     #[must_use]
     pub fn buffer_size(&self) -> usize {
         self.handle.limits().buffer_size
     }
 
-    /// A descriptor that is not a socket, to put in the place of one that has to go.
+    /// A descriptor that is not a socket, to replace one that has to be closed.
     #[must_use]
     pub fn placeholder(&self) -> BorrowedFd<'_> {
         self.handle.tasks().inbox().eventfd().as_fd()
     }
 
-    /// Hands `operation` to the driver and returns the future of its result.
+    /// Passes `operation` to the driver and returns the future of its result.
     pub fn submit<O: Operation>(&self, operation: O) -> InFlight<O> {
         self.handle.submit(operation)
     }
 
-    /// Takes in a sink, whose receive is not armed yet. To be undone by
-    /// [`remove_sink`](Self::remove_sink).
+    /// Adds a sink. Its receive is not armed yet. [`remove_sink`](Self::remove_sink) removes it.
     pub fn add_sink(&self, sink: Rc<dyn Sink>) -> ReceiveKey {
         self.handle.driver().register(sink)
     }
 
-    /// Arms the receive of a sink, unless it is armed; if no buffer is free, as soon as one is.
+    /// Arms the receive of a sink, unless it is armed. If no buffer is free, it is armed as soon as
+    /// one is.
     pub fn arm(&self, key: ReceiveKey) {
         self.handle.driver().arm(key);
     }
 
-    /// Asks for the end of a receive; completions go on until the final one.
+    /// Cancels a receive. Completions may follow, up to the final one.
     #[must_use]
     pub fn cancel(&self, key: ReceiveKey) -> Cancelled {
         self.handle.driver().cancel(key)
     }
 
-    /// Whether the kernel has nothing of the sink.
+    /// Whether nothing of the sink is in flight.
     #[must_use]
     pub fn is_reaped(&self, key: ReceiveKey) -> bool {
         self.handle.driver().is_reaped(key)
     }
 
-    /// Cancels the receive of a sink and waits for its final completion. Short by nature: a receive
-    /// waits for a poll, and cancelling that never blocks.
+    /// Cancels the receive of a sink and waits for its final completion. This is short: a receive
+    /// waits in a poll, and cancelling a poll never blocks.
     pub fn reap(&self, key: ReceiveKey) {
         let mut wakes = Wakes::default();
         self.handle.driver().cancel(key);
@@ -113,7 +113,7 @@ impl Registration {
         self.handle.wake_from_outside(wakes);
     }
 
-    /// Lets a sink go whose receive was reaped.
+    /// Removes a sink whose receive was reaped.
     pub fn remove_sink(&self, key: ReceiveKey) {
         let receive = self.handle.driver().deregister(key);
         drop(receive);
@@ -124,19 +124,20 @@ impl Registration {
         self.handle.turn_ends().ask(socket);
     }
 
-    /// Those that are called at the end of the turn are called once more before the thread sleeps.
+    /// Requires that the sockets that are called at the end of a turn are called once more before
+    /// the thread sleeps.
     pub fn no_sleep_before_turn_end(&self) {
         self.handle.turn_ends().forbid_sleep();
     }
 
-    /// Waits for `time`, for something that is to be tried again. Holds up the exit meanwhile.
+    /// Waits for `time`, before something is tried again. The exit waits for the future.
     #[must_use]
     pub fn retry_after(&self, time: Duration) -> Retry {
         Retry::after(time, self.handle.clone())
     }
 
-    /// Enters the kernel without waiting and takes in what it has: for those who want to know what
-    /// is queued now.
+    /// Enters the kernel without waiting and collects its completions. For callers that need to
+    /// know what is queued now.
     pub fn collect_now(&self) {
         let mut wakes = Wakes::default();
         {
@@ -148,18 +149,20 @@ impl Registration {
         self.handle.wake_from_outside(wakes);
     }
 
-    /// Waits until what other CPUs were carrying to sockets has been queued: about 40 ms of the whole
-    /// thread. What lies in their backlogs is not waited for: it meets what was put in its way before.
+    /// Waits until datagrams that other CPUs are delivering to sockets have been queued. It blocks
+    /// the thread for about 40 ms. It does not wait for the backlogs of the CPUs (docs/kernel.md,
+    /// K-CPU-2); what comes out of them meets the seal.
     pub fn wait_for_deliveries(&self) {
-        // Where the kernel has no such call, the caller looks whether something still comes.
+        // If the kernel has no such call, the caller looks whether more datagrams come.
         let _ = membarrier();
     }
 
-    /// Enters a socket into the list of the open ones, so that the drain finds it.
+    /// Adds a socket to the list of open ones, so that the drain finds it.
     ///
     /// # Errors
     ///
-    /// When the final drain has sealed the last sockets: one opened now could not be drained any more.
+    /// `NotConnected` after the final drain has sealed the last sockets: the socket could not be
+    /// drained any more.
     pub fn open_drainable(&self, socket: Rc<dyn Drainable>) -> io::Result<DrainKey> {
         if self.handle.phase() > Phase::ShuttingDown {
             return Err(io::Error::new(
@@ -170,8 +173,8 @@ impl Registration {
         Ok(self.handle.sockets().enter(socket))
     }
 
-    /// The task that is being polled was told this by a socket that it receives from. Returns how many
-    /// datagrams the sockets of the runtime have handed out, this one included.
+    /// Records what a socket has reported to the task that is being polled. Returns how many
+    /// datagrams the sockets of the runtime have handed out, including this one.
     #[inline]
     #[must_use]
     pub fn told(&self, told: Told) -> u32 {
@@ -184,24 +187,25 @@ impl Registration {
         self.handle.tasks().is_alive(task)
     }
 
-    /// Takes a closed socket out of the list, which keeps its counts.
+    /// Removes a closed socket from the list, which keeps its counts.
     pub fn close_drainable(&self, key: DrainKey) {
         self.handle.sockets().leave(key);
     }
 
-    /// Steps 1 to 4 of the drain for one socket.
+    /// Runs steps 1 to 4 of the drain for one socket.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses to seal it: it is read as far as a bound allows all the same. If it
-    /// could not be read: it may be sealed again.
+    /// - `TimedOut` if the socket could not be read to the end of its queue. It can be drained
+    ///   again.
+    /// - `PermissionDenied` if the kernel refused to seal it. It was read up to a bound.
     pub fn seal_socket(&self, socket: &Rc<dyn Drainable>) -> io::Result<()> {
         let sealed = seal_sockets(&self.handle, &[Rc::clone(socket)], None);
         if sealed.not_reaped > 0 || socket.is_given_up() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the socket could not be read to the end of its queue: the kernel does not give its \
-                 receive back, for want of memory, or reading it only fails; drain it again",
+                "the socket could not be read to the end of its queue: the kernel has no memory to \
+                 end its receive, or reading it only fails; drain it again",
             ));
         }
         if sealed.unsealed > 0 {

@@ -1,4 +1,4 @@
-//! [`Retry`]: a wait for an operation that can only be tried again after a while.
+//! [`Retry`]: a wait before something is tried again.
 
 use std::fmt;
 use std::future::Future;
@@ -12,7 +12,7 @@ use crate::handle::LocalHandle;
 use crate::time::Sleep;
 use crate::timers::saturating_add;
 
-/// Waits for a time, for something that is then tried again, and which the exit waits for.
+/// Waits before something is tried again. The exit waits for it.
 pub struct Retry {
     handle: LocalHandle,
     sleep: Sleep,

@@ -1,6 +1,6 @@
-//! The loop. Read this first.
+//! The loop of the runtime. Read this first.
 //!
-//! One thread, one driver, one ready queue. [`Runtime::run_until`] is the loop; one time around is
+//! One thread, one driver, one ready queue. [`Runtime::run_until`] is the loop. One round of it is
 //! a turn:
 //!
 //! ```text
@@ -10,11 +10,11 @@
 //!              +------------- kernel <------------ submit and wait <------------ end turn
 //! ```
 //!
-//! `end turn` is for sockets that owe something to several tasks: see `turn_end.rs`.
+//! `end turn` calls the sockets that have to do something after the tasks have run: see
+//! `turn_end.rs`.
 //!
-//! The path of a datagram through it: the kernel posts a completion; `collect` hands it to the
-//! socket's sink, which puts it into the inbox and leaves one waker; `run tasks` polls the
-//! receiver.
+//! The path of a datagram: the kernel posts a completion. `collect` hands it to the sink of the
+//! socket, which puts it into the inbox and leaves one waker. `run tasks` polls the receiver.
 
 use std::cell::Cell;
 use std::fmt;
@@ -47,10 +47,11 @@ use crate::wakes::Wakes;
 
 /// An async runtime on one thread.
 ///
-/// Dropping it drains it: see [`shutdown`](Self::shutdown). It stays on the thread that made it.
+/// It stays on the thread that made it. Dropping it drains it, with the policy of
+/// [`Builder::drain`]: see [`shutdown`](Self::shutdown).
 ///
 /// ```
-/// use ebbtide_runtime::{Drain, Runtime};
+/// use ebbtide::{Drain, Runtime};
 ///
 /// let runtime = Runtime::new()?;
 /// let answer = runtime.block_on(async { 42 });
@@ -60,31 +61,33 @@ use crate::wakes::Wakes;
 /// ```
 pub struct Runtime {
     handle: LocalHandle,
-    /// What is left to be woken; kept for its memory. `None` while it is in use.
+    /// What has to be woken; kept for its allocation. `None` while it is in use.
     wakes: Cell<Option<Box<Wakes>>>,
     turns: Cell<u64>,
-    /// How it is drained when it is dropped.
+    /// The policy of the drain when the runtime is dropped.
     drain: Drain,
 }
 
 impl Builder {
-    /// Makes the runtime, on the thread that will run it.
+    /// Builds the runtime. It runs on the thread that calls this.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a limit out of range, naming the setter. Otherwise the kernel refused to
-    /// start the driver, and the error holds a [`StartError`](crate::StartError), which names the
-    /// cause and the remedy. With io_uring: Linux 6.1.
+    /// - `InvalidInput` if a limit is out of range. The message names the setter.
+    /// - Otherwise the kernel refused to start the driver. The error contains a
+    ///   [`StartError`], which names the cause and the remedy. io_uring needs
+    ///   Linux 6.1.
     pub fn build(self) -> io::Result<Runtime> {
         self.limits.validate()?;
         Runtime::start(self.driver, self.limits, self.drain)
     }
 
-    /// Makes a runtime on a kernel in memory, whose queues are as large as this builder asks for.
+    /// Builds a runtime on a kernel in memory, whose queues have the sizes that this builder asks
+    /// for.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a limit out of range.
+    /// `InvalidInput` if a limit is out of range.
     #[cfg(ebbtide_model)]
     #[doc(hidden)]
     pub fn build_on(self, queues: Box<dyn crate::model::ModelQueues>) -> io::Result<Runtime> {
@@ -96,7 +99,7 @@ impl Builder {
 }
 
 impl Runtime {
-    /// A runtime with the default limits.
+    /// Makes a runtime with the default limits.
     ///
     /// # Errors
     ///
@@ -105,7 +108,7 @@ impl Runtime {
         Self::builder().build()
     }
 
-    /// For a runtime with other limits.
+    /// Returns a builder, to change limits or choose a driver.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -123,12 +126,12 @@ impl Runtime {
         Self { handle, wakes: Cell::default(), turns: Cell::new(0), drain }
     }
 
-    /// The reference that tasks and sockets hold.
+    /// The handle that tasks and sockets hold.
     pub fn handle(&self) -> &LocalHandle {
         &self.handle
     }
 
-    /// Spawns a task. It runs during [`block_on`](Self::block_on) and the drain.
+    /// Spawns a task. It runs during [`block_on`](Self::block_on), and during the drain.
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future + 'static,
@@ -137,12 +140,14 @@ impl Runtime {
         by_pointer_if_large!(future => self.handle.spawn_moved(future))
     }
 
-    /// Runs `future` to its end, and every task beside it.
+    /// Runs `future` to completion on this thread, and all tasks meanwhile.
     ///
     /// # Panics
     ///
-    /// Inside a runtime: there, spawn or await the future instead. If `future` panics. If the ring
-    /// fails. In a forked child of the process that made the runtime.
+    /// - If it is called inside a runtime: spawn or await the future there instead.
+    /// - If `future` panics.
+    /// - If the driver fails.
+    /// - In a forked child of the process that made the runtime.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         let ended = by_pointer_if_large!(future => self.block_on_until(future, Until::Ready));
         match ended {
@@ -161,7 +166,7 @@ impl Runtime {
         self.run_until(future, until)
     }
 
-    /// The loop.
+    /// The loop. `Err` if `until` allows it to stop before the future is ready.
     fn run_until<F: Future>(&self, future: F, until: Until) -> Result<F::Output, Stopped> {
         let mut future = pin!(future);
         let root = Arc::new(Root::new(Arc::clone(self.handle.tasks().inbox())));
@@ -191,8 +196,9 @@ impl Runtime {
         }
     }
 
-    /// Takes in what the kernel has ready: what one enter brings, or more if the tasks of this
-    /// thread sent more since the last turn. A sender would otherwise outrun a receiver beside it.
+    /// Collects completions: those of one enter, or more if the tasks of this thread have sent more
+    /// datagrams since the last turn. A sender would otherwise outrun a receiver on the same
+    /// thread.
     fn collect_completions(&self) {
         let mut entered = EnterOutcome::Done;
         self.then_wake(|wakes| {
@@ -231,7 +237,7 @@ impl Runtime {
         }
     }
 
-    /// Wakes, when nothing is borrowed, what `body` leaves to be woken.
+    /// Runs `body`, then wakes what it left to be woken, when nothing is borrowed.
     fn then_wake(&self, body: impl FnOnce(&mut Wakes)) {
         let mut wakes = self.wakes.take().unwrap_or_default();
         body(&mut wakes);
@@ -239,25 +245,25 @@ impl Runtime {
         self.wakes.set(Some(wakes));
     }
 
-    /// Runs the tasks that are ready now, within the budget of a turn. Those that become ready
-    /// meanwhile, or yield, wait for the next turn: first the kernel has its say.
+    /// Runs the tasks that are ready now, up to the limit of a turn. Tasks that become ready
+    /// meanwhile, or yield, run in the next turn, after the kernel was entered.
     fn run_tasks(&self) {
         let ready = self.handle.tasks().ready_count();
         for _ in 0..ready.min(self.handle.limits().tasks_per_turn) {
             self.handle.tasks().run_one();
-            // The task may have forked, and this be the child.
+            // The task may have forked, and this may be the child.
             self.handle.assert_own();
         }
     }
 
-    /// Lets sockets do what they owe to tasks that wait, whoever else is polled or not.
+    /// Calls the sockets that asked to be called at the end of the turn.
     fn end_turn(&self) {
         if !self.handle.turn_ends().is_empty() {
             self.then_wake(|wakes| self.handle.turn_ends().call(wakes));
         }
     }
 
-    /// Enters the kernel once: to submit, to receive, and to sleep if nothing is ready.
+    /// Enters the kernel once: to submit and receive, and to sleep if nothing is ready.
     fn submit_and_wait(&self, root: &Root<Runnable>) {
         self.turns.set(self.turns.get() + 1);
         let wait = self.wait(root);
@@ -276,8 +282,8 @@ impl Runtime {
         self.check(entered);
     }
 
-    /// Ends the program's future by a panic if the driver has failed. The end of a runtime goes on
-    /// without it, and reports what it could not read.
+    /// Panics if the driver has failed, which ends the program's future. The end of a runtime goes
+    /// on without the driver, and reports what it could not read.
     #[inline]
     fn check(&self, entered: EnterOutcome) {
         if entered == EnterOutcome::Failed {
@@ -293,7 +299,7 @@ impl Runtime {
         }
     }
 
-    /// How long the thread may sleep now.
+    /// How long the thread may sleep.
     fn wait(&self, root: &Root<Runnable>) -> Wait {
         let busy = || {
             self.handle.tasks().is_ready()
@@ -317,10 +323,10 @@ impl Runtime {
         }
     }
 
-    /// Which driver the runtime uses, and if it is epoll, why.
+    /// The driver that the runtime uses. For epoll, it includes why io_uring is not used.
     ///
     /// ```
-    /// let runtime = ebbtide_runtime::Runtime::new()?;
+    /// let runtime = ebbtide::Runtime::new()?;
     /// println!("running on {}", runtime.driver());
     /// # std::io::Result::Ok(())
     /// ```
@@ -328,27 +334,32 @@ impl Runtime {
         self.handle.driver().running().clone()
     }
 
-    /// Counts of what the runtime has done so far.
+    /// Counts of what the runtime has done since it was made.
     pub fn metrics(&self) -> Metrics {
         Metrics::new(&self.handle, self.turns.get())
     }
 
-    /// Ends the runtime without losing a datagram: seals and empties every datagram socket, lets
-    /// the tasks take what was queued until the policy's deadline, then drops them and frees
-    /// everything. When it returns, no operation is in flight, the kernel holds no memory of ours,
-    /// and the addresses are free to bind again.
+    /// Ends the runtime without losing a datagram.
+    ///
+    /// Seals every datagram socket and reads its queue to the end. Runs the tasks until they have
+    /// received what was queued, at most until the deadline of `policy`. Then drops the tasks and
+    /// releases all resources.
+    ///
+    /// When it returns, no operation is in flight, the kernel has none of the runtime's memory, and
+    /// the addresses can be bound again. What the kernel does not return in time is leaked: see
+    /// [`DrainReport::operations_leaked`].
     pub fn shutdown(mut self, policy: Drain) -> DrainReport {
         self.end(policy)
     }
 
-    /// Ends the runtime at once, without running any task again: what an event loop without a drain
-    /// does, except that the report counts what was thrown away, as `undelivered`.
+    /// Ends the runtime at once, without running any task again. Datagrams that were queued are
+    /// discarded, and counted as [`undelivered`](DrainReport::undelivered).
     pub fn stop(mut self) -> DrainReport {
         drain::stop_draining(&self.handle);
         self.end(self.drain)
     }
 
-    /// The path of a shutdown; see [`drain`](mod@crate::drain).
+    /// Runs the drain and ends the runtime: see [`drain`](mod@crate::drain).
     fn end(&mut self, policy: Drain) -> DrainReport {
         self.handle.assert_own();
         let _entered = self.handle.enter();
@@ -367,7 +378,8 @@ impl Runtime {
         report
     }
 
-    /// Step 6, after the tasks are gone. Returns how many operations the kernel did not give back.
+    /// Step 6 of the drain, after the tasks were dropped. Returns how many operations the kernel
+    /// did not return.
     fn close(&self) -> usize {
         let mut wakes = Wakes::default();
         let reaped = self.handle.driver().reap_all(&mut wakes);
@@ -380,7 +392,8 @@ impl Runtime {
         match reaped {
             Reaped::All => 0,
             Reaped::Leaked(count) => {
-                // The kernel may still use the pool and the memory of operations: never free them.
+                // The kernel may still write to the pool and to memory of operations: never free
+                // them.
                 mem::forget(self.handle.clone());
                 count
             }
@@ -391,8 +404,8 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         if self.handle.is_inherited() {
-            // In a forked child: its memory is not here, its sockets and its ring are the parent's as
-            // well, and the numbers of its descriptors may be those of other files.
+            // In a forked child. The memory of the driver is absent, its sockets and its ring are
+            // the parent's, and its descriptors may be other files by now.
             mem::forget(self.handle.clone());
             return;
         }
@@ -413,26 +426,30 @@ impl fmt::Debug for Runtime {
 enum Until {
     /// When the future is ready.
     Ready,
-    /// Or when the runtime is to stop at once.
+    /// When the future is ready, or the runtime is told to stop at once.
     ReadyOrStopped,
 }
 
-/// The runtime is to stop at once.
+/// The runtime was told to stop at once.
 struct Stopped;
 
-/// Runs `future` on a runtime with the default limits, drains, and returns what `future` returned.
+/// Runs `future` on a new runtime with the default limits, drains the runtime, and returns the
+/// output of `future`.
 ///
-/// A second signal after [`drain_on_terminate`](crate::signal::drain_on_terminate) drops `future`.
+/// The deadline of the drain is 10 seconds. After
+/// [`drain_on_terminate`](crate::signal::drain_on_terminate), a second signal drops `future`.
 ///
 /// # Errors
 ///
-/// That the runtime could not be started; what `future` returns; and a
-/// [`DrainError`](crate::DrainError), with the report of the drain, if anything was lost, or may have
-/// been. Its deadline is 10 seconds.
+/// - The error of [`Runtime::new`], if the runtime cannot be started.
+/// - The error that `future` returns.
+/// - [`DrainError`](crate::DrainError), with the report of the drain, if datagrams were lost or may
+///   have been lost.
+/// - `Interrupted`, if a second signal dropped `future` and the drain lost nothing.
 ///
 /// ```
 /// fn main() -> std::io::Result<()> {
-///     ebbtide_runtime::run(async {
+///     ebbtide::run(async {
 ///         println!("hello");
 ///         Ok(())
 ///     })
@@ -459,17 +476,17 @@ pub fn run<T, E: From<io::Error>>(future: impl Future<Output = Result<T, E>>) ->
 
 /// Spawns a task onto the runtime of this thread.
 ///
-/// The task starts at once, not when the handle is awaited; dropping the handle detaches it. A
-/// panic in it arrives as a [`JoinError`](crate::JoinError). It needs not be `Send`: it stays on
-/// this thread.
+/// The task is scheduled at once; it does not wait for the handle to be awaited. Dropping the
+/// handle detaches the task. If the task panics, the handle returns a
+/// [`JoinError`](crate::JoinError). The future need not be `Send`: it stays on this thread.
 ///
 /// # Panics
 ///
 /// Outside a runtime.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let task = ebbtide_runtime::spawn(async { "done" });
+/// ebbtide::run(async {
+///     let task = ebbtide::spawn(async { "done" });
 ///     assert_eq!(task.await?, "done");
 ///     std::io::Result::Ok(())
 /// })
@@ -492,8 +509,8 @@ mod tests {
     use crate::driver::{DriverChoice, Interest, Readiness};
     use crate::task::{TaskId, Told, yield_now};
 
-    /// Fails when what a task was handed that ends is taken for another's, which is then not expected back
-    /// at the socket that it received from.
+    /// Fails when a datagram that was handed to a task that then ended is attributed to another
+    /// task, which is then not expected back at its socket.
     #[test]
     fn what_a_task_was_handed_is_no_other_tasks() {
         let runtime = Runtime::new().unwrap();
@@ -516,7 +533,8 @@ mod tests {
         assert_eq!(presence.last_handed, 0);
     }
 
-    /// What only waits does not hold up the exit. Fails when the kernel still has it afterwards.
+    /// Fails when an operation that only waits is still in flight after the runtime has ended. Such
+    /// an operation does not hold up the exit.
     #[test]
     fn a_runtime_that_has_ended_has_nothing_in_flight() {
         for choice in [DriverChoice::Auto, DriverChoice::Epoll] {

@@ -1,4 +1,4 @@
-//! [`spawn_blocking`]: calls that block, on threads of their own.
+//! [`spawn_blocking`]: runs calls that block on other threads.
 
 use std::future::poll_fn;
 use std::panic::resume_unwind;
@@ -13,23 +13,24 @@ use crate::panics::{Payload, catch};
 use crate::retry::Retry;
 use crate::task::JoinHandle;
 
-/// Runs `call` on a thread of its own, where it may block.
+/// Runs `call` on another thread, where it may block.
 ///
-/// The threads are the runtime's, 512 at most; further calls wait until one is free. Where the system
-/// starts no thread, because a limit is reached (`RLIMIT_NPROC`, the `pids` limit of a container),
-/// the call waits until it does, and the loop goes on.
+/// The runtime starts up to 512 threads for such calls. Further calls wait until a thread is free.
+/// If the system refuses to start a thread (`RLIMIT_NPROC`, the `pids` limit of a container), the
+/// call waits until one can be started. The loop goes on meanwhile.
 ///
-/// The exit waits for the call, up to the drain's deadline, also if its handle was dropped. Nothing
-/// stops it: aborting its handle does nothing. One for which the system has started no thread by then
-/// never runs. A panic in it arrives as a [`JoinError`](crate::JoinError).
+/// The exit waits for the call, up to the drain's deadline, even if the handle was dropped. A call
+/// cannot be stopped: aborting its handle does nothing. A call for which no thread could be started
+/// by the deadline never runs. If the call panics, the handle returns a
+/// [`JoinError`](crate::JoinError).
 ///
 /// # Panics
 ///
 /// Outside a runtime.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let sum = ebbtide_runtime::spawn_blocking(|| (1..=10).sum::<u32>()).await?;
+/// ebbtide::run(async {
+///     let sum = ebbtide::spawn_blocking(|| (1..=10).sum::<u32>()).await?;
 ///     assert_eq!(sum, 55);
 ///     std::io::Result::Ok(())
 /// })
@@ -42,15 +43,16 @@ where
 {
     let handle = LocalHandle::current();
     let until_ended = Arc::new(handle.blocking().hold());
-    // Until the result was taken, or the runtime could end between the end of the call and the wake
-    // for it.
+    // Held until the result was taken: the runtime could otherwise end between the end of the call
+    // and the wake of the task.
     let until_taken = Arc::clone(&until_ended);
     let result = Arc::new(Slot::default());
     let slot = Arc::clone(&result);
-    // Handed in here, not at the first poll: the caller may block the loop before that.
+    // Handed over here, not at the first poll: the caller may block the loop before that.
     let handed = handle.threads().hand(Box::new(move || {
         let result = catch(call);
-        // Before the task is woken, which lets go last: nobody wakes the loop for this.
+        // Released before the task is woken. The task releases its own guard last; no other wake
+        // follows.
         drop(until_ended);
         slot.fill(result);
     }));
@@ -66,7 +68,7 @@ where
     handle.spawn(taken).unstoppable()
 }
 
-/// Tries to start a thread from time to time, until one takes the call or another has ended it.
+/// Tries to start a thread from time to time, until one takes the call or has ended it.
 async fn wait_for_a_thread<T>(handle: &LocalHandle, result: &Slot<T>) {
     while !result.is_filled() && handle.threads().grow() == Handed::ToNobody {
         Retry::after(Duration::from_millis(BLOCKING_RETRY_MS), handle.clone()).await;

@@ -1,5 +1,5 @@
-//! What threads share is made of these and of nothing else, so that the models of `loom/`, which
-//! compile the same files against a `sync` of their own, can try every interleaving of them.
+//! What threads share consists of these types. The models of `loom/` compile the same files with
+//! another `sync`, to try every interleaving.
 
 use std::io::Write;
 
@@ -8,8 +8,8 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub(crate) use crossbeam_queue::SegQueue as Queue;
 
-/// Ends the sleep of whoever watches `eventfd`, also one that has yet to begin.
+/// Ends the sleep of the thread that watches `eventfd`, or the next sleep.
 pub(crate) fn signal(mut eventfd: &Eventfd) {
-    // Fails only when the counter is full, and then the owner has been woken.
+    // This fails only if the counter is full, and then the owner was woken.
     let _ = eventfd.write(&1u64.to_ne_bytes());
 }

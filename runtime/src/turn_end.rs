@@ -1,8 +1,8 @@
-//! [`TurnEnds`]: the sockets that have something to do when the tasks of a turn have run.
+//! [`TurnEnds`]: sockets that have something to do after the tasks of a turn have run.
 //!
-//! What a socket owes one task must not wait until it polls the future of another: that future may
-//! be held, or forgotten. So the loop does it, when every task that was ready has run. It does not
-//! sleep before that.
+//! A socket may have to do something for several tasks, such as sending what they left to it. It
+//! must not depend on one of their futures being polled: that future may be kept, or forgotten. So
+//! the loop calls the socket after every task that was ready has run, and does not sleep before.
 
 use std::cell::{Cell, RefCell};
 use std::mem;
@@ -14,15 +14,15 @@ use crate::wakes::Wakes;
 ///
 /// [`Registration::at_turn_end`]: crate::Registration::at_turn_end
 pub trait AtTurnEnd: 'static {
-    /// The tasks that were ready have run. Called while nothing is borrowed; what is to be woken is
-    /// left in `wakes`.
+    /// Called when the tasks that were ready have run, and nothing is borrowed. Puts what has to be
+    /// woken into `wakes`.
     fn turn_ends(&self, wakes: &mut Wakes) -> Again;
 }
 
-/// Whether a socket is called at the end of the next turn, too.
+/// Whether a socket is called again at the end of the next turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Again {
-    /// Not unless it asks.
+    /// No, unless it asks again.
     No,
     /// Yes. The thread may sleep before that: an operation or a timer of the socket ends the sleep.
     AfterSleep,
@@ -30,7 +30,7 @@ pub enum Again {
     WithoutSleep,
 }
 
-/// Those that have asked.
+/// The sockets that asked to be called.
 #[derive(Default)]
 pub(crate) struct TurnEnds {
     sockets: RefCell<Vec<Weak<dyn AtTurnEnd>>>,
@@ -57,7 +57,7 @@ impl TurnEnds {
         self.sockets.borrow().is_empty()
     }
 
-    /// Calls those that have asked before.
+    /// Calls the sockets that have asked.
     pub(crate) fn call(&self, wakes: &mut Wakes) {
         self.forbids_sleep.set(false);
         let mut sockets = mem::take(&mut *self.sockets.borrow_mut());
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers what it is told to, and counts how often it was called.
+    /// Returns what it is told to, and counts the calls.
     struct Socket {
         answer: Cell<Again>,
         calls: Cell<usize>,
@@ -103,7 +103,7 @@ mod tests {
         ends.ask(socket);
     }
 
-    /// Fails when a socket that has asked is passed over, or called once too often.
+    /// Fails when a socket that has asked is not called, or is called once too often.
     #[test]
     fn a_socket_is_called_as_often_as_it_wants() {
         let ends = TurnEnds::default();

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 use crate::panics::contain;
 
-/// What must be woken or dropped once the driver is no longer borrowed: wakers, destructors and
+/// What has to be woken or dropped when the driver is no longer borrowed. Wakers, destructors and
 /// user code never run under a borrow.
 #[derive(Default)]
 pub struct Wakes {
@@ -15,7 +15,7 @@ pub struct Wakes {
 }
 
 impl Wakes {
-    /// Wakes whoever is to be woken later.
+    /// Adds wakers, to be woken later.
     #[inline]
     pub fn wake(&mut self, waker: impl IntoIterator<Item = Waker>) {
         for waker in waker {
@@ -23,20 +23,20 @@ impl Wakes {
         }
     }
 
-    /// Drops `value` later.
+    /// Adds `value`, to be dropped later.
     pub fn retire(&mut self, value: Box<dyn Any>) {
         self.retired.push(value);
     }
 
-    /// Adds wakers that are to be woken later.
+    /// The wakers to be woken later.
     pub(crate) fn wakers(&mut self) -> &mut Vec<Waker> {
         &mut self.wakers
     }
 
-    /// Does all of it now. Call with nothing borrowed.
+    /// Wakes and drops all of it. Nothing may be borrowed.
     pub fn run(&mut self) {
         for waker in self.wakers.drain(..) {
-            // A third-party waker that panics must not take the wakes of others with it.
+            // A third-party waker that panics must not prevent the other wakes.
             contain(|| waker.wake());
         }
         for retired in self.retired.drain(..) {

@@ -1,8 +1,9 @@
-//! [`BlockingCalls`]: how many blocking calls hold up the exit.
+//! [`BlockingCalls`]: how many blocking calls the exit waits for.
 //!
-//! A call is held by two: by the call itself, on its thread, and by the task that takes its result.
-//! The task lets go last, on the thread of the runtime, where the loop looks at the count before it
-//! sleeps: nobody has to be woken for it. `loom/` shows that the end misses no result.
+//! Two guards count a call: that of the call itself, on its thread, and that of the task that takes
+//! its result. The task releases its guard last, on the thread of the runtime, and the loop looks
+//! at the count before it sleeps. So no wake is needed. `loom/` shows that the end misses no
+//! result.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ pub(crate) struct BlockingCalls {
 }
 
 impl BlockingCalls {
-    /// How many calls hold up the exit.
+    /// How many calls the exit waits for.
     pub(crate) fn count(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
@@ -25,7 +26,7 @@ impl BlockingCalls {
     }
 }
 
-/// Holds up the exit while it exists, on whichever thread.
+/// The exit waits while it exists, on any thread.
 pub(crate) struct CallGuard {
     calls: Arc<AtomicUsize>,
 }

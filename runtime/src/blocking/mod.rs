@@ -1,4 +1,4 @@
-//! Blocking calls: the threads that they run on, and how many hold up the exit.
+//! Blocking calls: the threads that run them, and how many calls the exit waits for.
 
 mod calls;
 mod threads;

@@ -1,10 +1,12 @@
-//! [`Threads`]: where blocking calls run.
+//! [`Threads`]: the threads that run blocking calls.
 //!
-//! A pool of the runtime's own. That of the `blocking` crate is shared by the process: where no thread
-//! can be started it tries again and again on the thread that asked, so that the loop stands
-//! still; and a forked child inherits its counts, but not its threads, and waits for them for ever.
-//! The locks are those of std, because they keep no state outside of themselves: a child that was forked
-//! while another thread held one of a pool of its parent has nothing to do with it.
+//! The runtime has its own threads, instead of those of the `blocking` crate, which the process
+//! shares. If no thread can be started, that crate tries again and again on the calling thread,
+//! which blocks the loop. A forked child inherits its counts but not its threads, and would wait
+//! for them for ever.
+//!
+//! The locks are those of std, which keep no state outside of themselves: a child that was forked
+//! while another thread held a lock of its parent is not affected.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,15 +17,15 @@ use std::time::Duration;
 use crate::limits::{BLOCKING_IDLE_MS, MAX_BLOCKING_THREADS};
 use crate::panics::contain;
 
-/// A blocking call. It reports its own panic; one that leaves it all the same ends nothing.
+/// A blocking call. It reports its own panic. A panic that leaves it is caught.
 pub(crate) type Call = Box<dyn FnOnce() + Send>;
 
-/// What becomes of a call that was handed in.
+/// What happens to a call that was passed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Handed {
-    /// A thread takes it, at once or when one is free.
+    /// A thread runs it, at once or when one is free.
     ToThreads,
-    /// It waits: the system starts no thread now. To be tried again by [`Threads::grow`].
+    /// It waits, because the system starts no thread now. [`Threads::grow`] tries again.
     ToNobody,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct Threads {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// A call was handed in, or it is over.
+    /// Notified when a call was passed in, and when the runtime has ended.
     changed: Condvar,
 }
 
@@ -46,12 +48,12 @@ struct State {
     threads: usize,
     /// How many of the threads wait for a call.
     idle: usize,
-    /// True once the runtime has ended.
+    /// True after the runtime has ended.
     closed: bool,
 }
 
 impl Threads {
-    /// Hands a call in, for the first thread that is free.
+    /// Queues a call for the first thread that is free.
     pub(crate) fn hand(&self, call: Call) -> Handed {
         {
             let mut state = self.shared.lock();
@@ -66,7 +68,7 @@ impl Threads {
         self.grow()
     }
 
-    /// Sees to it that the calls that wait get threads.
+    /// Starts a thread if calls wait and no thread is idle.
     pub(crate) fn grow(&self) -> Handed {
         {
             let mut state = self.shared.lock();
@@ -91,8 +93,8 @@ impl Threads {
         }
     }
 
-    /// The runtime has ended: threads end when they have run what was handed in. Without a thread, that
-    /// never runs.
+    /// The runtime has ended. Threads end when they have run the queued calls. If there is no
+    /// thread, these calls never run.
     pub(crate) fn close(&self) {
         let calls = {
             let mut state = self.shared.lock();
@@ -103,7 +105,7 @@ impl Threads {
             }
         };
         self.shared.changed.notify_all();
-        // Third-party code, run when nothing is locked.
+        // Third-party code, dropped when nothing is locked.
         drop(calls);
     }
 }
@@ -116,7 +118,7 @@ impl Drop for Threads {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code of others runs while it is held.
+        // No third-party code runs while it is locked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,9 +1,9 @@
-//! [`Block`]: the memory of a pool: a record for each buffer, and the buffers.
+//! [`Block`]: the memory of a pool, that is a record for each buffer, and the buffers.
 //!
-//! A forked child gets the records, so that what it inherited can be dropped there, but no buffer.
+//! A forked child gets the records, so that it can drop what it inherited, but not the buffers.
 
-// UNSAFETY: the records are parts of one mapping, and the buffers and what lies between them of another,
-// some of which the kernel writes.
+// UNSAFETY: the records are parts of one mapping. The buffers and the gaps between them are parts
+// of another, some of which the kernel writes to.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;
@@ -22,25 +22,27 @@ pub(super) struct Block {
     /// The process that has the buffers.
     process: Process,
     count: u16,
-    /// Bytes of a buffer, which the kernel may write. The next one comes [`GAP`] bytes later.
+    /// Bytes of a buffer, which the kernel may write. The next buffer starts [`GAP`] bytes after
+    /// them.
     pub(super) len: usize,
 }
 
-/// A record in a cache line of its own.
+/// A record in its own cache line.
 #[repr(align(64))]
 struct Slot(Record);
 
 const _: () = assert!(size_of::<Slot>() == 64, "a buffer starts at a cache line");
 
 impl Block {
-    /// Memory for the records, and for `count` buffers of `len` bytes.
+    /// Maps memory for the records, and for `count` buffers of `len` bytes.
     pub(super) fn map(count: usize, len: usize) -> io::Result<(Mapping, Mapping)> {
         let records = Mapping::new(size_of::<Slot>() * count, InChild::Copied)?;
         let buffers = Mapping::new((len + GAP) * count, InChild::Absent)?;
         Ok((records, buffers))
     }
 
-    /// The mappings are those that [`map`](Self::map) made for them, of the pool `memory`.
+    /// Makes a block from the mappings that [`map`](Self::map) made for this `count` and `len`, for
+    /// the pool `memory`.
     pub(super) fn new(
         records: Mapping,
         buffers: Mapping,
@@ -51,7 +53,7 @@ impl Block {
         let block = Self { records, buffers, process: Process::current(), count, len };
         for id in 0..count {
             let slot = Slot(Record::buffer(id, block.buffer(id), len, memory));
-            // SAFETY: inside of the mapping, aligned, and nobody has seen it yet.
+            // SAFETY: inside the mapping, aligned, and not shared yet.
             unsafe { block.slot(id).write(slot) };
         }
         if cfg!(debug_assertions) {
@@ -83,36 +85,36 @@ impl Block {
 
     #[inline]
     pub(super) fn record(&self, id: u16) -> &Record {
-        // SAFETY: `new` has written it, at the start of a mapping, which is aligned for it; from then
-        // on it is only shared.
+        // SAFETY: `new` has written it. A mapping starts at a page, so it is aligned. From then on
+        // it is only shared.
         unsafe { &self.slot(id).as_ref().0 }
     }
 
-    /// Where the gap behind a buffer starts.
+    /// Where the gap after a buffer starts.
     pub(super) fn gap(&self, id: u16) -> *mut [u8; GAP] {
-        // SAFETY: the buffer and the gap behind it lie inside the mapping, as `buffer` asserts.
+        // SAFETY: the buffer and the gap after it are inside the mapping, as `buffer` asserts.
         unsafe { self.buffer(id).add(self.len).as_ptr().cast() }
     }
 
-    /// Before anybody else has the memory.
+    /// Fills the gap after a buffer, before anybody else has the memory.
     fn plant(&self, id: u16) {
-        // SAFETY: mapped and zeroed, and nobody else's: no buffer reaches into the gap.
+        // SAFETY: mapped and zeroed, and nobody else has it: no buffer reaches into the gap.
         canary::plant(unsafe { &mut *self.gap(id) });
     }
 
-    /// Looks whether a buffer was written to past its end, in debug builds.
+    /// In debug builds, checks whether something wrote past the end of a buffer.
     #[inline]
     pub(super) fn check(&self, id: u16) {
         if cfg!(debug_assertions) && self.process == Process::current() {
-            // SAFETY: mapped as long as `self` lives, and written by `plant` alone, before the
-            // kernel or a `Buffer` had any of it: no buffer reaches into the gap.
+            // SAFETY: mapped as long as `self` lives. Only `plant` has written it, before the
+            // kernel or a `Buffer` had any of the block: no buffer reaches into the gap.
             canary::check(id, unsafe { &*self.gap(id) });
         }
     }
 }
 
 impl Drop for Block {
-    /// The buffers that were never filled have not been looked at.
+    /// Checks all buffers: those that were never filled were not checked yet.
     fn drop(&mut self) {
         if cfg!(debug_assertions) {
             (0..self.count).for_each(|id| self.check(id));

@@ -1,9 +1,8 @@
-//! Canaries: in debug builds, a pattern behind each buffer of a pool, to tell of a write past its
-//! end.
+//! Canaries: in debug builds, a pattern after each buffer of a pool, to detect writes past its end.
 //!
-//! Nobody may write there: neither the kernel, which is told the length of the buffer alone, nor
-//! whoever holds it. Looked at when the buffer comes back and when the pool goes. What lies beyond
-//! the whole block of buffers has guards, see `mapping.rs`. In release builds there is nothing
+//! Nobody may write there, neither the kernel, which knows the length of the buffer, nor the
+//! program. The pattern is checked when the buffer returns and when the pool is freed. Guard pages
+//! protect what is beyond the whole block: see `mapping.rs`. In release builds there is nothing
 //! between the buffers.
 
 use std::io::{self, Write};
@@ -11,19 +10,19 @@ use std::ops::RangeInclusive;
 use std::process;
 use std::thread;
 
-/// What lies behind each buffer. As long as a cache line, so that buffers still start at one; text,
-/// so that it is found in a dump, and few of its bytes are the same.
+/// The pattern after each buffer. It is a cache line long, so that buffers still start at one. It
+/// is text, so that it is found in a dump, and so that few bytes are equal.
 const PATTERN: &[u8; 64] = b"behind a buffer of a pool: whatever writes here writes too far..";
 
-/// Bytes behind each buffer, in debug builds.
+/// Bytes after each buffer, in debug builds.
 pub(super) const GAP: usize = if cfg!(debug_assertions) { PATTERN.len() } else { 0 };
 
-/// Fills the gap behind a buffer.
+/// Fills the gap after a buffer.
 pub(super) fn plant(gap: &mut [u8; GAP]) {
     gap.copy_from_slice(&PATTERN[..GAP]);
 }
 
-/// The first and the last byte of the gap that are not as they were planted.
+/// Returns the first and the last damaged byte of the gap.
 fn damage(gap: &[u8; GAP]) -> Option<RangeInclusive<usize>> {
     if gap == &PATTERN[..GAP] {
         return None;
@@ -34,11 +33,12 @@ fn damage(gap: &[u8; GAP]) -> Option<RangeInclusive<usize>> {
     Some(first..=last)
 }
 
-/// Ends the process if `gap`, which lies behind the buffer `id`, was written to.
+/// Aborts the process if `gap`, which follows the buffer `id`, was written to.
 ///
-/// No panic: a task that drops a datagram would catch it, and nobody need look at how that task
-/// ended. Memory that is not ours to write was written, so nothing can be said of the rest either.
-/// Nor is the message one that a test captures, and an abort then loses.
+/// It does not panic: a task that drops a datagram would catch that, and its result might be
+/// ignored. Somebody wrote to memory that was not theirs, so the other memory cannot be trusted
+/// either. The message goes to stderr directly: a test would capture a print, and the abort would
+/// lose it.
 pub(super) fn check(id: u16, gap: &[u8; GAP]) {
     let Some(damaged) = damage(gap) else { return };
     let (first, last) = (damaged.start(), damaged.end());

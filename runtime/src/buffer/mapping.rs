@@ -1,8 +1,9 @@
-//! A block of anonymous memory straight from the kernel.
+//! A block of anonymous memory, mapped directly.
 //!
-//! Not the allocator's: the block is unmapped when it is freed, so that a late write by the kernel
-//! is a visible error instead of silent corruption. What the kernel writes is kept out of forked
-//! children (`MADV_DONTFORK`), which would otherwise keep a dead runtime's memory alive.
+//! It does not come from the allocator, so that it is unmapped when it is freed: a late write by
+//! the kernel is then an error and no silent corruption. Forked children do not get memory that the
+//! kernel writes (`MADV_DONTFORK`; docs/kernel.md, K-FORK-2). They would keep it alive after the
+//! runtime has ended.
 
 // UNSAFETY: mmap, madvise and munmap have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
@@ -14,12 +15,12 @@ use std::slice;
 
 use crate::process::Process;
 
-/// Bytes on either side of a mapping that nobody may touch, so that a write past its end is an
-/// error, by the kernel (`EFAULT`) as by us. In debug builds only: it takes two more mappings, of
-/// which a process has 65 530. A page, wherever pages are not larger than 64 KiB.
+/// Bytes before and after a mapping that nobody may access. A write past its end is an error there,
+/// by the kernel (`EFAULT`) as by this process. Only in debug builds, because it takes two more
+/// mappings, of which a process has 65 530. It covers a page if pages are at most 64 KiB.
 const GUARD: usize = if cfg!(all(debug_assertions, not(miri))) { 65_536 } else { 0 };
 
-/// Zeroed, page-aligned memory; unmapped on drop.
+/// Zeroed, page-aligned memory, which is unmapped on drop.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
@@ -30,7 +31,7 @@ pub(crate) struct Mapping {
 /// What a forked child gets of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InChild {
-    /// Nothing: to touch it there is an error.
+    /// Nothing. Accessing it there is an error.
     Absent,
     /// A copy.
     Copied,
@@ -41,8 +42,8 @@ const ACCESS: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
 impl Mapping {
     pub(crate) fn new(len: usize, in_child: InChild) -> io::Result<Self> {
         let access = if GUARD != 0 { libc::PROT_NONE } else { ACCESS };
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice; it touches no
-        // memory that exists.
+        // SAFETY: an anonymous private mapping at an address that the kernel chooses. It does not
+        // affect existing memory.
         let whole = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -56,18 +57,18 @@ impl Mapping {
         if whole == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: inside of the mapping just made.
+        // SAFETY: inside the mapping just made.
         let start = unsafe { whole.cast::<u8>().add(GUARD) };
         let start = NonNull::new(start).expect("mmap never maps page zero");
         let mapping = Self { start, len, process: Process::current() };
         if GUARD != 0 {
-            // SAFETY: the range is what lies between the guards of the mapping just made.
+            // SAFETY: the range is between the guards of the mapping just made.
             let result = unsafe { libc::mprotect(start.as_ptr().cast(), len, ACCESS) };
             if result != 0 {
                 return Err(io::Error::last_os_error());
             }
         }
-        // Miri has no madvise, and no fork either.
+        // Miri has neither madvise nor fork.
         if !cfg!(miri) && in_child == InChild::Absent {
             // SAFETY: the range is the mapping just made.
             let result = unsafe { libc::madvise(start.as_ptr().cast(), len, libc::MADV_DONTFORK) };
@@ -90,19 +91,19 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.process != Process::current() {
-            // In a forked child: it may not be here, and other memory in its place.
+            // In a forked child, the mapping may be absent, with other memory in its place.
             return;
         }
-        // SAFETY: the guard in front belongs to the same mapping.
+        // SAFETY: the guard before it belongs to the same mapping.
         let whole = unsafe { self.start.as_ptr().sub(GUARD) };
-        // SAFETY: the range was mapped by `new` and is unmapped once. Whoever lent it to the kernel
-        // has taken it back by now (see `Pool`).
+        // SAFETY: the range was mapped by `new` and is unmapped once. The kernel no longer has any
+        // of it (see `Pool`).
         let result = unsafe { libc::munmap(whole.cast(), self.len + 2 * GUARD) };
         debug_assert_eq!(result, 0, "munmap of a mapping of our own cannot fail");
     }
 }
 
-/// A mapping of which nobody else has any part. What was never written to takes no memory.
+/// A mapping that is not shared with anybody. Pages that were never written take no memory.
 pub(crate) struct Pages {
     mapping: Mapping,
 }
@@ -117,14 +118,14 @@ impl Deref for Pages {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: mapped as long as `self` lives, zeroed when mapped, and nobody else's.
+        // SAFETY: mapped as long as `self` lives, zeroed when mapped, and not shared.
         unsafe { slice::from_raw_parts(self.mapping.start().as_ptr(), self.mapping.len()) }
     }
 }
 
 impl DerefMut for Pages {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`, and `&mut self` is the only way to it.
+        // SAFETY: as in `deref`, and `&mut self` is the only access to it.
         unsafe { slice::from_raw_parts_mut(self.mapping.start().as_ptr(), self.mapping.len()) }
     }
 }
@@ -135,8 +136,8 @@ mod tests {
 
     use super::*;
 
-    /// Fails without guards, unless the neighbours of the mapping happen to be closed to us. The
-    /// kernel is asked to read: it fails where the program would die.
+    /// Fails without guards, unless memory next to the mapping happens to be inaccessible. The
+    /// kernel is asked to read, which fails where an access by the program would kill it.
     #[test]
     #[cfg_attr(any(miri, not(debug_assertions)), ignore = "there are guards in debug builds only")]
     fn what_lies_before_and_after_the_memory_cannot_be_touched() {
@@ -144,7 +145,7 @@ mod tests {
         let mapping = Mapping::new(len, InChild::Absent).unwrap();
         let (_reader, writer) = io::pipe().unwrap();
         let touch = |at: *const u8| {
-            // SAFETY: takes a byte from where the kernel may refuse to read it.
+            // SAFETY: takes a byte from an address that the kernel may refuse to read.
             let written = unsafe { libc::write(writer.as_raw_fd(), at.cast(), 1) };
             if written == 1 { Ok(()) } else { Err(io::Error::last_os_error().raw_os_error()) }
         };
@@ -161,13 +162,13 @@ mod tests {
         }
     }
 
-    /// Fails when a forked child gets the memory: its flags then lack "dc", do not copy.
+    /// Fails when a forked child gets the memory: its flags then lack "dc" (do not copy).
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no /proc")]
     fn a_forked_child_does_not_get_the_memory() {
         let mapping = Mapping::new(1 << 20, InChild::Absent).unwrap();
         let start = mapping.start().as_ptr().addr();
-        // Each range of addresses is followed by what there is to say of it.
+        // Each range of addresses is followed by its properties.
         let holds_it = |line: &&str| {
             let range = line.split_whitespace().next().and_then(|range| range.split_once('-'));
             let number = |text| usize::from_str_radix(text, 16).ok();

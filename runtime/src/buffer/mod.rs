@@ -1,11 +1,11 @@
-//! The memory that datagrams arrive in.
+//! The memory that datagrams are received into.
 //!
-//! [`Pool`] owns one block of buffers of equal size; one message is written into each, by the
-//! kernel on its own (a ring) or when the driver asks for it. A filled buffer is handed out as a
-//! share, a pointer to its record, and goes back when the last share is dropped: no copy, no
-//! allocation per message, and nothing but a pointer to move from hand to hand.
+//! [`Pool`] owns a block of buffers of equal size. Each takes one message. A ring fills buffers
+//! itself; epoll's driver fills them with recvmmsg. A filled buffer is handed out as a [`Share`], a
+//! pointer to its record. The buffer returns to the pool when the last share is dropped. So a
+//! message costs no copy and no allocation.
 //!
-//! Invariant: a buffer is at any time either free, or held by as many as its record counts.
+//! Invariant: a buffer is either free, or has as many shares as its record counts.
 
 mod block;
 mod canary;

@@ -1,7 +1,7 @@
-//! [`Pool`] and [`Buffer`]: the block of buffers, which of them are free, and the way back.
+//! [`Pool`] and [`Buffer`]: the block of buffers, which of them are free, and how they return.
 
-// UNSAFETY: what is held keeps the memory and is all that may keep it, so that it may end while it
-// is given back to.
+// UNSAFETY: shares keep the memory alive through a raw pointer, and may be all that keeps it alive,
+// so the memory may be freed while a buffer is returned to it.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::cell::{Cell, RefCell};
@@ -17,53 +17,55 @@ use super::ring::BufferRing;
 use super::window::Window;
 use crate::limits::BUFFER_OVERHEAD;
 
-/// A block of buffers that are filled with datagrams.
+/// A block of buffers that datagrams are received into.
 ///
-/// Cheap to clone. The memory lives until the runtime has ended *and* the last datagram in it is
-/// gone, so that a datagram may outlive its runtime.
+/// Cheap to clone. The memory lives until the runtime has ended *and* the last datagram in it was
+/// dropped, so a datagram may outlive its runtime.
 #[derive(Clone)]
 pub struct Pool {
     memory: Rc<Memory>,
 }
 
 pub(super) struct Memory {
-    /// Free buffers that are not with the kernel. The one that came back last is used first: it is
-    /// warm.
+    /// Free buffers that the kernel does not have. The last one to return is used first: it is warm
+    /// in the cache.
     shelf: RefCell<Vec<u16>>,
-    /// Where the kernel takes from. `None` in a pool for a driver that reads by hand.
+    /// The ring that the kernel takes buffers from. `None` for a driver that fills buffers
+    /// directly.
     ring: Option<Provided>,
     block: Block,
-    /// Bytes of payload that a buffer is meant for.
+    /// Bytes of payload that a buffer has to fit.
     payload: usize,
-    /// How many buffers nobody holds.
+    /// How many buffers have no share.
     unheld: Cell<usize>,
-    /// How many messages the program holds that have left their buffers; each counts as if it were one.
+    /// How many messages the program has that were moved out of their buffers. Each counts as a
+    /// buffer.
     claimed: Cell<usize>,
-    /// How many messages the program holds that were read past the pool.
+    /// How many messages the program has that were read without the pool.
     held_unpooled: Cell<usize>,
-    /// What keeps the block for the buffers that are held: `Some` exactly while any is.
+    /// Keeps the block alive while buffers have shares: `Some` exactly while any has.
     own: Cell<Option<Rc<Memory>>>,
 }
 
-/// The free buffers that are with the kernel, which takes them as datagrams come.
+/// The free buffers that the kernel has. It takes them as datagrams arrive.
 struct Provided {
     ring: BufferRing,
-    /// How many there are, as far as the completions collected so far tell.
+    /// How many there are, according to the completions collected so far.
     count: Cell<usize>,
     window: RefCell<Window>,
 }
 
-/// Which kind of driver a pool is for.
+/// Who fills the buffers of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilledBy {
-    /// The kernel fills buffers on its own: a ring.
+    /// The kernel fills buffers on its own: io_uring.
     Kernel,
-    /// The driver asks for a buffer and has it filled.
+    /// The driver takes a buffer and has it filled: epoll.
     Driver,
 }
 
 impl Pool {
-    /// A pool of `count` buffers for payloads of `payload` bytes, all of them free.
+    /// Makes a pool of `count` free buffers for payloads of `payload` bytes.
     ///
     /// # Errors
     ///
@@ -81,7 +83,7 @@ impl Pool {
         let len = (BUFFER_OVERHEAD + payload).next_multiple_of(BUFFER_OVERHEAD);
         let (records, buffers) = Block::map(count, len)?;
         let memory = Rc::new_cyclic(|memory| Memory {
-            // The first is on top.
+            // The first buffer is on top.
             shelf: RefCell::new((0..ids).rev().collect()),
             ring,
             block: Block::new(records, buffers, ids, len, memory),
@@ -102,30 +104,32 @@ impl Pool {
         self.memory.block.count()
     }
 
-    /// How many more datagrams can be received before the pool is full: the buffers that nobody
-    /// holds, as far as the completions collected so far tell, less the datagrams that the program
-    /// holds outside the pool.
+    /// How many more datagrams can be received before the pool is full.
+    ///
+    /// These are the buffers without shares, according to the completions collected so far, less
+    /// the datagrams that the program has outside the pool.
     #[inline]
     #[must_use]
     pub fn free(&self) -> usize {
         self.free_but_for(0)
     }
 
-    /// The same, if `held` of the buffers that are held were not.
+    /// [`free`](Self::free), if `held` of the buffers with shares had none.
     #[inline]
     #[must_use]
     pub fn free_but_for(&self, held: usize) -> usize {
         (self.memory.unheld.get() + held).saturating_sub(self.memory.claimed.get())
     }
 
-    /// How many messages are held, in inboxes and by the program; those outside the pool count once
-    /// the program has them.
+    /// How many messages are in inboxes and in the program. Those outside the pool count only in
+    /// the program.
     pub(crate) fn held(&self) -> usize {
         let Memory { unheld, claimed, held_unpooled, .. } = &*self.memory;
         self.count() - unheld.get() + claimed.get() + held_unpooled.get()
     }
 
-    /// Bytes that were read past the pool: those at `range` of `bytes`, which others may share.
+    /// Makes a share of bytes that were read without the pool: those at `range` of `bytes`, which
+    /// other shares may use, too.
     #[must_use]
     pub fn unpooled(&self, bytes: &Rc<Box<[u8]>>, range: Range<usize>, note: Note) -> Share {
         let memory = Rc::clone(&self.memory);
@@ -133,7 +137,8 @@ impl Pool {
         Share::unpooled(unpooled, range, note)
     }
 
-    /// Gives the kernel as many free buffers as it is to have. To be called before it is entered.
+    /// Passes free buffers to the kernel, as many as it should have. Called before the kernel is
+    /// entered.
     pub(crate) fn refill(&self) {
         let Some(provided) = &self.memory.ring else { return };
         let missing = provided.window.borrow_mut().refill(provided.count.get());
@@ -144,7 +149,7 @@ impl Pool {
         }
         let block = &self.memory.block;
         let len = u32::try_from(block.len).expect("the builder bounds buffers");
-        // The warmest last on the shelf, first to the kernel.
+        // The warmest buffer is the last on the shelf, and the first for the kernel.
         let rest = shelf.len() - count;
         let buffers = shelf.drain(rest..).rev();
         let address = |id: u16| block.buffer(id).as_ptr().expose_provenance();
@@ -152,8 +157,8 @@ impl Pool {
         provided.count.set(provided.count.get() + count);
     }
 
-    /// Takes back all buffers that the kernel has, also those of which no completion came. The ring
-    /// must not be registered.
+    /// Takes all buffers back from the kernel, also those whose completion was lost. The ring of
+    /// buffers must not be registered.
     pub(crate) fn take_all_back(&self) {
         let Some(provided) = &self.memory.ring else { return };
         provided.ring.reset();
@@ -165,7 +170,7 @@ impl Pool {
         self.memory.shelf.replace(free.collect());
     }
 
-    /// The kernel has run out of buffers: it gets more, if there are any.
+    /// The kernel has run out of buffers: from now on it gets more, if there are any.
     pub(crate) fn ran_out(&self) {
         if let Some(provided) = &self.memory.ring
             && !self.memory.shelf.borrow().is_empty()
@@ -174,7 +179,7 @@ impl Pool {
         }
     }
 
-    /// The buffer `id`, which a completion said that the kernel has filled.
+    /// Takes the buffer `id`, which the kernel has filled according to a completion.
     #[inline]
     pub(crate) fn take(&self, id: u16) -> Share {
         if let Some(provided) = &self.memory.ring {
@@ -183,7 +188,7 @@ impl Pool {
         self.lend(id)
     }
 
-    /// Bytes of payload that a buffer is meant for.
+    /// Bytes of payload that a buffer has to fit.
     #[inline]
     #[must_use]
     pub fn payload_capacity(&self) -> usize {
@@ -202,7 +207,7 @@ impl Pool {
         share
     }
 
-    /// Takes a free buffer that the kernel does not have, to fill it by hand. `None` when there is
+    /// Takes a free buffer that the kernel does not have, to fill it directly. `None` if there is
     /// none.
     #[must_use]
     pub fn take_free(&self) -> Option<Buffer> {
@@ -213,7 +218,7 @@ impl Pool {
         Some(Buffer { share: self.lend(id) })
     }
 
-    /// The ring that the kernel takes from.
+    /// The ring of buffers that the kernel takes from.
     pub(crate) fn ring(&self) -> Option<&BufferRing> {
         self.memory.ring.as_ref().map(|provided| &provided.ring)
     }
@@ -226,16 +231,17 @@ impl fmt::Debug for Pool {
 }
 
 impl Memory {
-    /// Nobody holds the buffer `id` any more. If nobody holds any, and the pool is gone, so is the
-    /// memory.
+    /// Takes the buffer `id` back when its last share was dropped. If no buffer has shares and the
+    /// pool was dropped, the memory is freed.
     ///
     /// # Safety
     ///
-    /// The buffer was held until now, and there is no reference into the memory.
+    /// The buffer had a share until now, and there is no reference into the memory.
     #[inline]
     pub(super) unsafe fn take_back(memory: NonNull<Self>, id: u16) {
         let own = {
-            // SAFETY: a buffer was held, for which the memory has kept itself.
+            // SAFETY: the buffer had a share until now, and the memory keeps itself alive while one
+            // has.
             let memory = unsafe { memory.as_ref() };
             memory.block.check(id);
             memory.shelf.borrow_mut().push(id);
@@ -249,7 +255,7 @@ impl Memory {
         drop(own);
     }
 
-    /// Another share in it, for whoever holds one of its buffers.
+    /// Another reference to the memory, for a share of one of its buffers.
     pub(super) fn share(&self) -> Rc<Self> {
         let own = self.own.take();
         let share = own.clone();
@@ -264,27 +270,26 @@ impl Memory {
         }
     }
 
-    /// The program holds a message outside the pool.
+    /// The program has taken a message outside the pool.
     pub(super) fn claim(&self, origin: Origin) {
         let count = self.held_outside(origin);
         count.set(count.get() + 1);
     }
 
-    /// The program has let go of one.
+    /// The program has dropped a message outside the pool.
     pub(super) fn release_claim(&self, origin: Origin) {
         let count = self.held_outside(origin);
         count.set(count.get() - 1);
     }
 }
 
-/// A buffer that is filled by hand, by the only one who holds it. Goes back to the pool when it is
-/// dropped.
+/// A buffer that its only owner fills. It returns to the pool when it is dropped.
 pub struct Buffer {
     share: Share,
 }
 
 impl Buffer {
-    /// It is filled, and from now on only read.
+    /// Ends the filling. From now on the buffer is only read.
     #[must_use]
     pub fn freeze(self) -> Share {
         self.share
@@ -388,7 +393,7 @@ mod tests {
         assert_eq!(pool.free(), 2);
     }
 
-    /// Fails when what is held does not keep the memory, or when it keeps it for ever.
+    /// Fails when shares do not keep the memory alive, or when they keep it for ever.
     #[test]
     fn a_buffer_outlives_its_pool() {
         let pool = Pool::new(3, 100, FilledBy::Kernel).unwrap();
@@ -404,7 +409,7 @@ mod tests {
         assert_eq!(memory.strong_count(), 0);
     }
 
-    /// Fails when a message that has left a pool needs it, or keeps it for ever.
+    /// Fails when a message outside the pool needs the memory of the pool, or keeps it for ever.
     #[test]
     fn a_message_outside_outlives_its_pool() {
         let pool = Pool::new(1, 100, FilledBy::Kernel).unwrap();
@@ -418,8 +423,8 @@ mod tests {
         assert_eq!(memory.strong_count(), 0);
     }
 
-    /// Runs `body` in a process of its own, this test started again alone, which `body` ends by an
-    /// abort. Gives what it said.
+    /// Runs `body` in another process, which runs only this test. `body` aborts that process.
+    /// Returns its output.
     fn said_before_it_aborted(test: &str, body: impl FnOnce()) -> String {
         const CHILD: &str = "EBBTIDE_TEST_CHILD";
         if std::env::var_os(CHILD).is_some() {
@@ -438,7 +443,7 @@ mod tests {
         unsafe { (*pool.memory.block.gap(id))[at] = 7 };
     }
 
-    /// Fails when nobody looks behind a buffer that comes back.
+    /// Fails when the gap is not checked when a buffer returns.
     #[test]
     #[cfg_attr(
         any(miri, not(debug_assertions)),
@@ -461,7 +466,7 @@ mod tests {
         assert!(said.contains(name), "{said}");
     }
 
-    /// Fails when nobody looks behind the buffers that were never filled.
+    /// Fails when the gaps after buffers that were never filled are not checked.
     #[test]
     #[cfg_attr(
         any(miri, not(debug_assertions)),
@@ -477,7 +482,7 @@ mod tests {
         assert!(said.contains("the memory behind buffer 2 of a pool was written to"), "{said}");
     }
 
-    /// Fails when the gap is taken for a part of the buffer.
+    /// Fails when the gap is used as a part of the buffer.
     #[test]
     fn a_buffer_may_be_filled_to_its_last_byte() {
         let pool = Pool::new(2, 100, FilledBy::Driver).unwrap();

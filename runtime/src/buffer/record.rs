@@ -1,8 +1,8 @@
-//! [`Record`] and [`Share`]: who holds which received bytes, in the pool and outside of it.
+//! [`Record`] and [`Share`]: who has which received bytes, in the pool and outside.
 
-// UNSAFETY: a record is counted by hand, because the count of a record in a pool decides about its
-// buffer and not about itself; and its memory is a part of a block that the kernel writes the other
-// parts of, which no slice of the whole block could express.
+// UNSAFETY: a record counts its shares itself, because the count of a record in a pool decides
+// about its buffer, not about the record. Its memory is a part of a block, other parts of which the
+// kernel writes to. No slice of the whole block could express that.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::cell::Cell;
@@ -14,35 +14,35 @@ use std::rc::{Rc, Weak};
 use super::pool::Memory;
 use crate::process::Process;
 
-/// A piece of memory, the message in it, and how many hold it.
+/// A range of memory, the message in it, and the number of its shares.
 ///
-/// Each buffer of a pool has one, which stays. What else has one of its own, made for it, is a
-/// message outside the pool, and a part of a message: a datagram of a train.
+/// Each buffer of a pool has a record, which stays. A message outside the pool has its own, which
+/// is allocated with it, and so has a part of a message, that is a datagram of a train.
 pub(super) struct Record {
-    /// How many hold it. Of a buffer: 0 exactly when it is free.
+    /// How many shares there are. For a buffer: 0 exactly when it is free.
     holders: Cell<u32>,
-    /// Which buffer of its pool it is.
+    /// The id of the buffer in its pool.
     id: u16,
-    /// Which process has the memory. `None`: also those that were forked from it.
+    /// The process that has the memory. `None`: processes that were forked from it have it, too.
     process: Option<Process>,
     start: NonNull<u8>,
-    /// Bytes from `start` on.
+    /// Number of bytes from `start`.
     len: u32,
     note: Cell<Note>,
     keeper: Keeper,
 }
 
-/// What keeps the memory where it is.
+/// What keeps the memory alive.
 enum Keeper {
-    /// The pool, which stays as long as any of its buffers is held.
+    /// The pool, which stays as long as any of its buffers has a share.
     Pool(NonNull<Memory>),
-    /// The message that it is a part of.
+    /// The message that this is a part of.
     Whole(Share),
     Unpooled(Unpooled),
 }
 
 impl Record {
-    /// The record of the free buffer `id`, which is `len` bytes from `start` on.
+    /// The record of the free buffer `id`, which consists of `len` bytes from `start`.
     pub(super) fn buffer(id: u16, start: NonNull<u8>, len: usize, memory: &Weak<Memory>) -> Self {
         let (holders, note) = (Cell::default(), Cell::default());
         let memory = NonNull::new(memory.as_ptr().cast_mut()).expect("it is being made");
@@ -63,16 +63,16 @@ impl Record {
         Share { record: NonNull::from(Box::leak(Box::new(record))) }
     }
 
-    /// Whether anybody holds it.
+    /// Whether there is any share.
     pub(super) fn is_held(&self) -> bool {
         self.holders.get() > 0
     }
 
-    /// Somebody fills the buffer, or has filled it.
+    /// Makes the first share of a buffer that is or will be filled.
     ///
     /// # Panics
     ///
-    /// If it is held already.
+    /// If the buffer has a share.
     #[inline]
     pub(super) fn lend(&self) -> Share {
         assert!(self.holders.replace(1) == 0, "buffer {} was filled while it was held", self.id);
@@ -80,17 +80,19 @@ impl Record {
     }
 }
 
-/// What the owner of a buffer notes of the bytes in it. The pool keeps it, and does not look at it.
+/// What the owner of a buffer records about its bytes. The pool stores it and does not interpret
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Note(pub [u32; 6]);
 
-/// A share in received bytes. The memory goes back to the pool, or is freed, with the last of them.
+/// A share of received bytes. When the last share is dropped, the memory returns to the pool, or is
+/// freed.
 pub struct Share {
     record: NonNull<Record>,
 }
 
 impl Share {
-    /// Bytes outside the pool: those at `range` of `unpooled`.
+    /// A share of bytes outside the pool: those at `range` of `unpooled`.
     pub(super) fn unpooled(unpooled: Unpooled, range: Range<usize>, note: Note) -> Self {
         let bytes = NonNull::from(&unpooled[range]);
         let len = u32::try_from(bytes.len()).expect("the builder bounds messages");
@@ -99,15 +101,15 @@ impl Share {
 
     #[inline]
     fn record(&self) -> &Record {
-        // SAFETY: a share is counted, so that the record stays at least as long.
+        // SAFETY: shares are counted, and the record lives as long as any of them.
         unsafe { self.record.as_ref() }
     }
 
-    /// The bytes, of a buffer to its end.
+    /// The bytes. For a buffer, all bytes up to its end.
     ///
     /// # Panics
     ///
-    /// In a forked child, which has no memory of the pool.
+    /// In a forked child, which does not have the memory of the pool.
     #[inline]
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
@@ -118,43 +120,43 @@ impl Share {
             "a forked child has no memory of the datagrams that its parent received: \
              copy them before the fork"
         );
-        // SAFETY: the keeper keeps the memory, which was written to its end before this was made: a
-        // mapping is zeroed. Nobody writes to it while it is shared: the kernel has a buffer again
-        // only after the last holder let go of it, and `Buffer` is the only holder while it is.
+        // SAFETY: the keeper keeps the memory alive. It is initialized to its end: a mapping is
+        // zeroed. Nobody writes to it while it is shared: the kernel gets a buffer again only after
+        // the last share was dropped, and a `Buffer` is the only share while it exists.
         unsafe { std::slice::from_raw_parts(record.start.as_ptr(), record.len as usize) }
     }
 
-    /// Of a buffer that is being filled.
+    /// The bytes of a buffer that is being filled.
     ///
     /// # Panics
     ///
-    /// If others hold it, too, or if it is none of a pool: a message of its own may lie in memory that
-    /// others lie in.
+    /// If there are other shares, or if the bytes are not those of a buffer: messages outside the
+    /// pool may share their memory.
     #[inline]
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         let record = self.record();
         let is_alone = matches!(record.keeper, Keeper::Pool(_)) && record.holders.get() == 1;
         assert!(is_alone, "a shared buffer is only read");
         debug_assert!(record.process == Some(Process::current()), "it is being filled");
-        // SAFETY: as in `bytes`; and `&mut self` is the only way to these bytes: there is no other
-        // share, and each part of a buffer holds one.
+        // SAFETY: as in `bytes`. Also, `&mut self` is the only access to these bytes: there is no
+        // other share, and each part of a buffer has one.
         unsafe { std::slice::from_raw_parts_mut(record.start.as_ptr(), record.len as usize) }
     }
 
-    /// What is noted of the bytes.
+    /// The note about the bytes.
     #[inline]
     #[must_use]
     pub fn note(&self) -> Note {
         self.record().note.get()
     }
 
-    /// Notes what holds for all who share it, but not for the parts that were made of it.
+    /// Sets the note. It holds for all shares, but not for parts that were made before or will be.
     #[inline]
     pub fn set_note(&self, note: Note) {
         self.record().note.set(note);
     }
 
-    /// A part with a note of its own, in the same memory.
+    /// Makes a part with its own note, in the same memory.
     #[must_use]
     pub fn part(&self, note: Note) -> Self {
         let Record { process, start, len, keeper, .. } = self.record();
@@ -166,8 +168,8 @@ impl Share {
         Record::loose(*process, *start, *len, note, keeper)
     }
 
-    /// A copy outside the pool, if it lies in one. `copy` appends what is to be kept, and returns the
-    /// note of the copy.
+    /// Makes a copy outside the pool, if the bytes are in a buffer. `copy` appends the bytes to
+    /// keep, and returns the note of the copy.
     pub fn copied_out(&self, copy: impl FnOnce(&[u8], &mut Vec<u8>) -> Note) -> Option<Self> {
         let mut record = self.record();
         if let Keeper::Whole(whole) = &record.keeper {
@@ -176,20 +178,21 @@ impl Share {
         let Keeper::Pool(memory) = &record.keeper else { return None };
         let mut bytes = Vec::new();
         let note = copy(self.bytes(), &mut bytes);
-        // SAFETY: the pool stays as long as one of its buffers is held, as this one is.
+        // SAFETY: the pool stays as long as one of its buffers has a share, as this one has.
         let memory = unsafe { memory.as_ref() };
         let range = 0..bytes.len();
         let unpooled = Unpooled::new(Rc::new(bytes.into()), memory.share(), Origin::Buffer);
         Some(Self::unpooled(unpooled, range, note))
     }
 
-    /// Whether it lies in a buffer of the pool.
+    /// Whether the bytes are in a buffer of the pool.
     #[must_use]
     pub fn is_pooled(&self) -> bool {
         !matches!(self.record().keeper, Keeper::Unpooled(_))
     }
 
-    /// The program takes it: from now on it counts against the pool, also if it left it.
+    /// The program takes the message. From now on it counts against the pool, even if it was moved
+    /// out of it.
     #[inline]
     pub fn claim(&self) {
         if let Keeper::Unpooled(unpooled) = &self.record().keeper {
@@ -218,22 +221,24 @@ impl Drop for Share {
         }
         if let Keeper::Pool(memory) = record.keeper {
             let id = record.id;
-            // SAFETY: the pool stays as long as one of its buffers is held, as this one was, and
-            // there is no reference to it here.
+            // SAFETY: the pool stays as long as one of its buffers has a share, as this one had,
+            // and there is no reference to it here.
             unsafe { Memory::take_back(memory, id) };
         } else {
-            // SAFETY: this was the last holder of a record that `loose` made.
+            // SAFETY: this was the last share of a record that `loose` made.
             unsafe { free(self.record) };
         }
     }
 }
 
+/// Frees a record outside the pool.
+///
 /// # Safety
 ///
-/// The record was made by [`Record::loose`], and nobody holds it.
+/// The record was made by [`Record::loose`], and it has no shares.
 #[inline(never)]
 unsafe fn free(record: NonNull<Record>) {
-    // SAFETY: it was a box, and is nobody's.
+    // SAFETY: it was a box, and nobody refers to it.
     drop(unsafe { Box::from_raw(record.as_ptr()) });
 }
 
@@ -246,15 +251,16 @@ impl fmt::Debug for Share {
     }
 }
 
-/// The memory of a message outside the pool, or a share in it: all parts of a message share it.
+/// The memory of a message outside the pool. All parts of a message share it.
 ///
-/// While it waits in an inbox it takes nothing from the pool. Once the program holds it, it counts.
+/// While the message is in an inbox, it does not count against the pool. Once the program has it,
+/// it does.
 pub(crate) struct Unpooled {
     shared: Rc<Shared>,
 }
 
 struct Shared {
-    /// Other messages may lie in it, too.
+    /// Other messages may be in it, too.
     bytes: Rc<Box<[u8]>>,
     pool: Rc<Memory>,
     origin: Origin,
@@ -264,10 +270,10 @@ struct Shared {
 /// Where a message came from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// A buffer of the pool. The program holds at most as much as the pool has, wherever it lies: it
-    /// still counts as a buffer.
+    /// A buffer of the pool. It still counts as a buffer: the program has at most as many messages
+    /// as the pool has buffers, wherever they are.
     Buffer,
-    /// It was read past the pool, by a drain: it only counts as held.
+    /// A drain read it without the pool. It only counts as a message that the program has.
     DirectRead,
 }
 
@@ -278,18 +284,18 @@ enum Holder {
 }
 
 impl Unpooled {
-    /// A place for a message of its own.
+    /// The memory of one message.
     pub(super) fn new(bytes: Rc<Box<[u8]>>, pool: Rc<Memory>, origin: Origin) -> Self {
         let holder = Cell::new(Holder::Inbox);
         Self { shared: Rc::new(Shared { bytes, pool, origin, holder }) }
     }
 
-    /// Another share in the same message.
+    /// Another reference to the same message.
     pub(super) fn share(&self) -> Self {
         Self { shared: Rc::clone(&self.shared) }
     }
 
-    /// The program holds it, or a share in it, from now on.
+    /// The program has the message, or a part of it, from now on.
     pub(super) fn claim(&self) {
         let Shared { pool, origin, holder, .. } = &*self.shared;
         if holder.replace(Holder::Program) == Holder::Inbox {

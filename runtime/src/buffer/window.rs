@@ -1,23 +1,23 @@
-//! [`Window`]: how many free buffers lie with the kernel. Pure.
+//! [`Window`]: how many free buffers the kernel gets. Pure.
 //!
-//! The kernel takes buffers in the order in which they were given to it, so that all that it has
-//! are used in turn, and each is cold by the time it comes around again: with 512 buffers of 64 KiB,
-//! a datagram cost 12 % more than with 64 (Linux 6.18). So it gets a few, and the ones that came
-//! back last come first. It gets more when it runs out while there are others.
+//! The kernel uses all buffers that it has in turn, so with many of them each is cold in the cache
+//! when it is used again (docs/kernel.md, K-BUF-2). So it gets a few, the last ones to return
+//! first. It gets more when it runs out while there are others.
 
-/// Buffers that the kernel gets at first, and at least: more than one enter delivers to a socket.
+/// Buffers that the kernel gets at first, and at least. It is more than one enter delivers to a
+/// socket.
 const LEAST: usize = 64;
 
-/// Refills in a row in which half of the window was left over, after which it is halved.
+/// After this many refills in a row that found half of the window unused, the window is halved.
 const PATIENCE: u32 = 1024;
 
 #[derive(Debug)]
 pub(super) struct Window {
-    /// How many the kernel is given.
+    /// How many buffers the kernel should have.
     size: usize,
-    /// Never more than this.
+    /// The maximum of `size`.
     most: usize,
-    /// Refills in a row that found half of the window or more still there.
+    /// How many refills in a row found half of the window or more unused.
     idle: u32,
 }
 
@@ -26,7 +26,7 @@ impl Window {
         Self { size: LEAST.min(most), most, idle: 0 }
     }
 
-    /// The kernel has `left`: how many it is to be given.
+    /// Returns how many buffers to add, if the kernel has `left`.
     pub(super) fn refill(&mut self, left: usize) -> usize {
         self.idle = if left < self.size.div_ceil(2) { 0 } else { self.idle + 1 };
         if self.idle >= PATIENCE {
@@ -36,7 +36,7 @@ impl Window {
         self.size.saturating_sub(left)
     }
 
-    /// The kernel has run out, though there were others.
+    /// The kernel has run out although there were other buffers.
     pub(super) fn widen(&mut self) {
         self.idle = 0;
         self.size = (self.size * 2).min(self.most);
@@ -66,7 +66,7 @@ mod tests {
         for _ in 0..PATIENCE - 1 {
             window.refill(200);
         }
-        // Used once: it starts anew.
+        // Used once: the count starts again.
         assert_eq!(window.refill(10), 246);
         for _ in 0..PATIENCE {
             window.refill(128);

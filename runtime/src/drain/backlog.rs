@@ -1,18 +1,19 @@
-//! The backlogs of the CPUs: packets that a `send` has left there, and which the CPU has still to hand
-//! to the network's protocols (`input_pkt_queue`, filled by loopback and by receive packet steering).
+//! The backlogs of the CPUs: packets that a `send` has left, which the CPU has not yet passed to
+//! the network protocols (`input_pkt_queue`, filled by loopback and by receive packet steering).
 //!
-//! What lies there is no concern of a grace period (see `membarrier.rs`): the CPU takes it up in runs, and
-//! passes through the scheduler between two of them. `/proc/net/softnet_stat` tells of it (Linux 5.10), one line of
-//! hexadecimal numbers for each CPU that is online. The first is how many packets it has processed, the
-//! twelfth how many are queued, the thirteenth its index.
+//! A grace period does not wait for them (docs/kernel.md, K-CPU-2): the CPU processes them in runs,
+//! and passes through the scheduler between two runs. `/proc/net/softnet_stat` reports them (Linux
+//! 5.10; K-CPU-3), with one line of hexadecimal numbers for each CPU that is online. The first
+//! number is how many packets the CPU has processed, the twelfth how many are queued, the
+//! thirteenth its index.
 //!
-//! Packets that a network card delivers on the same CPU are processed, too: beside one, a backlog may
-//! pass for processed a little early.
+//! Packets that a network card delivers on the same CPU count as processed, too. Beside one, a
+//! backlog may seem processed a little early.
 
 use std::fs;
 use std::io;
 
-/// What one CPU says of its backlog.
+/// The state of the backlog of one CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cpu {
     index: u32,
@@ -21,10 +22,10 @@ struct Cpu {
     queued: u32,
 }
 
-/// What the backlogs of all CPUs held at one moment, and which of them have not processed that yet.
+/// What the backlogs of all CPUs held at one moment, and which CPUs have not processed that yet.
 #[derive(Debug)]
 pub(super) struct Backlogs {
-    /// All that are online, as they were at that moment.
+    /// All CPUs that are online, as they were at that moment.
     cpus: Vec<Cpu>,
     /// Indices of `cpus`.
     waiting: Vec<usize>,
@@ -38,11 +39,11 @@ pub(super) enum Processed {
 }
 
 impl Backlogs {
-    /// What they hold now.
+    /// Reads the backlogs.
     ///
     /// # Errors
     ///
-    /// Those of reading the file; `Unsupported` if it does not tell.
+    /// Those of reading the file. `Unsupported` if the file does not have the numbers.
     pub(super) fn now() -> io::Result<Self> {
         read().map(Self::new)
     }
@@ -52,11 +53,11 @@ impl Backlogs {
         Self { cpus, waiting }
     }
 
-    /// Looks again.
+    /// Reads the backlogs again.
     ///
     /// # Errors
     ///
-    /// As [`now`](Self::now).
+    /// Those of [`now`](Self::now).
     pub(super) fn look(&mut self) -> io::Result<Processed> {
         if self.waiting.is_empty() {
             return Ok(Processed::All);
@@ -69,14 +70,14 @@ impl Backlogs {
             let cpus = &self.cpus;
             self.waiting.retain(|&index| !has_processed(cpus[index], now[index]));
         } else {
-            // What a CPU that goes has queued moves to another.
+            // The backlog of a CPU that goes offline moves to another CPU.
             *self = Self::new(now);
         }
         if self.waiting.is_empty() { Processed::All } else { Processed::NotAll }
     }
 }
 
-/// Whether a CPU has processed what it had queued. A backlog is first in, first out.
+/// Whether a CPU has processed what was queued. A backlog is first in, first out.
 fn has_processed(then: Cpu, now: Cpu) -> bool {
     now.queued == 0 || now.processed.wrapping_sub(then.processed) >= then.queued
 }
@@ -135,8 +136,8 @@ mod tests {
         assert_eq!(backlogs.look().unwrap(), Processed::All);
     }
 
-    /// Fails when a backlog that is filled again and again is waited for until it is empty, or one
-    /// that has been empty until it is so again.
+    /// Fails when a backlog that is refilled again and again is waited for until it is empty, or
+    /// when one that was empty is waited for again.
     #[test]
     fn each_cpu_is_waited_for_until_it_has_processed_what_was_queued() {
         let mut backlogs = Backlogs::new(vec![cpu(0, 10, 3), cpu(1, u32::MAX, 5), cpu(3, 0, 1)]);
@@ -148,7 +149,7 @@ mod tests {
         assert_eq!(backlogs.compare(third), Processed::All);
     }
 
-    /// Fails when its backlog, which moves to another CPU, is forgotten.
+    /// Fails when the backlog of a CPU that goes offline, which moves to another CPU, is forgotten.
     #[test]
     fn when_a_cpu_goes_the_wait_begins_anew() {
         let mut backlogs = Backlogs::new(vec![cpu(0, 10, 1), cpu(1, 20, 9)]);

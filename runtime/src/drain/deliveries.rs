@@ -1,9 +1,10 @@
-//! Waiting for what is on its way: datagrams whose `send` has returned, and which another CPU has not
-//! queued on their socket yet.
+//! Waits for datagrams whose `send` has returned, but which another CPU has not queued on their
+//! socket yet.
 //!
-//! There are two places where one can be. In the *backlog* of a CPU, until that takes it up; and *in
-//! hand*, while a CPU carries it from there to its socket. The first is looked at, and what was in
-//! it is waited for. The second is a critical section of RCU, which a grace period waits for.
+//! Such a datagram is in one of two places. It may be in the *backlog* of a CPU, until the CPU
+//! processes it: the backlogs are read, and what was in them is waited for. Or it is *in hand*,
+//! while a CPU delivers it to its socket: that is a critical section of RCU, for which a grace
+//! period waits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use super::membarrier;
 use super::report::Quiesced;
 use crate::clock;
 
-/// Waits until `deadline` for all that is on its way; does something else `meanwhile`, over and over.
+/// Waits until `deadline` for all such datagrams. Calls `meanwhile` over and over.
 pub(super) fn wait_for_all(deadline: Instant, meanwhile: &mut dyn FnMut()) -> Quiesced {
     let backlogs = wait_for_backlogs(deadline, meanwhile);
     backlogs.worse(wait_for_what_is_in_hand(deadline, meanwhile))
@@ -33,8 +34,8 @@ fn wait_for_backlogs(deadline: Instant, meanwhile: &mut dyn FnMut()) -> Quiesced
     }
 }
 
-/// Waits until every CPU has queued, or dropped, what it had in hand. After the seal that is all that
-/// can still come: what lies in a backlog meets the filter.
+/// Waits until every CPU has queued or dropped what it had in hand. After the seal nothing else can
+/// arrive: the filter drops what is in a backlog.
 pub(super) fn wait_for_what_is_in_hand(deadline: Instant, meanwhile: &mut dyn FnMut()) -> Quiesced {
     let done = Arc::new(AtomicBool::new(false));
     let helper = thread::Builder::new().spawn({
@@ -56,7 +57,7 @@ pub(super) fn wait_for_what_is_in_hand(deadline: Instant, meanwhile: &mut dyn Fn
             }
             helper.join().expect("it makes one system call")
         }
-        // Without a thread for it, nothing else is done meanwhile.
+        // No thread could be started for it: it blocks this one.
         Err(_) => membarrier(),
     };
     match waited {

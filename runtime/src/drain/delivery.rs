@@ -27,7 +27,7 @@ pub(super) struct Delivery {
     task: TaskId,
     quiesce: bool,
     started: Instant,
-    /// Sockets that are sealed later, by stage, the next one last.
+    /// Sockets that are sealed later, by stage, the next stage last.
     later: Vec<(u8, Vec<Rc<dyn Drainable>>)>,
     sockets: usize,
     sealed_later: usize,
@@ -36,21 +36,21 @@ pub(super) struct Delivery {
     /// `closed_given_up` of the sockets when the delivery began.
     closed_given_up: usize,
     deadline: Sleep,
-    /// Bounds the wait for what is uncertain; made anew when that begins anew.
+    /// Limits the wait for what is uncertain. Replaced when that restarts.
     uncertain: Option<Sleep>,
-    /// The count of quiescences when the delivery of this stage began: once it has grown, all is
-    /// delivered.
+    /// How often the runtime had been quiescent when the delivery of this stage began. When the
+    /// count has grown, everything is delivered.
     quiescences: u64,
-    /// What was left, and thrown away.
+    /// How many datagrams were left and discarded.
     discarded: usize,
 }
 
 /// What a drain ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The program goes on: what is left can still be received.
+    /// The sockets. The program goes on, and can still receive the rest.
     Sockets,
-    /// The runtime: what is left is counted and thrown away.
+    /// The runtime. The rest is counted and discarded.
     Runtime,
 }
 
@@ -64,7 +64,7 @@ enum Stage {
 /// Why the delivery of a stage is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reason {
-    /// There is nothing left to do, as far as can be known.
+    /// Nothing is left to do, as far as can be known.
     Delivered,
     DeadlinePassed,
     Stopped,
@@ -114,7 +114,7 @@ impl Delivery {
 
     fn next_stage(&mut self) -> Option<Vec<Rc<dyn Drainable>>> {
         if let Some((_, mut sockets)) = self.later.pop() {
-            // Some may be closed by now, or given back.
+            // Some may have been closed meanwhile, or returned by `into_std`.
             let open = self.handle.sockets().open();
             let open: HashSet<*const ()> = open.iter().map(|it| Rc::as_ptr(it).cast()).collect();
             sockets.retain(|socket| open.contains(&Rc::as_ptr(socket).cast()));
@@ -123,7 +123,7 @@ impl Delivery {
         if self.scope == Scope::Sockets || self.handle.phase() >= Phase::Sealed {
             return None;
         }
-        // Those that were opened since it began. Afterwards none is.
+        // Sockets that were opened since the drain began. No others can be opened afterwards.
         self.handle.advance(Phase::Sealed);
         let mut opened = self.handle.sockets().open();
         opened.retain(|socket| !socket.is_sealed());
@@ -142,7 +142,7 @@ impl Delivery {
                     return Poll::Pending;
                 }
             };
-            // Past the deadline, the stages that are left are sealed one right after the other.
+            // After the deadline, the other stages are sealed one after the other.
             match self.seal_next() {
                 Stage::NoMore => return Poll::Ready(self.report(reason)),
                 Stage::Sealed => {}
@@ -150,7 +150,7 @@ impl Delivery {
         }
     }
 
-    /// Whether the sockets that are sealed have been delivered.
+    /// Whether the sealed sockets have been delivered.
     fn poll_delivered(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         let quiescence = self.handle.quiescence();
         if quiescence.is_stopped() {
@@ -160,7 +160,7 @@ impl Delivery {
             if quiescence.is_reached() {
                 return Poll::Ready(Reason::Delivered);
             }
-            // Another drain has sealed others since: this one ends with them.
+            // Another drain has sealed sockets since. This drain ends with them.
             self.quiescences = quiescence.count();
         }
         if self.deadline.poll_on(|| self.handle.clone(), cx).is_ready() {
@@ -196,7 +196,8 @@ impl Delivery {
         let sockets = self.handle.sockets();
         let undelivered = self.discarded + sockets.undelivered();
         let mut stats = sockets.stats();
-        // They are told apart: what was left at the end, and what was thrown away before.
+        // What was left at the end is not counted as discarded: that is for what was discarded
+        // before.
         stats.discarded -= self.discarded as u64;
         let survey = self.handle.tasks().survey(&waiting, look::drain_time(&self.handle).0);
         let outcome = match reason {
@@ -211,7 +212,7 @@ impl Delivery {
             }
             _ if stats.discarded + stats.abandoned > 0 => DrainOutcome::Discarded,
             _ if look.is_unclaimed => DrainOutcome::Unclaimed,
-            // Whoever was expected has not come.
+            // A receiver that was expected has not come back.
             _ if undelivered > 0 => DrainOutcome::ReceiversGone,
             _ => DrainOutcome::Complete,
         };
@@ -251,7 +252,7 @@ impl Drop for Delivery {
     }
 }
 
-/// The sockets of each stage, the first stage last. There is always one, which may be empty.
+/// The sockets of each stage, the first stage last. There is always one stage, which may be empty.
 fn by_stage(sockets: Vec<Rc<dyn Drainable>>) -> Vec<(u8, Vec<Rc<dyn Drainable>>)> {
     let mut stages = BTreeMap::from([(0, Vec::new())]);
     for socket in sockets {

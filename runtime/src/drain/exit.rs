@@ -1,5 +1,5 @@
-//! What a program says about its exit: [`Exit`], what becomes of a socket, and [`ExitHold`], by which
-//! it holds the exit open.
+//! What a program says about its exit: [`Exit`] says what happens to a socket, and [`ExitHold`]
+//! holds the exit open.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,33 +8,34 @@ use crate::blocking::CallGuard;
 use crate::handle::LocalHandle;
 use crate::task::{RemoteQueue, Runnable};
 
-/// What a drain does to a socket.
+/// What a drain does with a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Exit {
-    /// Seals it with the first: the kernel queues nothing more on it, and what is queued is
-    /// delivered.
+    /// Seals the socket in the first stage. The kernel queues nothing more on it, and what is
+    /// queued is delivered.
     #[default]
     Seal,
-    /// Seals it when all sockets of lower stages were delivered; [`Seal`](Self::Seal) is stage 0.
+    /// Seals the socket when all sockets of lower stages were delivered. [`Seal`](Self::Seal) is
+    /// stage 0.
     ///
-    /// For a socket that the handling of other sockets' datagrams needs: one that a relay sends to
-    /// inside the program, or one that the answers of an upstream come to. Sealed with the others,
-    /// it would refuse what they still bring about.
+    /// For a socket that is needed to handle datagrams of other sockets: one that a relay forwards
+    /// to within the program, or one that receives the replies of an upstream server. If it were
+    /// sealed with the others, it would refuse these datagrams.
     SealInStage(u8),
-    /// Seals it after all others: stage 255.
+    /// Seals the socket after all others, in stage 255.
     SealLast,
-    /// Does not seal it. What was taken from the kernel is delivered; the rest stays in the kernel's
-    /// queue, and further datagrams join it.
+    /// Does not seal the socket. What was taken from the kernel is delivered. The rest stays in the
+    /// kernel's queue, and further datagrams join it.
     ///
-    /// For a socket that somebody else holds, too, whose queue outlives this program: one from
-    /// socket activation, from a supervisor, or shared with a forked sibling. It is best said when the
-    /// socket is opened: nothing is taken from it then until somebody asks.
+    /// For a socket that somebody else has, too, so that its queue outlives this program: one from
+    /// socket activation or a supervisor, or one shared with a forked process. Set it when the
+    /// socket is opened: nothing is taken from the queue then until somebody receives.
     Leave,
 }
 
 impl Exit {
-    /// When it is sealed, or left.
+    /// The stage in which the socket is sealed, or left.
     pub(super) fn stage(self) -> u8 {
         match self {
             Self::Seal | Self::Leave => 0,
@@ -46,32 +47,31 @@ impl Exit {
 
 /// Holds the exit open: until it is dropped, a drain waits, up to its deadline.
 ///
-/// The exit waits by itself for receivers, for sends, and for calls of `spawn_blocking`. What else
-/// must be done before the program ends says so with this: a worker that takes datagrams from a
-/// queue and awaits a database for each, or a thread of its own.
+/// The exit waits by itself for receivers, for sends, and for calls of `spawn_blocking`. Other work
+/// that must be completed needs a hold. Examples are a worker that takes datagrams from a queue and
+/// awaits a database for each, and a thread of the program.
 ///
-/// One line in the worker does it. When the receivers have seen the end and dropped their side of the
-/// queue, the worker finds it closed and ends, and with it the hold:
-///
+/// One line in the worker is enough. When the receivers have seen the end and dropped their side of
+/// the queue, the worker finds it closed and returns, which drops the hold:
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::sleep;
+/// use ebbtide::time::sleep;
 ///
-/// ebbtide_runtime::run(async {
-///     ebbtide_runtime::spawn(async {
-///         let _hold = ebbtide_runtime::hold_exit();
+/// ebbtide::run(async {
+///     ebbtide::spawn(async {
+///         let _hold = ebbtide::hold_exit();
 ///         sleep(Duration::from_millis(20)).await; // a database, an upstream
 ///         println!("done before the program ends");
 ///     });
-///     ebbtide_runtime::task::yield_now().await;
+///     ebbtide::task::yield_now().await;
 ///     std::io::Result::Ok(())
 /// })
 /// # .unwrap();
 /// ```
 ///
-/// It may be sent to another thread and dropped there. A deadline that passes over it is reported:
-/// [`DrainReport::unfinished`](crate::DrainReport::unfinished).
+/// It can be sent to another thread and dropped there. If the deadline passes first, the report
+/// counts it: [`DrainReport::unfinished`](crate::DrainReport::unfinished).
 pub struct ExitHold {
     /// `None` while it is being dropped.
     hold: Option<CallGuard>,
@@ -97,8 +97,8 @@ impl LocalHandle {
 }
 
 impl Drop for ExitHold {
-    /// Let go first, then wake: the loop looks at the count between saying that it sleeps and
-    /// sleeping.
+    /// Releases the hold first, then wakes the loop, which looks at the count after it has
+    /// announced that it will sleep.
     fn drop(&mut self) {
         drop(self.hold.take());
         self.inbox.wake();

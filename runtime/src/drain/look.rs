@@ -1,5 +1,4 @@
-//! What the loop looks at to find out whether a drain has something left to wait for, and tells the
-//! drains that wait.
+//! What the loop looks at to find out whether a drain has something left to wait for.
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -12,7 +11,7 @@ use crate::handle::LocalHandle;
 use crate::task::{Cause, TaskId};
 use crate::wakes::Wakes;
 
-/// Step 6 for the sockets that outlive their tasks, because the program holds them elsewhere.
+/// Step 6 for sockets that outlive their tasks, because the program has them elsewhere.
 pub(crate) fn end_sockets(handle: &LocalHandle) {
     for socket in handle.sockets().take_open() {
         socket.end();
@@ -20,13 +19,13 @@ pub(crate) fn end_sockets(handle: &LocalHandle) {
     }
 }
 
-/// Called when no task is ready, and from time to time where some always are: wakes those who wait for
-/// it if there is nothing left to do.
+/// Called when no task is ready, and from time to time if some always are. Wakes the drains that
+/// wait if nothing is left to do.
 pub(crate) fn notice_quiescence(handle: &LocalHandle, ready: Ready) {
     let quiescence = handle.quiescence();
     let is_awaited = quiescence.is_awaited();
     quiescence.set_held_open(is_awaited && handle.blocking().count() > 0);
-    // Who waited may have dropped its drain.
+    // The task that waited may have dropped its drain.
     if !is_awaited || quiescence.time().is_none() {
         return;
     }
@@ -44,8 +43,8 @@ pub(crate) fn notice_quiescence(handle: &LocalHandle, ready: Ready) {
 /// What is known of the runtime now.
 fn standing(handle: &LocalHandle, wakes: &mut Wakes) -> Standing {
     if is_busy(handle) {
-        // A send may wait for room on a socket that waits for buffers. Its stage may be a later one:
-        // once it is sealed, it is read without buffers.
+        // A send may wait for buffer space on a socket whose receive waits for buffers of the pool.
+        // That socket may be of a later stage. Once it is sealed, it is read without buffers.
         let waits_for_buffers = handle.blocking().count() == 0 && handle.driver().has_starved();
         return if waits_for_buffers { Standing::Uncertain } else { Standing::Busy };
     }
@@ -55,19 +54,19 @@ fn standing(handle: &LocalHandle, wakes: &mut Wakes) -> Standing {
     look.standing(&survey, in_hand(handle), handle.driver().active().unclaimed)
 }
 
-/// When the drains that are under way began, and when they end.
+/// When the drains under way began, and when they end.
 pub(super) fn drain_time(handle: &LocalHandle) -> (Instant, Instant) {
     handle.quiescence().time().expect("a drain is under way")
 }
 
-/// The tasks that wait for drains, themselves or through others.
+/// The tasks that wait for drains, directly or through others.
 pub(super) fn waits_for_drains(handle: &LocalHandle) -> Vec<TaskId> {
     let mut tasks = handle.quiescence().tasks();
     handle.tasks().add_who_awaits(&mut tasks);
     tasks
 }
 
-/// What the receivers of the sockets have still to do, where the tasks `waiting` wait for drains.
+/// What the receivers of the sockets still have to do. The tasks `waiting` wait for drains.
 pub(super) fn look(handle: &LocalHandle, waiting: &[TaskId], wakes: &mut Wakes) -> Look {
     let sockets = handle.sockets().open();
     let all: Vec<_> = sockets.iter().map(|socket| socket.receivers(wakes)).collect();
@@ -95,14 +94,14 @@ pub(super) fn look(handle: &LocalHandle, waiting: &[TaskId], wakes: &mut Wakes) 
             })
         });
         let had_any = receivers.has_forgotten || !receivers.members.is_empty();
-        // What was taken from those who hold a socket, too, they would have wanted.
+        // A socket that is left has other owners, who would have wanted what was taken from it.
         let had_any = had_any || socket.exit() == Exit::Leave;
         look.take(socket.undelivered(), living, had_any);
     }
     look
 }
 
-/// Operations in flight, blocking calls and holds that hold up the exit.
+/// How many operations in flight, blocking calls and holds the exit waits for.
 fn under_way(handle: &LocalHandle) -> usize {
     handle.driver().active().in_flight + handle.blocking().count()
 }
@@ -112,28 +111,28 @@ pub(super) fn is_busy(handle: &LocalHandle) -> bool {
     under_way(handle) > stuck(handle)
 }
 
-/// The same, and operations that have completed, if nobody has taken their results.
+/// What is under way, and completed operations whose results nobody has taken.
 pub(super) fn unfinished(handle: &LocalHandle) -> usize {
     under_way(handle) + handle.driver().active().unclaimed
 }
 
-/// Of those, operations that will not finish, because the driver fails.
+/// Operations that will not complete, because the driver has failed.
 pub(super) fn stuck(handle: &LocalHandle) -> usize {
     let driver = handle.driver();
     if driver.has_failed() { driver.active().in_flight } else { 0 }
 }
 
-/// Whether what held the exit open at the last look was let go since, by another thread.
+/// Whether another thread has released what held the exit open at the last look.
 pub(crate) fn was_let_go(handle: &LocalHandle) -> bool {
     handle.quiescence().is_held_open() && handle.blocking().count() == 0
 }
 
-/// How many messages that were received the program holds.
+/// How many received messages the program has.
 pub(crate) fn in_hand(handle: &LocalHandle) -> usize {
     handle.pool().held().saturating_sub(handle.sockets().buffers_held())
 }
 
-/// The exit waits for nothing any more: a drain that is under way ends at once, and each that
+/// Makes the exit wait for nothing. A drain that is under way ends at once, and so does each that
 /// follows.
 pub(crate) fn stop_draining(handle: &LocalHandle) {
     let mut wakes = Wakes::default();

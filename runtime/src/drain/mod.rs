@@ -3,18 +3,18 @@
 //! ```text
 //! 1 seal      every datagram socket: from here on its queue only shrinks
 //! 2 cancel    every receive in flight
-//! 3 reap      to the final completion of each: what was received is in the inboxes, in order
-//! 4 read      the first batch of each socket, without waiting: whoever waits for it is woken
-//! 5 deliver   run tasks, whose receives read on until EAGAIN, until nothing is left to do, or the
-//!             deadline; what nobody has taken then is read to be counted
-//! 6 end       drop the tasks; cancel and reap whatever is left; close sockets, pool and ring
+//! 3 reap      the final completion of each: what was received is in the inboxes, in order
+//! 4 read      the first batch of each socket, without waiting; wake its receivers
+//! 5 deliver   run tasks, whose receivers read on until EAGAIN, until the runtime is quiescent or
+//!             the deadline passes; then read the rest, to count it
+//! 6 end       drop the tasks; cancel and reap the rest; close sockets, pool and driver
 //! ```
 //!
-//! [`seal_sockets`] is steps 1 to 4, takes no await and runs no user code; [`drain`] adds step 5;
-//! [`Runtime::shutdown`](crate::Runtime::shutdown) adds step 6. The order of 3 and 4 keeps the
-//! queue's order, and only after 1 does the end of 4 mean anything.
+//! [`seal_sockets`] does steps 1 to 4. It awaits nothing and runs no user code. [`drain`] adds step
+//! 5, and [`Runtime::shutdown`](crate::Runtime::shutdown) adds step 6. The order of 3 and 4 keeps
+//! the order of the queue. Only after step 1 does `EAGAIN` mean that the queue stays empty.
 //!
-//! The runtime knows no socket: what is drained is a [`Drainable`].
+//! The runtime knows no sockets: it drains what implements [`Drainable`].
 
 mod backlog;
 mod deliveries;
@@ -44,11 +44,11 @@ pub use self::sockets::{DrainKey, Drainable, Member, Pass, Presence, ReadProgres
 use crate::handle::LocalHandle;
 use crate::task::GiveWay;
 
-/// How a drain is carried out.
+/// The policy of a drain.
 ///
 /// ```
 /// use std::time::Duration;
-/// use ebbtide_runtime::Drain;
+/// use ebbtide::Drain;
 ///
 /// let policy = Drain::default().deadline(Duration::from_secs(2));
 /// # let _ = policy;
@@ -68,64 +68,75 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// How long receivers get to take what was queued, counted from the start of the drain. What is
-    /// left then is counted as undelivered. Sealing and reading are not cut short by it: they are
-    /// finite by themselves.
+    /// Sets how long receivers get to take what was queued, counted from the start of the drain.
+    /// The default is 10 seconds. The rest is counted as undelivered.
+    ///
+    /// The deadline does not interrupt sealing and reading, which are bounded by themselves.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Whether to wait, before and after the seal, for datagrams whose `send` has returned but
-    /// which another CPU has not queued yet (receive packet steering, a real network card). Off by
-    /// default. What comes after the seal counts as refused.
+    /// Sets whether to wait, before and after the seal, for datagrams whose `send` has returned but
+    /// which another CPU has not queued yet. This happens with receive packet steering and with
+    /// real network cards. The default is `false`.
     ///
-    /// Before the seal it waits until each CPU has processed what its receive backlog held
-    /// (`/proc/net/softnet_stat`, Linux 5.10), and then until each has been through the scheduler
-    /// (`membarrier(MEMBARRIER_CMD_GLOBAL)`), which ends what it was carrying to a socket. After the
-    /// seal only the latter is left to be waited for. This costs what the backlogs take, and about
-    /// 40 ms twice; the sockets are read meanwhile. It ends at the [`deadline`](Self::deadline).
-    /// [`DrainReport::quiesced`] says whether the wait was had.
+    /// Before the seal, the drain first waits until each CPU has processed its receive backlog
+    /// (`/proc/net/softnet_stat`, Linux 5.10). Then it waits until each CPU has been through the
+    /// scheduler (`membarrier(MEMBARRIER_CMD_GLOBAL)`), which completes the delivery that the CPU
+    /// had begun. After the seal, only the second wait is needed. Datagrams that arrive after the
+    /// seal count as refused.
     ///
-    /// Beside a network card it may end early: packets that the card delivers on a CPU count as
-    /// processed by it. That the scheduler orders the network's work is how Linux does it, not what
-    /// it promises.
+    /// This takes as long as the backlogs need, and about 40 ms twice. The sockets are read
+    /// meanwhile. It ends at the [`deadline`](Self::deadline). [`DrainReport::quiesced`] reports
+    /// whether the drain has waited.
+    ///
+    /// Beside a network card, the wait may end early: packets that the card delivers on a CPU count
+    /// as processed by it. That the scheduler completes network work is how Linux behaves, not a
+    /// guarantee.
     pub fn quiesce(mut self, quiesce: bool) -> Self {
         self.quiesce = quiesce;
         self
     }
 }
 
-/// Seals every datagram socket of the runtime that is open now, stage by stage ([`Exit`]).
+/// Drains the runtime: seals every open datagram socket, stage by stage ([`Exit`]), and waits until
+/// receivers have taken what was queued.
 ///
-/// When it returns, every datagram that was queued before the seal has been handed to a receiver,
-/// or the deadline of the policy has passed and the report counts what is left. The program goes
-/// on, and can open new sockets. A socket that the kernel refuses to seal is read once: see
+/// When it completes, every datagram that was queued before the seal has been handed to a receiver,
+/// or the deadline of the policy has passed and the report counts the rest. The program goes on,
+/// and can open new sockets. A socket that the kernel refuses to seal is read once: see
 /// [`DrainReport::unsealed`].
 ///
-/// All sockets are sealed at once, unless they say otherwise: what a relay sends on to another socket
-/// of the same runtime is then refused there, and so are the answers of an upstream. Such a socket is
-/// to be sealed later: [`Exit::SealLast`].
+/// # Stages
 ///
-/// What a receiver does with its last datagram is waited for until it comes back for the end, and so
-/// are sends, calls of `spawn_blocking` and [holds](ExitHold). A task that works on what others
-/// have received, because one of them has woken or spawned it, is waited for until 250 ms have passed
-/// without progress, and so is one tick of whatever is periodic; if work needs longer, it holds the exit
-/// open. Timeouts are not waited for.
+/// By default, all sockets are sealed at once. Datagrams that a relay forwards to another socket of
+/// the same runtime are then refused there, and so are replies from an upstream server. Seal such a
+/// socket later: [`Exit::SealLast`].
 ///
-/// A task that is itself the only receiver of a socket must not wait for this, neither directly nor
-/// through a join handle: the drain notices, and ends with [`DrainOutcome::WaitsForItself`]. Call the
-/// socket's own `drain` and then receive until `None`, or drain in a task of its own. A hold of a task
-/// that waits for the drain is waited for until the deadline.
+/// # What the drain waits for
+///
+/// - It waits for sends, for calls of `spawn_blocking`, and for [holds](ExitHold).
+/// - It waits for a receiver that handles its last datagram, until the receiver comes back and gets
+///   the end.
+/// - It waits for other tasks that work on received datagrams, because a receiver woke or spawned
+///   them, until 250 ms have passed without progress. It waits as long for one tick of an interval.
+///   Work that takes longer has to [hold the exit open](hold_exit).
+/// - It does not wait for timeouts.
+///
+/// A task that is the only receiver of a socket must not await the drain, neither directly nor
+/// through a join handle. The drain detects this, and ends with [`DrainOutcome::WaitsForItself`].
+/// Instead, drain in another task, or call `drain` of the socket and receive until `None`. If a
+/// task that awaits the drain has a hold, the drain waits until the deadline.
 ///
 /// # Cancellation
 ///
-/// The sockets of the first stage are sealed at the first poll; dropping the future after that stops
-/// waiting, and does not seal those of later stages.
+/// The first poll seals the sockets of the first stage. If the future is dropped later, these
+/// sockets stay sealed, and those of later stages are not sealed.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let report = ebbtide_runtime::drain().await;
+/// ebbtide::run(async {
+///     let report = ebbtide::drain().await;
 ///     assert_eq!(report.undelivered, 0);
 ///     std::io::Result::Ok(())
 /// })
@@ -135,12 +146,12 @@ pub fn drain() -> Draining {
     drain_with(Drain::default())
 }
 
-/// [`drain`] with a policy of its own.
+/// Drains the runtime with this policy. See [`drain`](drain()).
 pub fn drain_with(policy: Drain) -> Draining {
     Draining { policy, state: State::Start { handle: None, way: GiveWay::default() } }
 }
 
-/// The drain of a runtime that may not be that of the thread any more, because the thread ends.
+/// The drain of a runtime that may no longer be the thread's, because the thread ends.
 pub(crate) fn drain_of(handle: &LocalHandle, policy: Drain) -> Draining {
     Draining {
         policy,
@@ -148,7 +159,7 @@ pub(crate) fn drain_of(handle: &LocalHandle, policy: Drain) -> Draining {
     }
 }
 
-/// The future of [`drain`].
+/// The future of [`drain`](drain()) and [`drain_with`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited"]
 pub struct Draining {
@@ -158,12 +169,12 @@ pub struct Draining {
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was done yet. `None`: the runtime of the thread that polls. A drain may have nothing to
-    /// wait for.
+    /// Nothing was done yet. Without a handle, the drain is that of the runtime that polls it. A
+    /// drain may have nothing to wait for, so it has to give way.
     Start { handle: Option<LocalHandle>, way: GiveWay },
-    /// Steps 1 to 4 are done; receivers take what was queued.
+    /// Steps 1 to 4 are done. Receivers take what was queued.
     Delivering(Box<Delivery>),
-    /// The report was returned. The future may be kept, but its task does not wait any more.
+    /// The report was returned. The future may be kept, but its task no longer waits.
     Ended,
 }
 

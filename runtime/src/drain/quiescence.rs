@@ -1,13 +1,14 @@
-//! [`Quiescence`]: who waits for the runtime to have nothing left to do, and whether it has.
+//! [`Quiescence`]: decides whether the runtime has nothing left to do, and who waits for that.
 //!
-//! Pure: what decides is fed values. The loop looks when no task is ready ([`LocalHandle::notice`]), and from
-//! time to time where some always are; the drains wait.
+//! Pure: it is passed what the loop has found. The loop looks when no task is ready
+//! ([`notice_quiescence`]), and from time to time if some always are. The drains wait.
 //!
-//! Whether a program has nothing left to do cannot always be known. What is certain is waited for
-//! until the deadline of the drain; what is not, for [`UNCERTAIN_WAIT_MS`] after the last progress, and
-//! for [`PROGRESS_WAIT_MS`] in all where that is none of the sockets.
+//! Whether a program has nothing left to do cannot always be known. For what is certain, a drain
+//! waits until its deadline. For what is uncertain, it waits until [`UNCERTAIN_WAIT_MS`] have
+//! passed since the last progress. Progress other than a delivery counts only for
+//! [`PROGRESS_WAIT_MS`].
 //!
-//! [`LocalHandle::notice`]: crate::LocalHandle::notice_quiescence
+//! [`notice_quiescence`]: super::notice_quiescence
 //! [`UNCERTAIN_WAIT_MS`]: crate::limits::UNCERTAIN_WAIT_MS
 //! [`PROGRESS_WAIT_MS`]: crate::limits::PROGRESS_WAIT_MS
 
@@ -25,34 +26,34 @@ use crate::wakes::Wakes;
 pub(crate) enum Standing {
     /// Something is under way that ends by itself.
     Busy,
-    /// Receivers are expected.
+    /// Receivers are expected to come back.
     Expecting,
-    /// Whether anything is left to do is not known.
+    /// It is not known whether anything is left to do.
     Uncertain,
     /// Nothing is left to do.
     Quiescent,
 }
 
-/// Whether tasks are ready at a look.
+/// Whether tasks are ready when the loop looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
     None,
-    /// Some are, as they have been for many turns: what they do is not known.
+    /// Some are, and have been for many turns. It is not known what they do.
     Always,
 }
 
-/// What a look at the sockets shows.
+/// What a look at the sockets has found.
 #[derive(Debug, Default)]
 pub(crate) struct Look {
-    /// Whether a receiver is expected.
+    /// Whether a receiver is expected to come back.
     pub(crate) expects: bool,
     /// Whether a receiver may come back, or may not.
     may_come: bool,
-    /// Whether the receiver of a socket, with datagrams in its inbox, waits for a drain itself.
+    /// Whether the receiver of a socket with datagrams in its inbox waits for a drain.
     pub(crate) waits_for_itself: bool,
-    /// Whether datagrams wait whose receivers have ended, or do not come back.
+    /// Whether there are datagrams whose receivers have ended, or do not come back.
     pub(crate) is_gone: bool,
-    /// Whether datagrams wait that nobody has ever asked for.
+    /// Whether there are datagrams that nobody has ever asked for.
     pub(crate) is_unclaimed: bool,
 }
 
@@ -60,16 +61,16 @@ pub(crate) struct Look {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Receiver {
     pub(crate) presence: Presence,
-    /// Whether it waits for a drain, itself or through others.
+    /// Whether it waits for a drain, directly or through others.
     pub(crate) waits_for_drain: bool,
-    /// Whether it has been handed datagrams of another socket since, and waits for more of them.
+    /// Whether it was handed datagrams of another socket since, and waits for more of them.
     pub(crate) has_moved_on: bool,
     pub(crate) task: ReceiverTask,
 }
 
 impl Look {
-    /// Takes in a sealed socket, which holds `undelivered` datagrams, and those of its receivers that have
-    /// not ended. `had_any`: whether there were ever any.
+    /// Takes a sealed socket with `undelivered` datagrams into account, and those of its receivers
+    /// that have not ended. `had_any`: whether it ever had receivers.
     pub(crate) fn take(
         &mut self,
         undelivered: usize,
@@ -91,14 +92,15 @@ impl Look {
         let Receiver { presence, waits_for_drain, has_moved_on, task } = receiver;
         match presence {
             Presence::Waiting | Presence::Elsewhere if !is_left => {}
-            // What it was handed before it has handled, or will afterwards; unless it is polled beside its
-            // drain, as in a join, where it sleeps or was handed one since.
+            // It has handled what it was handed, or will afterwards. If it polls the drain together
+            // with other futures, as in a join, it may come back if it sleeps or was handed a
+            // datagram since.
             Presence::Away | Presence::AwayBefore if waits_for_drain && !is_left => {
                 self.may_come |= presence == Presence::Away || task.is_asleep;
             }
             _ if waits_for_drain => {
                 self.waits_for_itself = true;
-                // It may be polled beside its drain, as in a join.
+                // It may poll the drain together with other futures, as in a join.
                 self.may_come |= presence != Presence::Elsewhere || task.is_asleep;
             }
             Presence::Waiting => self.expects = true,
@@ -117,10 +119,10 @@ impl Look {
         }
     }
 
-    /// What follows, where the tasks do what `survey` says, the program holds `in_hand` messages, and
-    /// nobody has polled for the results of `unclaimed` operations, if no task is ready.
+    /// The conclusion, if no task is ready. The tasks do what `survey` says, the program has
+    /// `in_hand` messages, and nobody has taken the results of `unclaimed` operations.
     pub(crate) fn standing(&self, survey: &Survey, in_hand: usize, unclaimed: usize) -> Standing {
-        // Whoever sleeps may be on its way to receive, or to send where it has found space.
+        // A task that sleeps may be about to receive, or to send if it has found buffer space.
         let is_left = self.waits_for_itself || self.is_gone || self.is_unclaimed || unclaimed > 0;
         let at_work = survey.at_work + survey.maybe_at_work + survey.behind;
         let may_come = self.may_come || survey.asleep > 0 && is_left;
@@ -140,29 +142,29 @@ pub(crate) struct Quiescence {
     waiters: RefCell<Vec<Waker>>,
     /// The tasks that wait for drains.
     tasks: RefCell<Vec<TaskId>>,
-    /// When the first of the drains that are under way began, and when the last of them ends.
+    /// When the first of the drains under way began, and when the last of them ends.
     time: Cell<Option<(Instant, Instant)>>,
-    /// How often the runtime was found quiescent while somebody waited for it.
+    /// How often the runtime was quiescent while somebody waited for it.
     count: Cell<u64>,
-    /// How many stages were sealed, of all drains, and how many of them before the runtime was found
-    /// quiescent last.
+    /// How many stages were sealed, by all drains, and how many had been when the runtime was last
+    /// found quiescent.
     stages: Cell<u64>,
     found_at: Cell<u64>,
-    /// `Some` while it is uncertain whether anything is left to do: since when.
+    /// `Some` while it is uncertain whether anything is left to do.
     uncertain: Cell<Option<Uncertain>>,
-    /// Whether tasks with work still went on when it was not waited for them any longer.
+    /// Whether tasks with work still made progress when the drain stopped waiting for them.
     goes_on: Cell<bool>,
     /// True exactly when holds or blocking calls held the exit open at the last look.
     is_held_open: Cell<bool>,
-    /// True once the exit is to wait for nothing any more.
+    /// True after the exit was told to wait for nothing.
     is_stopped: Cell<bool>,
 }
 
 #[derive(Clone, Copy)]
 struct Uncertain {
-    /// The last progress. What went by since in which something else was waited for is not counted.
+    /// The last progress. Time in which something else was waited for is not counted.
     since: Instant,
-    /// The last delivery, or when it began.
+    /// The last delivery, or the beginning of the uncertainty.
     began: Instant,
     /// The last look.
     seen: Instant,
@@ -181,19 +183,19 @@ pub(crate) struct Progress {
 }
 
 impl Quiescence {
-    /// A task begins to wait for a drain, which began at `start` and ends at `end` at the latest.
+    /// A task begins to wait for a drain, which began at `start` and ends by `end`.
     pub(crate) fn enter(&self, task: TaskId, start: Instant, end: Instant) {
         self.tasks.borrow_mut().push(task);
         let (first, last) = self.time.get().unwrap_or((start, end));
         self.time.set(Some((first.min(start), last.max(end))));
     }
 
-    /// When the first of the drains that are under way began, and when the last of them ends.
+    /// When the first of the drains under way began, and when the last of them ends.
     pub(crate) fn time(&self) -> Option<(Instant, Instant)> {
         self.time.get()
     }
 
-    /// A task does not wait for a drain any more.
+    /// A task no longer waits for a drain.
     pub(crate) fn leave(&self, task: TaskId) {
         let mut tasks = self.tasks.borrow_mut();
         if let Some(at) = tasks.iter().position(|waiting| *waiting == task) {
@@ -210,7 +212,7 @@ impl Quiescence {
         self.tasks.borrow().clone()
     }
 
-    /// Wakes `waker` when the runtime is quiescent, or it is uncertain whether it is.
+    /// Wakes `waker` when the runtime is quiescent, or when that is uncertain.
     pub(crate) fn wait(&self, waker: &Waker) {
         let known = self.waiters.borrow().iter().any(|waiting| waiting.will_wake(waker));
         if !known {
@@ -225,30 +227,30 @@ impl Quiescence {
         !self.waiters.borrow().is_empty()
     }
 
-    /// How often the runtime was found quiescent while somebody waited for it.
+    /// How often the runtime was quiescent while somebody waited for it.
     pub(crate) fn count(&self) -> u64 {
         self.count.get()
     }
 
-    /// Since when it has been uncertain whether anything is left to do, if it is now.
+    /// Since when it has been uncertain whether anything is left to do, if it is uncertain now.
     pub(crate) fn uncertain_since(&self) -> Option<Instant> {
         let uncertain = self.uncertain.get().filter(|uncertain| uncertain.is_current);
         uncertain.map(|uncertain| uncertain.since)
     }
 
-    /// Whether the runtime was found quiescent, and no drain has sealed others since.
+    /// Whether the runtime was quiescent, and no drain has sealed sockets since.
     pub(crate) fn is_reached(&self) -> bool {
         self.found_at.get() == self.stages.get()
     }
 
-    /// Other sockets are to be delivered: what was uncertain begins anew, for every drain.
+    /// Other sockets are to be delivered. What was uncertain starts again, for every drain.
     pub(crate) fn begin_stage(&self) {
         self.stages.set(self.stages.get() + 1);
         self.uncertain.set(None);
         self.goes_on.set(false);
     }
 
-    /// Before a look at the rest: whether holds or blocking calls hold the exit open.
+    /// Records, before a look at the rest, whether holds or blocking calls hold the exit open.
     pub(crate) fn set_held_open(&self, is_held_open: bool) {
         self.is_held_open.set(is_held_open);
     }
@@ -258,7 +260,7 @@ impl Quiescence {
         self.is_held_open.get()
     }
 
-    /// The exit waits for nothing any more.
+    /// The exit waits for nothing from now on.
     pub(crate) fn stop(&self, wakes: &mut Wakes) {
         self.is_stopped.set(true);
         self.wake(wakes);
@@ -268,12 +270,12 @@ impl Quiescence {
         self.is_stopped.get()
     }
 
-    /// Whether tasks with work still went on when it was not waited for them any longer.
+    /// Whether tasks with work still made progress when the drain stopped waiting for them.
     pub(crate) fn goes_on(&self) -> bool {
         self.goes_on.get()
     }
 
-    /// A look at `now`, when so much was `done`.
+    /// Records a look at `now`, when `done` was done.
     pub(crate) fn notice(
         &self,
         standing: Standing,
@@ -281,7 +283,7 @@ impl Quiescence {
         done: Progress,
         wakes: &mut Wakes,
     ) {
-        // Periodic work, which may go on for ever, must not begin the wait anew each time.
+        // Periodic work, which may go on for ever, must not restart the wait each time.
         let last = self.uncertain.get().map(|last| match last.is_current {
             true => last,
             false => Uncertain { since: last.since + (now - last.seen), seen: now, ..last },
@@ -317,7 +319,7 @@ impl Quiescence {
                 }
                 Uncertain { seen, is_current: true, ..last }
             }
-            // It begins anew with each delivery, and with other progress for some time.
+            // The wait restarts with each delivery, and for some time with other progress.
             Some(last) if last.done.delivered == done.delivered => {
                 let is_long = now >= last.began + Duration::from_millis(PROGRESS_WAIT_MS);
                 self.goes_on.set(is_long);
@@ -368,7 +370,7 @@ mod tests {
         look
     }
 
-    /// What follows where nothing else is left to do.
+    /// The conclusion if nothing else is left to do.
     fn standing(undelivered: usize, receiver: Receiver) -> Standing {
         look(undelivered, receiver).standing(&Survey::default(), 0, 0)
     }
@@ -379,7 +381,7 @@ mod tests {
         assert_eq!(standing(1, receiver(Presence::Waiting)), Standing::Expecting);
     }
 
-    /// Fails when a receiver is forgotten that was handed a datagram, or is waited for for ever.
+    /// Fails when a receiver that was handed a datagram is forgotten, or is waited for for ever.
     #[test]
     fn a_receiver_that_is_away_is_expected_unless_it_does_other_things() {
         for undelivered in [0, 1] {
@@ -409,7 +411,7 @@ mod tests {
         assert_eq!(standing(1, elsewhere(GONE)), Standing::Uncertain);
     }
 
-    /// Fails when an exit waits for nobody, or when it does not wait for who may come.
+    /// Fails when an exit waits for nobody, or does not wait for a task that may come.
     #[test]
     fn a_receiver_may_still_come_only_where_somebody_sleeps() {
         for had_any in [false, true] {
@@ -422,7 +424,7 @@ mod tests {
         }
     }
 
-    /// Whether a task that drains is polled for more than its drain is not known, unless it has
+    /// A task that drains may poll other futures beside its drain. This is not known, unless it has
     /// dropped its receive and does not sleep.
     #[test]
     fn a_task_that_waits_for_the_drain_is_not_waited_for_to_the_deadline() {
@@ -453,7 +455,7 @@ mod tests {
         }
     }
 
-    /// Fails when periodic work begins the wait anew each time, or progress does not.
+    /// Fails when periodic work restarts the wait each time, or progress does not restart it.
     #[test]
     fn what_is_uncertain_is_waited_for_since_the_last_progress() {
         let quiescence = Quiescence::default();
@@ -466,14 +468,14 @@ mod tests {
         };
         assert_eq!(notice(Standing::Uncertain, 1, 5, 0), Some(at(1)));
         assert_eq!(notice(Standing::Uncertain, 2, 5, 0), Some(at(1)));
-        // Two tenths passed, and two more in which something else was waited for.
+        // Two tenths have passed, and two more in which something else was waited for.
         assert_eq!(notice(Standing::Busy, 3, 5, 0), None);
         assert_eq!(notice(Standing::Busy, 4, 5, 0), None);
         assert_eq!(notice(Standing::Uncertain, 5, 5, 0), Some(at(3)));
         assert_eq!(notice(Standing::Uncertain, 6, 6, 0), Some(at(6)));
         assert_eq!(notice(Standing::Expecting, 7, 6, 0), None);
         assert_eq!(notice(Standing::Uncertain, 8, 6, 0), Some(at(8)));
-        // Progress of tasks counts for a while, and then no more.
+        // Progress of tasks counts for a while, and then no longer.
         assert_eq!(notice(Standing::Uncertain, 20, 6, 1), Some(at(20)));
         assert_eq!(notice(Standing::Uncertain, 25, 6, 2), Some(at(25)));
         assert!(!quiescence.goes_on());

@@ -1,4 +1,4 @@
-//! What is counted, and how a drain reports it.
+//! [`SocketStats`], the counters, and [`DrainReport`], the report of a drain.
 
 use std::fmt;
 use std::io;
@@ -6,10 +6,11 @@ use std::iter::Sum;
 use std::ops::AddAssign;
 use std::time::Duration;
 
-/// What has happened on a socket, or on several. Counts of datagrams, where not said otherwise.
+/// What has happened on one socket, or on several. The fields count datagrams, unless they say
+/// otherwise.
 ///
-/// They balance: `received` is the sum of `delivered`, `discarded`, `handed_over` and what still
-/// waits in the inbox.
+/// They balance: `received` is the sum of `delivered`, `discarded`, `handed_over` and what is still
+/// in the inbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SocketStats {
@@ -17,26 +18,27 @@ pub struct SocketStats {
     pub received: u64,
     /// Handed to a receiver.
     pub delivered: u64,
-    /// Thrown away with their socket, which was dropped or stopped before they were received.
+    /// Discarded with their socket, which was dropped or stopped before they were received.
     pub discarded: u64,
-    /// Sockets that were dropped while datagrams were queued in the kernel, or may have been, which
-    /// nobody has seen or counted. Drain a socket before dropping it, and this stays 0.
+    /// Sockets, not datagrams: those that were dropped while datagrams were or may have been queued
+    /// in the kernel. Nobody has counted these datagrams. If sockets are drained before they are
+    /// dropped, this is 0.
     pub abandoned: u64,
-    /// Given back with their socket by `into_std`.
+    /// Returned with their socket by `into_std`.
     pub handed_over: u64,
-    /// Longer than the buffer.
+    /// Longer than the buffer, and so cut.
     pub truncated: u64,
-    /// Dropped by the kernel before the seal, mostly for want of space in the receive buffer.
+    /// Dropped by the kernel before the seal, mostly because the receive buffer was full.
     pub dropped_by_kernel: u64,
-    /// Dropped by the kernel because they came after the seal.
+    /// Dropped by the kernel because they arrived after the seal.
     pub refused: u64,
-    /// Errors that were handed to a receiver.
+    /// Errors that were returned to a receiver.
     pub errors: u64,
     /// How often the receive was armed again.
     pub rearmed: u64,
-    /// How often it stopped because the pool was empty.
+    /// How often the receive stopped because the pool was empty.
     pub starved: u64,
-    /// How often it stopped because the socket held its share of the pool.
+    /// How often the receive stopped because the socket had used its share of the pool.
     pub paused: u64,
 }
 
@@ -66,125 +68,130 @@ impl Sum for SocketStats {
     }
 }
 
-/// How a drain ended. If several of these hold, it is the last of them, in this order.
+/// How a drain ended. If several variants apply, it is the last of them, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DrainOutcome {
-    /// Everything was delivered, and handled as far as can be known.
+    /// Everything was delivered, and was handled as far as the runtime can know.
     Complete,
-    /// Everything was delivered for which there was a receiver; what is undelivered came to sockets
+    /// Everything that had a receiver was delivered. The undelivered datagrams were sent to sockets
     /// that nobody has ever received from.
     Unclaimed,
-    /// Everything that was queued on open sockets was delivered. But sockets had been dropped over
-    /// datagrams that nobody received: [`SocketStats::discarded`], [`SocketStats::abandoned`].
+    /// Everything on open sockets was delivered. But sockets had been dropped with datagrams that
+    /// nobody received: [`SocketStats::discarded`], [`SocketStats::abandoned`].
     Discarded,
-    /// Everything was delivered, but tasks were still at work on what they had been handed:
-    /// [`DrainReport::tasks_at_work`], [`DrainReport::in_hand`]. To be waited for, such a task holds
-    /// the exit open: [`ExitHold`](crate::ExitHold).
+    /// Everything was delivered, but tasks were still handling datagrams:
+    /// [`DrainReport::tasks_at_work`], [`DrainReport::in_hand`]. Such a task can hold the exit
+    /// open: [`ExitHold`](crate::ExitHold).
     TasksAtWork,
-    /// Datagrams are undelivered on sockets whose receivers have ended, or have not come back for them; or
-    /// nobody has asked for what was taken from a socket that is left to others.
+    /// Datagrams are undelivered on sockets whose receivers have ended, or did not come back for
+    /// them. Or nobody has asked for what was taken from a socket that is left to others.
     ReceiversGone,
-    /// Datagrams are undelivered on a socket whose receiver is the task that waits for the drain: it
-    /// waits for itself. Let another task drain, as
-    /// [`drain_on_terminate`](crate::signal::drain_on_terminate) does, or call the socket's own
-    /// `drain` and receive until `None`.
+    /// Datagrams are undelivered on a socket whose receiver is the task that awaits the drain.
+    /// Drain in another task, as [`drain_on_terminate`](crate::signal::drain_on_terminate) does, or
+    /// call `drain` of the socket and receive until `None`.
     WaitsForItself,
-    /// The deadline passed first, or the drain was ended at once, by
-    /// [`Runtime::stop`](crate::Runtime::stop) or a second signal; or sockets could not be read to the
-    /// end of their queue ([`DrainReport::unread`]).
+    /// The deadline passed first. Or the drain was ended at once, by
+    /// [`Runtime::stop`](crate::Runtime::stop) or a second signal. Or sockets could not be read to
+    /// the end of their queue ([`DrainReport::unread`]).
     DeadlinePassed,
 }
 
-/// Whether a drain has waited for datagrams on their way: see [`Drain::quiesce`](crate::Drain::quiesce).
+/// Whether a drain has waited for datagrams that were being delivered: see
+/// [`Drain::quiesce`](crate::Drain::quiesce).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Quiesced {
-    /// It was not asked to.
+    /// The policy did not ask for it.
     #[default]
     NotAsked,
-    /// For all, before and after the seal.
+    /// It has waited for all of them, before and after the seal.
     Waited,
-    /// The kernel does not tell what lies in the backlogs of the CPUs: there is no
-    /// `/proc/net/softnet_stat`, or that of Linux before 5.10. What lay there may have come after the
-    /// seal.
+    /// The kernel does not report the backlogs of the CPUs: `/proc/net/softnet_stat` is absent, or
+    /// is that of Linux before 5.10. Datagrams in a backlog may have arrived after the seal.
     BacklogUnknown,
-    /// The kernel has no grace periods for programs (`membarrier(2)`): it runs with `nohz_full`, or a
-    /// sandbox refuses the call. What a CPU had in hand may have come after the seal.
+    /// The kernel has no grace periods for programs (`membarrier(2)`): it runs with `nohz_full`, or
+    /// a sandbox refuses the call. Datagrams that a CPU was delivering may have arrived after the
+    /// seal.
     NoGracePeriod,
     /// The deadline passed first.
     DeadlinePassed,
 }
 
 impl Quiesced {
-    /// That of both of which less was had.
+    /// The one that has waited for less.
     pub(super) fn worse(self, other: Self) -> Self {
         if other as u8 > self as u8 { other } else { self }
     }
 }
 
-/// What a drain found and did. The counts are those of the whole life of the runtime, of open and
-/// of closed sockets.
+/// The report of a drain. The counts are those of the whole life of the runtime, of open and closed
+/// sockets.
 ///
 /// `Display` prints it on one line.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct DrainReport {
-    /// How it ended.
+    /// How the drain ended.
     pub outcome: DrainOutcome,
-    /// Sockets that were open when it began.
+    /// Sockets that were open when the drain began.
     pub sockets: usize,
-    /// Of those, how many were sealed in a later stage: [`Exit::SealInStage`](crate::Exit).
+    /// How many of these sockets were sealed in a later stage: [`Exit::SealInStage`](crate::Exit).
     pub sealed_later: usize,
-    /// Of those, how many were not sealed but left to others who hold them:
+    /// How many of these sockets were not sealed, but left to others who have them:
     /// [`Exit::Leave`](crate::Exit::Leave).
     pub left: usize,
     /// The counts of all sockets.
     pub stats: SocketStats,
-    /// Datagrams that no receiver took. Where the runtime goes on, receivers can still take them, and
-    /// those count that have left the kernel's queue.
+    /// Datagrams that no receiver took. If the runtime goes on, this counts those that have left
+    /// the kernel's queue, and receivers can still take them.
     pub undelivered: u64,
-    /// UDP sockets that could not be sealed, because their filter is locked (`SO_LOCK_FILTER`) or is a
-    /// BPF program (`SO_ATTACH_BPF`). Each was read once, to the end of
-    /// its queue or up to 65 536 datagrams ([`unread`](Self::unread)), and its receivers were told
-    /// the end there: reading on until nobody sends would be no drain that ends. What has come
-    /// later is read by the next drain of the socket. If it is dropped, or the runtime ends, over a
-    /// queue that is not empty, it counts as [`abandoned`](SocketStats::abandoned).
+    /// UDP sockets that could not be sealed, because their filter is locked (`SO_LOCK_FILTER`) or
+    /// is a BPF program (`SO_ATTACH_BPF`).
+    ///
+    /// Each was read once, to the end of its queue or up to 65 536 datagrams
+    /// ([`unread`](Self::unread)), and its receivers got the end there. Reading until nobody sends
+    /// might never end. Later datagrams are read by the next drain of the socket. If the socket is
+    /// dropped or the runtime ends while its queue is not empty, it counts as
+    /// [`abandoned`](SocketStats::abandoned).
     pub unsealed: usize,
-    /// Whether datagrams on their way were waited for.
+    /// Whether the drain has waited for datagrams that were being delivered.
     pub quiesced: Quiesced,
-    /// Sockets that were not read to the end of their queue. What is left there is lost, unless the
-    /// socket is drained again. Either the kernel did not give the receive back within 5 seconds,
-    /// because it had no memory for any request; or 65 536 reads in a row failed, by a descriptor
-    /// that cannot be read, or by errors that others bring about faster than they are read (ICMP);
-    /// or the socket is one of `unsealed`, and as many datagrams were read.
+    /// Sockets that were not read to the end of their queue. The rest of the queue is lost, unless
+    /// the socket is drained again. There are three causes:
+    ///
+    /// - The kernel had no memory for any request, and did not end the receive within 5 seconds.
+    /// - 65 536 reads in a row failed, because the descriptor cannot be read, or because others
+    ///   cause errors (ICMP) faster than they are read.
+    /// - The socket is one of `unsealed`, and 65 536 datagrams were read.
     pub unread: usize,
     /// Calls of `spawn_blocking`, [holds](crate::ExitHold) and operations that had not ended at the
     /// deadline.
     pub unfinished: usize,
-    /// Tasks in the middle of what they got from receivers, as far as can be known: they sleep, or they
-    /// were spawned for it and wait. They were not waited for any longer. Where the runtime ends, they were
-    /// cut off.
+    /// Tasks that were still handling datagrams, as far as the runtime can know: they sleep, or
+    /// they were spawned for it and wait. The drain has stopped waiting for them. If the runtime
+    /// ends, they were dropped.
     pub tasks_at_work: usize,
-    /// Other tasks that had something from receivers in hand, and wait for something else than a sleep:
-    /// they are idle, or in the middle of it, which cannot be told apart. No error by itself. With the
-    /// feature `tracing` it is a warning where such tasks are cut off.
+    /// Other tasks that had received something, and wait for something else than a sleep. They are
+    /// idle or still handle it, which the runtime cannot distinguish. This is no error. With the
+    /// feature `tracing`, dropping such tasks logs a warning.
     pub tasks_unsure: usize,
-    /// Messages that the program was handed and still holds; where the runtime ends, those that tasks
-    /// held which were dropped. Datagrams of one train count once, copies of payloads do not.
+    /// Messages that the program has received and still has. If the runtime ends, those of tasks
+    /// that were dropped. Datagrams of one train count once. Copies of payloads do not count.
     pub in_hand: usize,
-    /// Tasks that were dropped at the end. 0 where the runtime goes on.
+    /// Tasks that were dropped at the end. 0 if the runtime goes on.
     pub tasks_dropped: usize,
-    /// Operations that the kernel did not give back in time; their memory was leaked, because it
-    /// may still be written.
+    /// Operations that the kernel did not complete in time. Their memory was leaked, because the
+    /// kernel may still write to it.
     pub operations_leaked: usize,
-    /// Completions that the kernel lost because it had no memory to keep them (`-EBADR`). Each may have
-    /// brought a datagram: this is the one loss that Ebbtide can only report. What comes afterwards is
-    /// received: receives and buffers are set up again.
+    /// Completions that the kernel lost because it had no memory for them (`-EBADR`;
+    /// docs/kernel.md, K-RING-5). A datagram may have been lost with each. Ebbtide cannot prevent
+    /// this loss, only report it. It sets up receives and buffers again, so that later datagrams
+    /// are received.
     pub completions_lost: u64,
-    /// Whether it happened while a panic unwound the thread.
+    /// Whether the drain ran while a panic unwound the thread.
     pub panicking: bool,
-    /// How long it took.
+    /// How long the drain took.
     pub elapsed: Duration,
 }
 
@@ -252,8 +259,9 @@ impl fmt::Display for DrainReport {
 }
 
 impl DrainReport {
-    /// The runtime has ended, with these counts of its sockets. What came after the seal may have come
-    /// until now, and what tasks held was dropped with them.
+    /// Completes the report when the runtime has ended, with the final counts of its sockets.
+    /// Datagrams may have arrived after the seal until now, and tasks were dropped with what they
+    /// had.
     pub(crate) fn close(&mut self, stats: &SocketStats) {
         self.stats.abandoned = stats.abandoned;
         self.stats.refused = stats.refused;
@@ -269,17 +277,18 @@ impl DrainReport {
         }
     }
 
-    /// The report, if nothing was lost that anybody had asked for.
+    /// Returns the report, or an error if datagrams were lost that a receiver had asked for.
     ///
     /// [`Unclaimed`](DrainOutcome::Unclaimed) datagrams are no error: a socket that only sends may
-    /// get an answer that nobody wants. With the feature `tracing` they are a warning.
+    /// get replies that nobody reads. With the feature `tracing`, they log a warning.
     ///
     /// # Errors
     ///
-    /// [`DrainError`] for every other outcome than [`Complete`](DrainOutcome::Complete).
+    /// [`DrainError`] for every outcome except [`Complete`](DrainOutcome::Complete) and
+    /// [`Unclaimed`](DrainOutcome::Unclaimed).
     ///
     /// ```
-    /// use ebbtide_runtime::{Drain, Runtime};
+    /// use ebbtide::{Drain, Runtime};
     ///
     /// let runtime = Runtime::new()?;
     /// let report = runtime.shutdown(Drain::default()).into_result()?;
@@ -305,17 +314,17 @@ impl DrainReport {
     }
 }
 
-/// The error of a drain that lost something, or may have: see [`DrainOutcome`].
+/// The error of a drain that has lost datagrams, or may have: see [`DrainOutcome`].
 ///
-/// As an [`io::Error`] its kind is `TimedOut` where the deadline passed, and `Other` for the rest;
-/// `error.get_ref()` and `downcast_ref::<DrainError>()` lead back to it.
+/// It converts into [`io::Error`], whose kind is `TimedOut` if the deadline passed, and `Other`
+/// otherwise. `error.get_ref()` and `downcast_ref::<DrainError>()` return this error.
 #[derive(Clone)]
 pub struct DrainError {
     report: Box<DrainReport>,
 }
 
 impl DrainError {
-    /// What the drain found and did.
+    /// The report of the drain.
     #[must_use]
     pub fn report(&self) -> &DrainReport {
         &self.report
@@ -334,7 +343,7 @@ impl fmt::Display for DrainError {
     }
 }
 
-/// What a program prints whose `main` returns it.
+/// Prints the report: this is what a program prints if its `main` returns the error.
 impl fmt::Debug for DrainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DrainError({self})")

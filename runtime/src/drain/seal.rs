@@ -1,4 +1,5 @@
-//! Steps 1 to 4 of the drain: seal, cancel, reap and the first read. No await, no user code.
+//! Steps 1 to 4 of the drain: seal, cancel, reap and the first read. Awaits nothing, runs no user
+//! code.
 
 use std::ops::AddAssign;
 use std::rc::Rc;
@@ -16,8 +17,8 @@ use crate::wakes::Wakes;
 pub(crate) struct Sealed {
     /// Sockets that the kernel refused to seal.
     pub(crate) unsealed: usize,
-    /// Sockets whose receive the kernel did not give back in time. They were not read: what is
-    /// received late would come after what was read.
+    /// Sockets whose receive the kernel did not end in time. They were not read: what is received
+    /// late would come after what was read.
     pub(crate) not_reaped: usize,
     /// Whether senders were waited for.
     pub(crate) quiesced: Quiesced,
@@ -31,10 +32,10 @@ impl AddAssign for Sealed {
     }
 }
 
-/// Steps 1 to 4 for some sockets. `quiesce`: waits for senders, until then.
+/// Steps 1 to 4 for these sockets. With `quiesce`, also waits for senders until then.
 ///
-/// To wait for senders, the receives are ended first, so that the sockets can be read meanwhile
-/// without depending on the pool; what the seal then finds queued is what arrived last.
+/// To wait for senders, it ends the receives first, so that the sockets can be read meanwhile
+/// without depending on the pool. The seal then finds only what arrived last.
 pub(crate) fn seal_sockets(
     handle: &LocalHandle,
     sockets: &[Rc<dyn Drainable>],
@@ -44,7 +45,7 @@ pub(crate) fn seal_sockets(
     let mut wakes = Wakes::default();
     let (unsealed, quiesced);
     if let Some(deadline) = quiesce {
-        // What is on its way to them is waited for, too.
+        // What is being delivered to them is waited for, too.
         leave_shares(sockets);
         cancel_and_reap(handle, sockets, &mut wakes);
         let before = wait_for_all(deadline, &mut || read_early(sockets, &mut wakes));
@@ -62,17 +63,18 @@ pub(crate) fn seal_sockets(
     Sealed { unsealed, not_reaped, quiesced }
 }
 
-/// While senders are waited for, so that no buffer of a socket overflows. Without a pause: whoever gets
-/// this processor instead may well be a sender.
+/// Reads while senders are waited for, so that no receive buffer overflows. There is no pause: a
+/// sender might use this CPU instead.
 fn read_early(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     for socket in sockets {
         socket.read(DRAIN_READ_BATCH, Pass::Early, wakes);
     }
 }
 
-/// Step 1. Returns how many sockets the kernel refused to seal. Where the whole of a group that shares
-/// an address is sealed, all its members leave it before the first is sealed: what comes meanwhile is
-/// queued on one that is read.
+/// Step 1. Returns how many sockets the kernel refused to seal.
+///
+/// Before the first is sealed, all of them leave their groups that share an address. If all members
+/// of a group are sealed, datagrams that arrive meanwhile are queued on one that is read.
 fn seal(sockets: &[Rc<dyn Drainable>]) -> usize {
     leave_shares(sockets);
     sockets.iter().filter(|socket| socket.seal().is_err()).count()
@@ -84,8 +86,8 @@ fn leave_shares(sockets: &[Rc<dyn Drainable>]) {
     }
 }
 
-/// Steps 2 and 3. Lossless because a cancel never takes a datagram: all that was received has a
-/// completion of its own before the final one.
+/// Steps 2 and 3. No datagram is lost: a cancel takes none, and each that was received has its own
+/// completion before the final one (docs/kernel.md, K-RECV-4).
 fn cancel_and_reap(handle: &LocalHandle, sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     for socket in sockets {
         socket.cancel();
@@ -93,7 +95,7 @@ fn cancel_and_reap(handle: &LocalHandle, sockets: &[Rc<dyn Drainable>], wakes: &
     handle.collect_until(|| sockets.iter().all(|socket| socket.is_reaped()), wakes);
 }
 
-/// Step 4. Reads on over errors, so that a socket that cannot be read at all is found out.
+/// Step 4. Continues after errors, so that a socket that cannot be read at all is detected.
 fn read_first(sockets: &[Rc<dyn Drainable>], wakes: &mut Wakes) {
     for socket in sockets {
         let before = socket.undelivered();

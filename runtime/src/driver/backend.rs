@@ -1,6 +1,6 @@
-//! The seam: what carries out requests and brings completions. A ring, or epoll.
+//! The backend: io_uring, or epoll. It carries out requests and brings completions.
 //!
-//! Both take the same requests and bring the same completions; [`Driver`](super::Driver) keeps the
+//! Both take the same requests and bring the same completions. [`Driver`](super::Driver) has the
 //! table and knows neither.
 
 use std::io;
@@ -22,7 +22,7 @@ pub(super) enum Backend {
 }
 
 impl Backend {
-    /// Begins an operation, which keeps open what it names until its final completion.
+    /// Begins an operation. The operation keeps its descriptor open until its final completion.
     pub(super) fn submit(&mut self, id: Id, operation: &mut dyn AnyOperation) {
         match self {
             Self::Ring(ring) => ring.submit(id, &operation.request()),
@@ -31,7 +31,7 @@ impl Backend {
         }
     }
 
-    /// Begins a receive, whose slot of the table owns it until its final completion.
+    /// Begins a receive. Its slot in the table owns it until its final completion.
     pub(super) fn receive(&mut self, id: Id, receive: &Rc<Receive>) {
         match self {
             Self::Ring(ring) => ring.receive(id, receive),
@@ -40,7 +40,7 @@ impl Backend {
         }
     }
 
-    /// Asks for the end of what `id` names. Its final completion still comes.
+    /// Cancels what `id` names. Its final completion still follows.
     pub(super) fn cancel(&mut self, id: Id) {
         match self {
             Self::Ring(ring) => ring.cancel(id),
@@ -49,14 +49,14 @@ impl Backend {
         }
     }
 
-    /// A receive goes, and its socket may be closed.
+    /// The receive was removed, and its socket may be closed next.
     pub(super) fn forget(&mut self, receive: &Receive) {
         if let Self::Epoll(epoll) = self {
             epoll.forget(receive.socket());
         }
     }
 
-    /// One visit to the kernel: to submit, to let it bring what it has, and to wait if asked to.
+    /// Visits the kernel once: submits, lets it post completions, and waits as told.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<EnterOutcome> {
         match self {
             Self::Ring(ring) => ring.enter(wait),
@@ -65,7 +65,7 @@ impl Backend {
         }
     }
 
-    /// Hands over the completions that there are.
+    /// Hands over all completions.
     pub(super) fn collect(&mut self, dispatch: &mut Dispatch<'_>) {
         match self {
             Self::Ring(ring) => {
@@ -79,7 +79,7 @@ impl Backend {
         }
     }
 
-    /// Whether `collect` would hand over something.
+    /// Whether `collect` would hand something over.
     pub(super) fn has_completions(&mut self) -> bool {
         match self {
             Self::Ring(ring) => ring.has_completions(),
@@ -97,7 +97,7 @@ impl Backend {
         }
     }
 
-    /// Other threads will not wake it any more.
+    /// Ends the watch of the eventfd: other threads will no longer wake this one.
     pub(super) fn stop_watching(&mut self) {
         if let Self::Ring(ring) = self {
             ring.stop_watching();
@@ -114,7 +114,7 @@ impl Backend {
         if let Self::Ring(ring) = self { ring.lost() } else { 0 }
     }
 
-    /// Visits to the kernel so far.
+    /// How often the kernel was visited.
     pub(super) fn enters(&self) -> u64 {
         match self {
             Self::Ring(ring) => ring.enters(),

@@ -1,30 +1,30 @@
-//! Descriptors: readiness, and the small calls that std has no safe form of.
+//! Descriptors: readiness, and the few calls that std does not offer in safe form.
 
-// UNSAFETY: eventfd, poll and epoll have no safe form in std.
+// UNSAFETY: std has no safe form of eventfd, poll and epoll.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// A new eventfd(2): non-blocking, so that a writer never waits for the runtime.
+/// Makes an eventfd(2). It is non-blocking, so that a writer never waits for the runtime.
 pub(crate) fn eventfd() -> io::Result<File> {
     // SAFETY: takes two numbers.
     let number = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor was just made and has no other owner.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
     Ok(File::from(descriptor))
 }
 
-/// Which readiness to wait for.
+/// The readiness to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// There is something to read, or an error, or the end.
+    /// Data to read, an error, or the end.
     Readable,
-    /// There is room to write, or an error.
+    /// Buffer space to write to, or an error.
     Writable,
 }
 
@@ -37,11 +37,11 @@ impl Interest {
     }
 }
 
-/// Whether `descriptor` is ready now: its events, or `WouldBlock`.
+/// Returns the events for which `descriptor` is ready now.
 ///
 /// # Errors
 ///
-/// `WouldBlock`, or those of poll(2).
+/// `WouldBlock` if it is not ready, or those of poll(2).
 pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u32> {
     let mut request =
         libc::pollfd { fd: descriptor.as_raw_fd(), events: interest.poll_events(), revents: 0 };
@@ -53,13 +53,15 @@ pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u3
     }
 }
 
-/// A descriptor that is readable when `descriptor` is writable, or has failed: an epoll(7) of its
-/// own. Polled itself, a socket that is shut down for reading is ready always, because io_uring
-/// asks for `EPOLLRDHUP` whether one wants it or not.
+/// Makes a descriptor that is readable when `descriptor` is writable or has failed: an epoll(7)
+/// instance that watches it.
+///
+/// io_uring always polls for `EPOLLRDHUP` as well, so a socket that is shut down for reading would
+/// always be ready (docs/kernel.md, K-POLL-1).
 ///
 /// # Errors
 ///
-/// No descriptor is left, or those of epoll_ctl(2).
+/// If no descriptor is left, or those of epoll_ctl(2).
 pub fn watch_writable(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let epoll = epoll()?;
     let events = libc::EPOLLOUT.cast_unsigned();
@@ -67,14 +69,14 @@ pub fn watch_writable(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(epoll)
 }
 
-/// A new epoll(7) descriptor.
+/// Makes an epoll(7) descriptor.
 pub(crate) fn epoll() -> io::Result<OwnedFd> {
     // SAFETY: takes a number.
     let number = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just made and belongs to nobody else.
+    // SAFETY: the descriptor was just made and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

@@ -8,29 +8,29 @@ use super::table::{Completion, Finality, Id, Table};
 use crate::buffer::{Buffer, Pool};
 use crate::wakes::Wakes;
 
-/// Where completions go: to the table, and from there to futures and sinks.
+/// Passes completions to the table, and from there to futures and sinks.
 pub(super) struct Dispatch<'a> {
     pub(super) table: &'a mut Table<Box<dyn AnyOperation>, Rc<Receive>>,
     pub(super) pool: &'a Pool,
     pub(super) active: &'a mut ActiveOperations,
     pub(super) completions: &'a mut u64,
     pub(super) burst: &'a mut Burst,
-    /// To be carried out when all completions are in.
+    /// Carried out after all completions.
     pub(super) verdicts: &'a mut Vec<(Rc<Receive>, Verdict)>,
     pub(super) wakes: &'a mut Wakes,
 }
 
-/// Messages of one receive that came one after the other, and go to its sink together.
+/// Consecutive messages of one receive, which go to its sink together.
 #[derive(Default)]
 pub(super) struct Burst {
-    /// Of which receive. `None` while there is no burst.
+    /// The receive. `None` if there is no burst.
     of: Option<Id>,
-    /// Each is `None` once it was taken.
+    /// Each is `None` after it was taken.
     filled: Vec<Option<Filled>>,
 }
 
 impl Dispatch<'_> {
-    /// Takes in a completion of a ring, and the buffer that came with it.
+    /// Takes a completion of a ring, with the buffer that it names.
     #[inline]
     pub(super) fn complete(
         &mut self,
@@ -53,9 +53,11 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Takes in a completion of a receive that has filled a buffer, which `take` takes from the pool:
-    /// not before the burst that it ends was handed over, whose socket is judged by what is free.
-    /// [`end_burst`](Self::end_burst) is to follow when there is no other.
+    /// Takes a completion of a receive that has filled a buffer. `take` takes the buffer from the
+    /// pool. It is called after the burst that this completion ends was handed over, because the
+    /// share of that socket depends on how many buffers are free.
+    ///
+    /// Call [`end_burst`](Self::end_burst) after the last completion.
     #[inline]
     pub(super) fn receive(
         &mut self,
@@ -93,7 +95,7 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Takes in any other completion.
+    /// Takes any other completion.
     pub(super) fn accept(&mut self, id: Id, result: i32, finality: Finality) {
         self.end_burst();
         *self.completions += 1;
@@ -121,7 +123,7 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Hands the burst to its sink, and returns its verdict.
+    /// Hands the burst to its sink, and returns the verdict of the sink.
     #[inline]
     pub(super) fn end_burst(&mut self) -> Verdict {
         let Some(id) = self.burst.of.take() else { return Verdict::Keep };
@@ -132,7 +134,7 @@ impl Dispatch<'_> {
         verdict
     }
 
-    /// Notes what is to be done about a receive that goes on.
+    /// Records the verdict about a receive that goes on.
     #[inline]
     fn judge(&mut self, id: Id, verdict: Verdict) {
         if verdict != Verdict::Keep {
@@ -146,7 +148,7 @@ impl Dispatch<'_> {
         self.table.operation(id).as_mut()
     }
 
-    /// A free buffer to be filled by hand.
+    /// A free buffer, to be filled directly.
     pub(super) fn take_buffer(&mut self) -> Option<Buffer> {
         self.pool.take_free()
     }

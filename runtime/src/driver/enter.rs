@@ -1,4 +1,4 @@
-//! How a driver enters the kernel: for how long, and how it went.
+//! How a driver enters the kernel: how long it may sleep, and how it went.
 
 use std::time::Duration;
 
@@ -13,16 +13,16 @@ pub(crate) enum Wait {
     Forever,
 }
 
-/// How an enter went.
+/// The outcome of an enter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EnterOutcome {
-    /// As asked, or cut short by a signal or the time.
+    /// It succeeded, or was ended by a signal or the time limit.
     Done,
-    /// The kernel had no memory for it just now; what was pushed is still queued.
+    /// The kernel had no memory for it now. What was pushed is still queued.
     Refused,
-    /// The kernel lost completions for want of memory.
+    /// The kernel has lost completions because it was out of memory.
     CompletionLost,
-    /// It failed for an unexpected reason, which
-    /// [`Driver::failure`](super::Driver::failure) returns. What was pushed is still queued.
+    /// It failed for an unexpected reason, which [`Driver::failure`](super::Driver::failure)
+    /// returns. What was pushed is still queued.
     Failed,
 }

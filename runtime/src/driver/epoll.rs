@@ -1,12 +1,14 @@
-//! The driver without io_uring: edge-triggered epoll, and the retry until `EAGAIN` under the hood.
+//! The driver without io_uring: edge-triggered epoll.
 //!
-//! It answers the same questions as the ring, with the same completions. A descriptor that becomes
-//! ready joins the end of a queue, which is served round-robin: each time up to
-//! [`DATAGRAMS_AT_ONCE`] of one socket, until `EAGAIN` takes it out; between the rounds `epoll_wait`
-//! with a zero timeout lets new readiness join. An operation is attempted first, and waits for an
-//! edge only after `EAGAIN`, so that no edge can be missed.
+//! It takes the same requests as the ring, and makes the same completions. A socket that becomes
+//! readable joins the end of a queue, which is served in turn: each time, up to
+//! [`DATAGRAMS_AT_ONCE`] datagrams are read, until `EAGAIN` removes the socket. Between the rounds,
+//! `epoll_wait` with a timeout of zero lets other sockets join.
+//!
+//! An operation is attempted first, and waits for an edge only after `EAGAIN`, so that no edge is
+//! missed (docs/kernel.md, K-EPOLL-1).
 
-// UNSAFETY: epoll_wait has no safe form in std.
+// UNSAFETY: std has no safe form of epoll_wait.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::collections::{HashMap, VecDeque};
@@ -25,39 +27,40 @@ use super::receive::{Filled, READ_BATCH, Receive, Source, Verdict};
 use super::table::{Finality, Id};
 use crate::buffer::Buffer;
 
-/// Datagrams that a socket gets in its turn: about as many as a ring delivers in one enter.
+/// Maximum number of datagrams that a socket gets in its turn. A ring delivers about as many in one
+/// enter.
 const DATAGRAMS_AT_ONCE: usize = 32;
 
-/// Events that one `epoll_wait` can report.
+/// Maximum number of events that one `epoll_wait` reports.
 const EVENTS: usize = 256;
 
-/// What the eventfd is registered as. No descriptor has this number.
+/// The data with which the eventfd is registered. No descriptor has this number.
 const WAKEUP: u64 = u64::MAX;
 
 pub(crate) struct Epoll {
     descriptor: OwnedFd,
-    /// What other threads write to. Never read: every write is an edge.
+    /// Other threads write to it. It is never read: every write is an edge.
     eventfd: Arc<File>,
-    /// By number: the kernel gives the lowest that is free, so that few places are empty.
+    /// By descriptor number. The kernel uses the lowest free number, so few entries are empty.
     watched: Vec<Watched>,
-    /// Where each receive, and each operation that waits for an edge, is watched.
+    /// The descriptor of each receive, and of each operation that waits for an edge.
     places: HashMap<Id, RawFd>,
-    /// Sockets that may have something to read, longest ready first.
+    /// Sockets that may be readable, the longest ready first.
     readable: VecDeque<RawFd>,
-    /// Operations to be attempted.
+    /// Operations to attempt.
     attempts: VecDeque<Id>,
-    /// What has ended without anything having been tried, and the error that its final completion,
-    /// which is to be collected, will say.
+    /// Requests that ended without an attempt, with the errno of their final completion, which
+    /// `collect` makes.
     ended: Vec<(Id, i32)>,
     events: Vec<libc::epoll_event>,
-    /// What is read into; kept for its memory, empty between reads.
+    /// Buffers to read into; empty between reads, kept for the allocation.
     buffers: Vec<Buffer>,
-    /// What was read into each; says nothing between reads.
+    /// Lengths of what was read; meaningless between reads.
     lens: Box<[usize; READ_BATCH]>,
     waits: u64,
 }
 
-/// What is wanted of one descriptor; by default, nothing.
+/// What is requested of one descriptor. By default, nothing.
 #[derive(Default)]
 struct Watched {
     receive: Option<WatchedReceive>,
@@ -65,19 +68,19 @@ struct Watched {
     is_queued: bool,
     /// Operations that wait for an edge.
     waiting: Vec<(Id, Interest)>,
-    /// What epoll was asked for; 0 while it does not know the descriptor.
+    /// The events that epoll watches. 0 if the descriptor is not registered.
     registered: u32,
 }
 
 struct WatchedReceive {
     id: Id,
     receive: Rc<Receive>,
-    /// How many datagrams to read next time, judged by how many there were last time.
+    /// How many datagrams to read next time. It depends on how many there were last time.
     wanted: usize,
 }
 
 impl Watched {
-    /// What epoll has to be asked for.
+    /// The events that epoll has to watch.
     fn events(&self) -> u32 {
         let mut events = if self.receive.is_some() { libc::EPOLLIN } else { 0 };
         for (_, interest) in &self.waiting {
@@ -111,17 +114,18 @@ impl Epoll {
         Ok(this)
     }
 
-    /// How often the kernel was asked for events.
+    /// How often `epoll_wait` was called.
     pub(crate) fn waits(&self) -> u64 {
         self.waits
     }
 
-    /// An operation is to be carried out, at the next `collect` if possible.
+    /// Queues an operation. The next `collect` attempts it.
     pub(crate) fn submit(&mut self, id: Id) {
         self.attempts.push_back(id);
     }
 
-    /// A socket is to be received from, until its pool is empty, it fails, or it is cancelled.
+    /// Begins to receive from a socket, until the pool is empty, the socket fails, or the receive
+    /// is cancelled.
     pub(crate) fn receive(&mut self, id: Id, receive: Rc<Receive>) {
         let number = receive.socket().as_raw_fd();
         self.places.insert(id, number);
@@ -130,7 +134,7 @@ impl Epoll {
         if watched.registered & libc::EPOLLIN.cast_unsigned() == 0 {
             self.register(number);
         }
-        // It may have become readable while nobody asked: the edge is gone, so it is tried.
+        // It may have become readable while nobody asked. The edge has passed then, so it is tried.
         self.queue(number);
     }
 
@@ -142,7 +146,7 @@ impl Epoll {
         &mut self.watched[at]
     }
 
-    /// Ends what `id` names; its final completion comes with the next `collect`.
+    /// Cancels what `id` names. The next `collect` makes its final completion.
     pub(crate) fn cancel(&mut self, id: Id) {
         if let Some(number) = self.places.remove(&id)
             && let Some(watched) = self.watched.get_mut(place(number))
@@ -157,7 +161,8 @@ impl Epoll {
         self.ended.push((id, libc::ECANCELED));
     }
 
-    /// The sink of `socket` goes: epoll must not know the descriptor any more when it is closed.
+    /// The sink of `socket` was removed. epoll must no longer watch the descriptor when it is
+    /// closed (docs/kernel.md, K-EPOLL-2).
     pub(crate) fn forget(&mut self, socket: BorrowedFd<'_>) {
         self.forget_unused(socket.as_raw_fd());
     }
@@ -167,7 +172,7 @@ impl Epoll {
         !(self.attempts.is_empty() && self.readable.is_empty() && self.ended.is_empty())
     }
 
-    /// Takes in readiness, and waits for it if asked to and nothing is left to do.
+    /// Collects readiness. Waits for it as told, if nothing is left to do.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let timeout = match wait {
             _ if self.has_work() => 0,
@@ -176,7 +181,7 @@ impl Epoll {
             Wait::Forever => -1,
         };
         self.waits += 1;
-        // SAFETY: `events` has room for the number of events that is passed.
+        // SAFETY: `events` has space for the number of events that is passed.
         let count = unsafe {
             libc::epoll_wait(
                 self.descriptor.as_raw_fd(),
@@ -225,7 +230,7 @@ impl Epoll {
         self.forget_unused(number);
     }
 
-    /// Carries out what is ready: completions as a ring would post them.
+    /// Carries out what is ready, and makes the completions that a ring would post.
     pub(crate) fn collect(&mut self, dispatch: &mut Dispatch<'_>) {
         for (id, errno) in self.ended.drain(..) {
             dispatch.accept(id, -errno, Finality::Final);
@@ -249,7 +254,8 @@ impl Epoll {
                 let number = descriptor.as_raw_fd();
                 self.places.insert(id, number);
                 self.watched_or_new(number).waiting.push((id, interest));
-                // Anew for every wait: this also reports a readiness whose edge has passed.
+                // Registered again for every wait. This also reports readiness whose edge has
+                // passed.
                 self.register(number);
                 return;
             }
@@ -262,7 +268,8 @@ impl Epoll {
         dispatch.accept(id, result, Finality::Final);
     }
 
-    /// Reads a batch from a socket, and puts it back to the end of the queue unless it is empty.
+    /// Reads a batch from a socket. Puts the socket back at the end of the queue, unless it is
+    /// empty.
     fn read(&mut self, number: RawFd, dispatch: &mut Dispatch<'_>) {
         let Some(watched) = self.watched.get_mut(place(number)) else { return };
         watched.is_queued = false;
@@ -280,10 +287,12 @@ impl Epoll {
         let layout = receive.sink().layout();
         match receive.socket().receive_into(&mut self.buffers, layout, &mut self.lens) {
             Ok(count) => {
-                // One more than there were finds out that the queue is empty without another call.
+                // One more buffer than there were datagrams: then the read shows that the queue is
+                // empty, and no second call is needed.
                 let next = if count == room { 2 * count } else { count + 1 };
                 *wanted = next.min(DATAGRAMS_AT_ONCE);
-                // To the pool: the socket is judged by what is free.
+                // Returned to the pool first: the share of the socket depends on how many buffers
+                // are free.
                 self.buffers.truncate(count);
                 for (buffer, len) in self.buffers.drain(..).zip(&*self.lens) {
                     let len = u32::try_from(*len).expect("the builder bounds the size of buffers");
@@ -291,7 +300,7 @@ impl Epoll {
                         .receive(id, Finality::More, |_| Filled { buffer: buffer.freeze(), len });
                 }
                 let verdict = dispatch.end_burst();
-                // An error that came between them has brought an edge of its own.
+                // An error that came between the datagrams has caused an edge of its own.
                 if count == room || verdict != Verdict::Keep {
                     self.queue(number);
                 }
@@ -308,7 +317,7 @@ impl Epoll {
         self.buffers.clear();
     }
 
-    /// The receive of a socket ends for a reason of its own.
+    /// Ends the receive of a socket with an error.
     fn end_receive(&mut self, number: RawFd, errno: i32, dispatch: &mut Dispatch<'_>) {
         let watched = self.watched.get_mut(place(number)).expect("it is being read");
         let receive = watched.receive.take().expect("it is being read");
@@ -324,7 +333,7 @@ impl Epoll {
         }
     }
 
-    /// Tells epoll what is wanted of a descriptor.
+    /// Registers with epoll what is requested of a descriptor.
     fn register(&mut self, number: RawFd) {
         let Some(watched) = self.watched.get_mut(place(number)) else { return };
         let events = watched.events();
@@ -338,8 +347,8 @@ impl Epoll {
         let Err(error) = self.control(operation, number, events, place(number) as u64) else {
             return;
         };
-        // No memory, or `fs.epoll.max_user_watches` is reached: whoever waits is told, instead of
-        // waiting for ever.
+        // Out of memory, or `fs.epoll.max_user_watches` is reached. Those that wait get the error,
+        // instead of waiting for ever.
         let errno = error.raw_os_error().unwrap_or(libc::EIO);
         if let Some(watched) = self.watched.get_mut(place(number)) {
             watched.registered = 0;
@@ -350,7 +359,7 @@ impl Epoll {
         self.places.retain(|_, place| *place != number);
     }
 
-    /// Drops a descriptor of which nothing is wanted.
+    /// Unregisters a descriptor of which nothing is requested.
     fn forget_unused(&mut self, number: RawFd) {
         let watched = self.watched.get(place(number));
         if watched.is_some_and(|watched| watched.receive.is_none() && watched.waiting.is_empty()) {
@@ -365,12 +374,12 @@ impl Epoll {
     }
 }
 
-/// Where a descriptor is in the list of those watched.
+/// The index of a descriptor in `watched`.
 fn place(number: RawFd) -> usize {
     usize::try_from(number).expect("a descriptor that is open has a number")
 }
 
-/// Rounded up: a timer must not be looked at before it is due, over and over.
+/// Rounds up. A timer would otherwise be checked again and again before it is due.
 fn milliseconds(time: Duration) -> i32 {
     i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }

@@ -6,8 +6,8 @@ use std::io;
 
 /// Why the runtime or its io_uring driver could not be started, and what to do about it.
 ///
-/// It is inside the [`io::Error`] that [`Builder::build`](crate::Builder::build) returns:
-/// `error.get_ref()` and `downcast_ref::<StartError>()` lead to it.
+/// The [`io::Error`] of [`Builder::build`](crate::Builder::build) contains it: `error.get_ref()`
+/// and `downcast_ref::<StartError>()` return it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError {
     part: Part,
@@ -18,14 +18,14 @@ pub struct StartError {
 /// What could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// The runtime: no other driver would help.
+    /// The runtime. Another driver would not help.
     Runtime,
-    /// The io_uring driver, by this call.
+    /// The io_uring driver, because of this call.
     Ring(Call),
 }
 
 impl Part {
-    /// What to call what the kernel refused.
+    /// The name of what the kernel refused.
     fn call(self) -> &'static str {
         match self {
             Self::Ring(call) => call.name(),
@@ -34,43 +34,43 @@ impl Part {
     }
 }
 
-/// The causes that can be told apart.
+/// The causes that can be distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StartCause {
-    /// `kernel.io_uring_disabled` is not 0 (Linux 6.6).
+    /// The sysctl `kernel.io_uring_disabled` is not 0 (Linux 6.6).
     DisabledBySysctl,
     /// A seccomp filter or a security module refuses the system call.
     RefusedByPolicy,
-    /// The kernel, or the sandbox that plays it, has no io_uring.
+    /// The kernel has no io_uring, or the sandbox that emulates it has none.
     Absent,
-    /// The kernel is too old for multishot recvmsg into a ring of buffers.
+    /// The kernel is too old for multishot recvmsg with a ring of buffers.
     KernelTooOld,
-    /// Locked memory is used up.
+    /// The limit of locked memory is reached.
     LockedMemory,
-    /// Descriptors are used up.
+    /// The limit of file descriptors is reached.
     Descriptors,
-    /// The pool does not fit into memory.
+    /// There is no memory for the pool.
     PoolTooLarge,
-    /// Something else; the message holds the kernel's own words.
+    /// Another cause. The message contains the kernel's error.
     Other,
 }
 
 impl StartError {
-    /// Which cause it was.
+    /// Returns the cause.
     #[must_use]
     pub fn cause(&self) -> StartCause {
         self.cause
     }
 
-    /// The errno of the system call that failed. The [`io::Error`] around this one has none: an
-    /// error of std holds either an errno or a message.
+    /// Returns the errno of the system call that failed. The [`io::Error`] around this error has
+    /// none, because it contains a message instead.
     #[must_use]
     pub fn raw_os_error(&self) -> Option<i32> {
         Some(self.errno)
     }
 
-    /// Names the cause of an error that came before there was any ring to ask for.
+    /// Names the cause of an error that came before a ring was asked for.
     #[cfg_attr(
         not(any(test, ebbtide_model)),
         expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")
@@ -84,7 +84,7 @@ impl StartError {
         Self { part: Part::Runtime, cause, errno }.into()
     }
 
-    /// The pool does not fit into memory.
+    /// There is no memory for the pool.
     pub(super) fn no_memory_for_pool(error: &io::Error) -> Self {
         let errno = error.raw_os_error().unwrap_or(libc::ENOMEM);
         Self { part: Part::Runtime, cause: StartCause::PoolTooLarge, errno }
@@ -96,7 +96,7 @@ impl StartError {
             libc::EPERM | libc::EACCES if disabled_by_sysctl() => StartCause::DisabledBySysctl,
             libc::EPERM | libc::EACCES => StartCause::RefusedByPolicy,
             libc::ENOSYS if call == Call::Setup => StartCause::Absent,
-            // There is a ring, so that the kernel has the call, in every form that is asked for.
+            // There is a ring, so the kernel has this call in every form that is used.
             libc::ENOSYS => StartCause::RefusedByPolicy,
             libc::EINVAL if call == Call::Enter => StartCause::RefusedByPolicy,
             libc::EINVAL => StartCause::KernelTooOld,
@@ -112,7 +112,7 @@ impl StartError {
     }
 }
 
-/// Whether the sysctl is what refuses us: 2 refuses everybody, 1 those outside a group.
+/// Whether the sysctl refuses io_uring: 2 refuses everybody, 1 all but the members of a group.
 fn disabled_by_sysctl() -> bool {
     fs::read_to_string("/proc/sys/kernel/io_uring_disabled").is_ok_and(|value| value.trim() != "0")
 }
@@ -186,7 +186,7 @@ impl From<StartError> for io::Error {
     }
 }
 
-/// The system calls that a ring needs.
+/// The system calls of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
     Setup,
@@ -228,8 +228,7 @@ mod tests {
         }
     }
 
-    /// Fails when an error that is explained loses its errno, or its kind where the cause has none
-    /// of its own.
+    /// Fails when an error loses its errno, or its kind where the cause has no kind of its own.
     #[test]
     fn each_refusal_keeps_its_errno() {
         for errno in [libc::EMFILE, libc::EIO, libc::ETIMEDOUT, libc::ENOSPC] {

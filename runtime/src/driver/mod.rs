@@ -1,4 +1,4 @@
-//! The driver: the operations in flight, and the backend that they are in flight on.
+//! The driver: what is in flight, and the backend that carries it out.
 //!
 //! ```text
 //! submit, arm, cancel -> Backend: a ring, or epoll
@@ -7,10 +7,10 @@
 //! ```
 //!
 //! It keeps the invariant **owned until final** (see `table.rs`): operations, and the sinks of
-//! multishots with their sockets, belong to the driver until their final completion.
+//! receives with their sockets, belong to the driver until their final completion.
 //!
-//! The driver knows no socket and runs no user code: what is to be woken or dropped is left in
-//! [`Wakes`] for the runtime, which runs it when the driver is no longer borrowed.
+//! The driver knows no sockets and runs no user code. It puts what has to be woken or dropped into
+//! [`Wakes`]. The runtime wakes and drops it when the driver is no longer borrowed.
 
 mod backend;
 pub(crate) mod descriptor;
@@ -56,7 +56,7 @@ use self::table::{Finality, Orphan, Table};
 pub(crate) use self::table::{Id, Polled};
 use crate::buffer::Pool;
 use crate::clock;
-use crate::limits::{Limits, MOST_TURNS_STARVED, REAP_LIMIT_MS, REFUSED_PAUSE_MS};
+use crate::limits::{Limits, MOST_TURNS_STARVED, REAP_LIMIT_MS, REAP_WAIT_MS, REFUSED_PAUSE_MS};
 use crate::wakes::Wakes;
 
 pub(crate) struct Driver {
@@ -64,43 +64,43 @@ pub(crate) struct Driver {
     table: Table<Box<dyn AnyOperation>, Rc<Receive>>,
     receives: Receives,
     pool: Pool,
-    /// Free buffers at which a busy turn re-arms starved receives.
+    /// How many buffers have to be free before a busy turn arms starved receives.
     resume_threshold: usize,
-    /// Turns since starved receives were last re-armed.
+    /// Turns since starved receives were last armed.
     turns_starved: u32,
-    /// Empty between two `collect`s; kept for its memory.
+    /// Empty between two `collect`s; kept for its allocation.
     burst: Burst,
-    /// Verdicts of one `collect`, carried out after it; kept for its memory.
+    /// The verdicts of one `collect`, carried out after it; kept for its allocation.
     verdicts: Vec<(Rc<Receive>, Verdict)>,
     active: ActiveOperations,
     running: RunningDriver,
     completions: u64,
     completions_lost: u64,
-    /// What has to be done about lost completions. `None` if nothing has.
+    /// The recovery from lost completions. `None` if none is needed.
     recovery: Option<Recovery>,
-    /// Why the last enter failed. `None` if it did not.
+    /// The error of the last enter. `None` if it succeeded.
     failure: Option<io::Error>,
 }
 
-/// What a cancel came upon.
+/// Whether a cancel found something in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// The receive, whose final completion comes.
+    /// The receive. Its final completion follows.
     InFlight,
     /// Nothing: the receive has ended, or was never armed.
     NothingInFlight,
 }
 
-/// Whether `reap_all` saw every final completion.
+/// Whether `reap_all` has collected every final completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reaped {
     All,
-    /// The kernel did not give back this many operations; their memory was leaked.
+    /// The kernel did not complete this many operations. Their memory was leaked.
     Leaked(usize),
 }
 
 impl Driver {
-    /// Starts the driver that `choice` asks for; `eventfd` is what other threads will write to.
+    /// Starts the driver for `choice`. Other threads write to `eventfd` to wake it.
     pub(crate) fn new(
         choice: DriverChoice,
         limits: &Limits,
@@ -143,12 +143,12 @@ impl Driver {
         &self.pool
     }
 
-    /// Which driver it is, and how it came out.
+    /// Which driver it is, and how it was set up.
     pub(crate) fn running(&self) -> &RunningDriver {
         &self.running
     }
 
-    /// The operations that the end of the program waits for.
+    /// How many operations the exit waits for.
     pub(crate) fn active(&self) -> ActiveOperations {
         self.active
     }
@@ -162,7 +162,7 @@ impl Driver {
         }
     }
 
-    /// Takes over `operation` and begins it.
+    /// Takes ownership of `operation` and begins it.
     pub(crate) fn submit(&mut self, operation: Box<dyn AnyOperation>) -> Id {
         let activity = operation.activity();
         self.active.submitted(activity);
@@ -176,7 +176,7 @@ impl Driver {
         id
     }
 
-    /// A future asks for its result, or leaves `waker`. Drop what it returns after the borrow.
+    /// Returns the result of an operation, or stores `waker`. Drop the result after the borrow.
     pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Polled<Box<dyn AnyOperation>> {
         let polled = self.table.poll(id, waker);
         if let Polled::Ready { operation, .. } = &polled {
@@ -185,7 +185,7 @@ impl Driver {
         polled
     }
 
-    /// The future of `id` is gone.
+    /// The future of `id` was dropped.
     pub(crate) fn orphan(&mut self, id: Id, wakes: &mut Wakes) {
         match self.table.orphan(id) {
             Orphan::Cancel { waker } => {
@@ -199,17 +199,18 @@ impl Driver {
         }
     }
 
-    /// Takes in a sink, whose receive is not armed yet.
+    /// Adds a sink. Its receive is not armed yet.
     pub(crate) fn register(&mut self, sink: Rc<dyn Sink>) -> ReceiveKey {
         self.receives.insert(sink)
     }
 
-    /// Arms the receive of `key`, unless it is armed. If no buffer is free, or others wait for one,
-    /// it joins the end of those that wait: a flooded socket would otherwise take every buffer
-    /// that comes back.
+    /// Arms the receive of `key`, unless it is armed. If no buffer is free, or other receives wait
+    /// for one, it joins the end of those that wait: otherwise a flooded socket would take every
+    /// buffer that returns.
     pub(crate) fn arm(&mut self, key: ReceiveKey) {
         if self.pool.free() == 0 || self.receives.has_starved() {
-            // Without a buffer it would end at once, even if no datagram waits.
+            // Without a buffer the receive would end at once, even with no datagram queued
+            // (docs/kernel.md, K-BUF-1).
             self.receives.starve(key);
         } else {
             self.arm_now(key);
@@ -228,7 +229,7 @@ impl Driver {
         }
     }
 
-    /// Asks for the end of the receive of `key`. Completions go on until the final one.
+    /// Cancels the receive of `key`. Completions may follow, up to the final one.
     pub(crate) fn cancel(&mut self, key: ReceiveKey) -> Cancelled {
         match self.receives.get(key).map_or(Cancel::NotInFlight, |receive| receive.cancel()) {
             Cancel::Ask(id) => self.backend.cancel(id),
@@ -243,8 +244,8 @@ impl Driver {
         self.receives.get(key).is_none_or(|receive| receive.is_idle())
     }
 
-    /// Lets the sink of `key` go: now, or at the final completion of its receive, which is
-    /// cancelled. Drop what it returns after the borrow.
+    /// Removes the sink of `key`. If its receive is in flight, it is cancelled, and the sink is
+    /// dropped at the final completion. Drop the result after the borrow.
     pub(crate) fn deregister(&mut self, key: ReceiveKey) -> Option<Rc<impl Sized + use<>>> {
         let cancelled = self.cancel(key);
         let receive = self.receives.remove(key)?;
@@ -257,8 +258,8 @@ impl Driver {
         }
     }
 
-    /// Takes in every completion that there is: wakes futures, feeds sinks, carries out what the
-    /// sinks answer. Gives how many there were.
+    /// Collects all completions: wakes futures, feeds sinks, and carries out the verdicts of the
+    /// sinks. Returns how many completions there were.
     pub(crate) fn collect(&mut self, wakes: &mut Wakes) -> u64 {
         let before = self.completions;
         if self.recovery.is_some() {
@@ -270,7 +271,7 @@ impl Driver {
         self.completions - before
     }
 
-    /// The backend, and where its completions go.
+    /// Borrows the backend, and where its completions go, separately.
     fn parts<'a>(&'a mut self, wakes: &'a mut Wakes) -> (&'a mut Backend, Dispatch<'a>) {
         let dispatch = Dispatch {
             table: &mut self.table,
@@ -313,15 +314,16 @@ impl Driver {
         self.verdicts = verdicts;
     }
 
-    /// Whether a receive waits for buffers to come back.
+    /// Whether a receive waits for buffers.
     pub(crate) fn has_starved(&self) -> bool {
         self.receives.has_starved()
     }
 
-    /// Re-arms starved receives if buffers have come back: a few at once in a busy turn; any at all
-    /// before the thread sleeps, or when they have waited for some turns. At most one receive per
-    /// free buffer, so that a single buffer that comes back does not make a hundred sockets fail
-    /// again.
+    /// Arms starved receives if buffers have returned. In a busy turn, that takes some free
+    /// buffers, or a number of turns. Before the thread sleeps, one free buffer is enough.
+    ///
+    /// It arms at most one receive per free buffer, so that one buffer does not make a hundred
+    /// receives fail again.
     pub(crate) fn resume_starved(&mut self, pace: Pace) -> Resumed {
         if !self.receives.has_starved() {
             self.turns_starved = 0;
@@ -341,10 +343,10 @@ impl Driver {
         Resumed::NotAll
     }
 
-    /// Submits what was queued and waits as asked. It never panics: sockets that are dropped while a
-    /// panic unwinds come here, too.
+    /// Submits what was queued, and waits as told. It never panics: it also runs for sockets that
+    /// are dropped while a panic unwinds.
     pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> EnterOutcome {
-        // What has to be recovered from is not slept over.
+        // Does not sleep while a recovery is needed.
         let wait = if self.recovery.is_some() { Wait::No } else { wait };
         self.pool.refill();
         let entered = match self.backend.enter(wait) {
@@ -362,7 +364,7 @@ impl Driver {
                 self.completions_lost = self.backend.lost();
                 self.recovery.get_or_insert_default();
             }
-            // Trying again at once would only spin.
+            // Trying again at once would spin.
             EnterOutcome::Refused | EnterOutcome::Failed if wait != Wait::No => {
                 clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
             }
@@ -376,26 +378,26 @@ impl Driver {
         self.failure.is_some()
     }
 
-    /// What to say of an enter that failed.
+    /// The message about an enter that failed.
     pub(crate) fn failure(&self) -> String {
         let error = self.failure.as_ref().map(io::Error::to_string).unwrap_or_default();
         format!("the {} driver failed: {error}", self.running)
     }
 
-    /// Whether `collect` has something to take in.
+    /// Whether `collect` would find completions.
     pub(crate) fn has_completions(&mut self) -> bool {
         self.backend.has_completions()
     }
 
-    /// Whether the kernel has more to deliver than the last enter let it: with `DEFER_TASKRUN` one
-    /// enter delivers at most 33 datagrams per socket, and an empty datagram ends a receive, which
-    /// has been queued again.
+    /// Whether the kernel has more to deliver than it did in the last enter. With `DEFER_TASKRUN`,
+    /// an enter delivers at most 33 datagrams per receive (docs/kernel.md, K-RECV-3). An empty
+    /// datagram ends a receive, which is then queued again.
     pub(crate) fn has_work(&mut self) -> bool {
         self.backend.has_work()
     }
 
-    /// Cancels whatever is in flight and collects until all of it has ended, or a generous time is
-    /// over. Afterwards the kernel holds no memory of ours, or what it holds has been leaked.
+    /// Cancels everything in flight and collects until it has ended, or a time limit is over.
+    /// Afterwards the kernel has none of the runtime's memory, or the caller must leak what it has.
     pub(crate) fn reap_all(&mut self, wakes: &mut Wakes) -> Reaped {
         for id in self.table.ids_in_flight() {
             self.backend.cancel(id);
@@ -407,7 +409,7 @@ impl Driver {
             if clock::now() >= deadline {
                 return Reaped::Leaked(self.table.in_flight());
             }
-            let entered = self.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
+            let entered = self.submit_and_wait(Wait::AtMost(Duration::from_millis(REAP_WAIT_MS)));
             if self.collect(wakes) == 0 && entered == EnterOutcome::Failed {
                 return Reaped::Leaked(self.table.in_flight());
             }
@@ -415,8 +417,8 @@ impl Driver {
         Reaped::All
     }
 
-    /// Ends the driver after `reap_all`: a ring unregisters the pool and is closed. If the kernel
-    /// still has operations, the caller must see to it that this driver is never dropped.
+    /// Closes the driver after `reap_all`. A ring unregisters the pool and is closed. If operations
+    /// are still in flight, the caller must make sure that this driver is never dropped.
     pub(crate) fn close(&mut self, wakes: &mut Wakes) {
         if let Backend::Ring(ring) = mem::replace(&mut self.backend, Backend::Ended) {
             ring.close();
@@ -444,20 +446,20 @@ impl Drop for Driver {
     }
 }
 
-/// How soon starved receives are re-armed.
+/// When starved receives are armed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
     Busy,
     AboutToSleep,
 }
 
-/// How many of the starved receives were re-armed.
+/// How many of the starved receives were armed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Resumed {
     All,
     /// The others have to wait for buffers.
     AllThatCanBe,
-    /// As many as there were buffers; but those may have nothing to receive, and others may have.
+    /// As many as there were free buffers. They may have nothing to receive while others have.
     NotAll,
 }
 

@@ -1,9 +1,9 @@
-//! What an operation is: data, with two ways to be carried out.
+//! Operations: data, with two ways to carry them out.
 //!
-//! An [`Operation`] says what to ask the kernel ([`request`](Operation::request)), how to do
-//! it by hand ([`attempt`](Operation::attempt)), and what the caller gets
-//! ([`finish`](Operation::finish)). It is handed to the driver whole; the driver keeps it until the
-//! kernel is done with it, so dropping the future that waits for it frees nothing early.
+//! An [`Operation`] says what to ask of the kernel ([`request`](Operation::request)), how to do it
+//! directly ([`attempt`](Operation::attempt)), and what the caller gets
+//! ([`finish`](Operation::finish)). The driver owns it until the kernel is done with it. Dropping
+//! the future that waits for it frees nothing early.
 
 use std::fmt;
 use std::io;
@@ -11,53 +11,52 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::descriptor::{Interest, poll_now};
 
-/// One thing that the kernel is asked to do once.
+/// A request to the kernel that is carried out once.
 pub trait Operation: 'static {
-    /// What the caller gets.
+    /// The output of the future.
     type Output;
 
     /// Whether the exit waits for it.
     const ACTIVITY: Activity;
 
-    /// What to ask of the kernel. Called while the driver is borrowed: it must not call back into
-    /// it.
+    /// Returns what to ask of the kernel. The driver is borrowed during the call: it must not call
+    /// the driver.
     fn request(&mut self) -> Request<'_>;
 
-    /// How to do it now, without waiting; `WouldBlock` if that is not possible. For drivers that
-    /// wait for readiness.
+    /// Does it now, without waiting. For drivers that wait for readiness.
     ///
     /// # Errors
     ///
-    /// Those of the system call.
+    /// `WouldBlock` if it would have to wait. Otherwise those of the system call.
     fn attempt(&mut self) -> io::Result<u32>;
 
-    /// Makes the caller's result of the kernel's.
+    /// Converts the kernel's result into the caller's.
     fn finish(self, result: io::Result<u32>) -> Self::Output;
 }
 
-/// Whether an operation holds up the end of the program.
+/// Whether the exit of the program waits for an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activity {
-    /// Does something for the program (a send): the drain waits for it.
+    /// It does something for the program, such as a send. The drain waits for it.
     Active,
-    /// Only waits for something that may never come: the drain does not.
+    /// It only waits for something that may never happen. The drain does not wait for it.
     Passive,
 }
 
 impl Activity {
-    /// What it adds to the number of operations that hold up the exit.
+    /// How many operations it adds to those that the exit waits for.
     fn count(self) -> usize {
         usize::from(self == Self::Active)
     }
 }
 
-/// How many operations hold up the exit.
+/// How many operations the exit waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ActiveOperations {
     /// In flight.
     pub(crate) in_flight: usize,
-    /// Completed, with a result that the future has not taken. Its task was woken; if it does not
-    /// poll the future then, it may never do.
+    /// Completed, with a result that the future has not taken. Its task was woken. If that does not
+    /// poll the future, it may never do so.
     pub(crate) unclaimed: usize,
 }
 
@@ -71,37 +70,36 @@ impl ActiveOperations {
         self.unclaimed += activity.count();
     }
 
-    /// The result was taken, or its future is gone.
+    /// The result was taken, or its future was dropped.
     pub(super) fn claimed(&mut self, activity: Activity) {
         self.unclaimed -= activity.count();
     }
 
-    /// Completed, after its future had gone.
+    /// The operation completed after its future was dropped.
     pub(super) fn retired(&mut self, activity: Activity) {
         self.in_flight -= activity.count();
     }
 }
 
-/// What the kernel is asked to do. Borrows from its operation: what it names lives as long as the
-/// driver keeps the operation, which is until the final completion.
+/// What to ask of the kernel. It borrows from its operation, which the driver owns until the final
+/// completion. So what it names lives as long.
 ///
-/// There is no sending here yet: a lone send costs less by the plain call, and a datagram that
-/// found no room must not be left to the kernel to send again (see `ebbtide-net`,
-/// `operation/room.rs`).
+/// There is no send. A single send is cheaper as a plain call, and the kernel must not retry a send
+/// that found no buffer space (docs/kernel.md, K-SEND-1).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Request<'a> {
     /// Wait until the descriptor is ready, once: poll(2). A driver that waits for readiness waits
-    /// for this, and attempts the operation then.
+    /// for this, and then attempts the operation.
     Ready {
-        /// What to wait for.
+        /// The descriptor.
         descriptor: BorrowedFd<'a>,
-        /// For which of the two.
+        /// Which readiness.
         interest: Interest,
     },
 }
 
-/// Waits until a descriptor is ready for reading or writing.
+/// Waits until a descriptor is readable or writable.
 #[derive(Debug)]
 pub struct Readiness<F> {
     descriptor: F,
@@ -109,7 +107,7 @@ pub struct Readiness<F> {
 }
 
 impl<F: AsFd + 'static> Readiness<F> {
-    /// An operation that waits for `interest` on `descriptor`.
+    /// Makes an operation that waits for `interest` on `descriptor`.
     pub fn new(descriptor: F, interest: Interest) -> Self {
         Self { descriptor, interest }
     }
@@ -132,7 +130,7 @@ impl<F: AsFd + 'static> Operation for Readiness<F> {
     }
 }
 
-/// An operation without its type, as the table holds it.
+/// An operation without its type, as the table stores it.
 pub(crate) trait AnyOperation: std::any::Any {
     fn request(&mut self) -> Request<'_>;
     fn attempt(&mut self) -> io::Result<u32>;

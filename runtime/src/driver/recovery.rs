@@ -1,17 +1,19 @@
-//! What follows a lost completion: the kernel had no memory to keep it until there was space for it in
-//! the completion queue (`-EBADR`). The datagram that came with it is gone, and counted. What else it
-//! said would be missed for good: a receive that has ended (its socket would be deaf), an operation that
-//! is done, a buffer that is used up.
+//! Recovery from a lost completion.
+//!
+//! The kernel loses a completion if the completion queue is full and there is no memory to keep it
+//! (docs/kernel.md, K-RING-5). The datagram that came with it is lost, and counted. The rest of
+//! what it said has to be found out: a receive that has ended would leave its socket deaf, an
+//! operation may be done, and a buffer may be used.
 //!
 //! ```text
 //! 1 submit   what is queued: a cancel finds only what the kernel has
-//! 2 cancel   all that is in flight, at once, and take in what that brings
-//! 3 end      what was not found, and of which nothing came: its final completion is what was lost
-//! 4 register the ring of buffers anew, with the buffers that nobody holds
+//! 2 cancel   all that is in flight, at once, and collect the completions
+//! 3 end      what was not found and has no completion: its final completion was lost
+//! 4 register the ring of buffers again, with the buffers that have no shares
 //! 5 go on    arm the receives that their sinks want armed, and submit the operations again
 //! ```
 //!
-//! No datagram is lost by it: a cancel takes none, and all that is queued in sockets stays there.
+//! This loses no datagram: a cancel takes none, and what is queued in sockets stays there.
 
 // UNSAFETY: the ring of buffers is registered again.
 #![expect(unsafe_code, reason = "argued above")]
@@ -28,24 +30,24 @@ use crate::clock;
 use crate::limits::{REAP_LIMIT_MS, REFUSED_PAUSE_MS};
 use crate::wakes::Wakes;
 
-/// How far a recovery has come that the kernel has not let end yet.
+/// The state of a recovery that the kernel has not let complete yet.
 #[derive(Debug, Default)]
 pub(super) struct Recovery {
-    /// Operations that the kernel does not have any more, and that their futures wait for.
+    /// Operations that the kernel no longer has, and whose futures wait.
     again: Vec<Id>,
 }
 
-/// Whether a step came to its end.
+/// Whether a step was completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Done,
-    /// The kernel has no memory for it: to be tried again later.
+    /// The kernel has no memory for it: try again later.
     NotNow,
 }
 
 impl Driver {
-    /// Finds out what was lost, and goes on without it. If the kernel does not let it end, it is tried
-    /// again by the next `collect`.
+    /// Finds out what was lost, and goes on without it. If the kernel does not let it complete, the
+    /// next `collect` tries again.
     #[cold]
     pub(super) fn recover(&mut self, wakes: &mut Wakes) {
         let mut recovery = self.recovery.take().unwrap_or_default();
@@ -64,7 +66,7 @@ impl Driver {
                 clock::pause(Duration::from_millis(REFUSED_PAUSE_MS));
                 self.recovery = Some(recovery);
             }
-            // There is no way: what was lost stays lost, and was counted.
+            // It cannot be recovered. What was lost stays lost, and was counted.
             Err(_) => self.go_on(recovery, wakes),
         }
     }
@@ -105,7 +107,7 @@ impl Driver {
         }
     }
 
-    /// Submits what is queued, and takes in what the kernel has, until nothing is left of either.
+    /// Submits what is queued, and collects what the kernel has, until nothing is left of either.
     fn submit_and_take_in(
         &mut self,
         recovery: &mut Recovery,
@@ -127,8 +129,8 @@ impl Driver {
         }
     }
 
-    /// As `collect`, but nothing is armed again yet; and an operation that was cancelled here is not
-    /// over for its future.
+    /// Collects completions, like `collect`, but arms nothing. An operation that this recovery has
+    /// cancelled does not complete for its future.
     fn take_in(&mut self, recovery: &mut Recovery, wakes: &mut Wakes) {
         let (Backend::Ring(ring), mut dispatch) = self.parts(wakes) else { return };
         ring.collect(|id, result, buffer, finality| {
@@ -141,7 +143,7 @@ impl Driver {
         dispatch.end_burst();
     }
 
-    /// Returns what the kernel does not have.
+    /// Cancels all that is in flight. Returns what the kernel does not have.
     fn cancel_all(&mut self, recovery: &Recovery) -> io::Result<Vec<Id>> {
         let Backend::Ring(ring) = &mut self.backend else { return Ok(Vec::new()) };
         ring.suspend_watch()?;
@@ -154,7 +156,7 @@ impl Driver {
         Ok(missing)
     }
 
-    /// The kernel has nothing of `id`, and no completion of it is left.
+    /// Ends `id`, of which the kernel has nothing, and no completion is left.
     fn end_lost(&mut self, id: Id, recovery: &mut Recovery, wakes: &mut Wakes) {
         if !self.table.is_in_flight(id) || recovery.again.contains(&id) {
             return;

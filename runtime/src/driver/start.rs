@@ -15,21 +15,22 @@ use crate::limits::Limits;
 #[cfg(ebbtide_model)]
 use crate::model::ModelQueues;
 
-/// Which driver a runtime is to use.
+/// The driver that a runtime should use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverChoice {
-    /// io_uring if the kernel has all that it needs, else epoll. The environment variable
-    /// `EBBTIDE_DRIVER` (`io_uring`, `epoll` or `auto`) overrides this, and only this.
+    /// io_uring if the kernel supports all that is needed, otherwise epoll. The environment
+    /// variable `EBBTIDE_DRIVER` (`io_uring`, `epoll` or `auto`) overrides this variant, and no
+    /// other.
     #[default]
     Auto,
-    /// io_uring, or an error that says why not.
+    /// io_uring. If it is not available, starting the runtime fails with the reason.
     IoUring,
-    /// Edge-triggered epoll: works everywhere.
+    /// Edge-triggered epoll, which works everywhere.
     Epoll,
 }
 
 impl DriverChoice {
-    /// What the environment makes of it.
+    /// Applies the environment variable.
     fn resolve(self) -> io::Result<Self> {
         match (self, env::var_os(DRIVER_VARIABLE)) {
             (Self::Auto, Some(value)) => value.to_str().and_then(Self::parse).ok_or_else(|| {
@@ -55,23 +56,23 @@ impl DriverChoice {
 /// Overrides [`DriverChoice::Auto`].
 const DRIVER_VARIABLE: &str = "EBBTIDE_DRIVER";
 
-/// Which driver a runtime uses, and why. `Display` says it in words.
+/// The driver that a runtime uses, and why. `Display` prints it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RunningDriver {
     /// io_uring.
     #[non_exhaustive]
     IoUring {
-        /// How the kernel runs the ring's work.
+        /// When the kernel runs the ring's work.
         task_run: TaskRun,
-        /// Entries of the completion queue, which may be fewer than asked for where locked memory
-        /// is short.
+        /// Entries of the completion queue. They are fewer than asked for if the limit of locked
+        /// memory is too low.
         completion_entries: u32,
     },
     /// Epoll.
     #[non_exhaustive]
     Epoll {
-        /// Why it is not io_uring. `None` if epoll was asked for.
+        /// Why io_uring is not used. `None` if epoll was asked for.
         refusal: Option<StartError>,
     },
 }
@@ -86,14 +87,14 @@ impl fmt::Display for RunningDriver {
     }
 }
 
-/// A backend that is ready for use, and how it came out.
+/// A backend that is ready for use, and how it was set up.
 pub(super) struct Started {
     pub(super) backend: Backend,
     pub(super) pool: Pool,
     pub(super) running: RunningDriver,
 }
 
-/// Starts the backend that `choice` and the environment ask for.
+/// Starts the backend for `choice` and the environment variable.
 pub(super) fn start(
     choice: DriverChoice,
     limits: &Limits,
@@ -135,9 +136,9 @@ fn new_pool(limits: &Limits, filled_by: FilledBy) -> io::Result<Pool> {
 
 /// Why there is no ring.
 enum Failure {
-    /// The kernel refuses it: epoll may do.
+    /// The kernel refuses the ring: epoll may work.
     Ring(StartError),
-    /// Nothing would do: no memory for the pool.
+    /// The pool could not be allocated: no driver would work.
     Other(io::Error),
 }
 

@@ -1,16 +1,16 @@
-//! The table of operations in flight. Pure: it is told what happened and answers what the driver
-//! must do; it knows no ring, and its tests feed it numbers.
+//! The table of operations in flight. Pure: its methods report what happened and return what the
+//! driver has to do. It knows no ring; its tests feed it numbers.
 //!
 //! Invariant **owned until final**: memory that a submission names belongs to this table from
 //! before it is pushed until the *final* completion was collected. A dropped future orphans its
-//! operation; it never frees it. Every `SAFETY` comment of the driver rests on this.
+//! operation; it never frees it. Every `SAFETY` comment of the driver relies on this.
 //!
-//! Ids carry a generation, so that a late completion never reaches a slot that was used again.
+//! Ids have a generation, so that a late completion never reaches a slot that was used again.
 
 use std::mem;
 use std::task::Waker;
 
-/// Names one operation in flight; travels through the kernel as the completion's user data.
+/// Identifies an operation in flight. It is the user data of the request and of its completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Id {
     index: u32,
@@ -27,19 +27,19 @@ impl Id {
     }
 }
 
-/// Operations of type `O` and members of multishots `M`.
+/// Operations `O`, and receives `M`, which are multishot requests.
 #[derive(Debug)]
 pub(crate) struct Table<O, M> {
     slots: Vec<Slot<O, M>>,
-    /// Head of the list of vacant slots; `None` when all are in use.
+    /// Head of the list of vacant slots. `None` if all are in use.
     vacant: Option<u32>,
-    /// How many slots the kernel has not answered finally.
+    /// How many slots wait for their final completion.
     in_flight: usize,
 }
 
 #[derive(Debug)]
 struct Slot<O, M> {
-    /// Grows whenever the slot is freed; an id with another generation is stale.
+    /// Incremented when the slot is freed. An id with another generation is stale.
     generation: u32,
     state: State<O, M>,
 }
@@ -49,30 +49,30 @@ enum State<O, M> {
     Vacant {
         next: Option<u32>,
     },
-    /// In flight, and a future waits for it. `waker` is `None` until it was polled.
+    /// In flight, and a future waits for it. `waker` is `None` until the future was polled.
     Waiting {
         operation: O,
         waker: Option<Waker>,
     },
-    /// In flight, and nobody waits: the future was dropped.
+    /// In flight, and its future was dropped.
     Orphaned {
         operation: O,
     },
-    /// The final completion came; the future has not yet taken the result.
+    /// The final completion was collected. The future has not taken the result yet.
     Completed {
         operation: O,
         result: i32,
     },
-    /// In flight until a completion says that it was the last. Owns the receive until then.
+    /// In flight until a final completion. Owns the receive until then.
     Multishot {
         member: M,
     },
 }
 
-/// Whether a completion ends its operation.
+/// Whether a completion ends its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finality {
-    /// The kernel will post more (`IORING_CQE_F_MORE`) and may still use the memory.
+    /// The kernel will post more (`IORING_CQE_F_MORE`), and may still use the memory.
     More,
     Final,
 }
@@ -80,29 +80,29 @@ pub(crate) enum Finality {
 /// What the driver must do with a completion.
 #[derive(Debug)]
 pub(crate) enum Completion<O, M> {
-    /// A future waits: wake it. `None`: it has not been polled yet and will see the result then.
+    /// Wake the future that waits. `None`: it was not polled yet, and will see the result then.
     Wake(Option<Waker>),
     /// Nobody waits and the kernel is done: drop the operation.
     Retire(O),
-    /// Hand it to the multishot, which is [`Table::multishot`].
+    /// Pass it to the receive, which is [`Table::multishot`].
     Deliver,
-    /// Hand it to the multishot `M`, which has ended.
+    /// Pass it to the receive `M`, which has ended.
     DeliverLast(M),
     /// It belongs to an operation that has ended: ignore it.
     Stale,
 }
 
-/// What a future learns that asks for its result.
+/// The result of polling an operation.
 #[derive(Debug)]
 pub(crate) enum Polled<O> {
     Ready {
         operation: O,
         result: i32,
-        /// Not needed: drop it after the borrow of the driver.
+        /// Not needed. Drop it after the borrow of the driver.
         unused: Waker,
     },
     Pending {
-        /// What the new one replaced: drop it after the borrow of the driver.
+        /// The waker that was replaced. Drop it after the borrow of the driver.
         replaced: Option<Waker>,
     },
 }
@@ -110,9 +110,9 @@ pub(crate) enum Polled<O> {
 /// What the driver must do for a future that was dropped.
 #[derive(Debug)]
 pub(crate) enum Orphan<O> {
-    /// The kernel still has it: ask for a cancel. The waker is to be dropped after the borrow.
+    /// Cancel the operation, which the kernel still has. Drop the waker after the borrow.
     Cancel { waker: Option<Waker> },
-    /// The kernel was done already: drop the operation.
+    /// Drop the operation, which the kernel was done with.
     Retire(O),
 }
 
@@ -121,12 +121,12 @@ impl<O, M> Table<O, M> {
         Self { slots: Vec::new(), vacant: None, in_flight: 0 }
     }
 
-    /// How many operations the kernel has not answered finally.
+    /// How many requests wait for their final completion.
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight
     }
 
-    /// Takes over `operation`, to be submitted under the id that it returns.
+    /// Takes ownership of `operation`. Submit it with the id that this returns.
     pub(crate) fn insert(&mut self, operation: O) -> Id {
         self.occupy(State::Waiting { operation, waker: None })
     }
@@ -145,7 +145,7 @@ impl<O, M> Table<O, M> {
         }
     }
 
-    /// The multishot of an id that is in flight.
+    /// The receive of an id that is in flight.
     #[inline]
     pub(crate) fn multishot(&self, id: Id) -> Option<&M> {
         match self.state(id)? {
@@ -154,7 +154,7 @@ impl<O, M> Table<O, M> {
         }
     }
 
-    /// Whether the kernel has not answered `id` finally.
+    /// Whether `id` waits for its final completion.
     pub(crate) fn is_in_flight(&self, id: Id) -> bool {
         matches!(
             self.state(id),
@@ -162,7 +162,7 @@ impl<O, M> Table<O, M> {
         )
     }
 
-    /// Whether `id` is an operation in flight that a future waits for.
+    /// Whether `id` is an operation in flight whose future waits.
     pub(crate) fn is_waiting(&self, id: Id) -> bool {
         matches!(self.state(id), Some(State::Waiting { .. }))
     }
@@ -173,7 +173,7 @@ impl<O, M> Table<O, M> {
         (slot.generation == id.generation).then_some(&slot.state)
     }
 
-    /// A completion arrived.
+    /// Records a completion.
     #[inline]
     pub(crate) fn complete(&mut self, id: Id, result: i32, finality: Finality) -> Completion<O, M> {
         let Some(slot) = self.slots.get(id.index as usize) else {
@@ -200,7 +200,7 @@ impl<O, M> Table<O, M> {
     fn complete_operation(&mut self, id: Id, result: i32, finality: Finality) -> Completion<O, M> {
         let slot = self.slot(id);
         if finality == Finality::More {
-            // A one-shot operation that announces a second completion keeps its memory.
+            // A one-shot operation that announces another completion keeps its memory.
             return Completion::Wake(None);
         }
         match mem::replace(&mut slot.state, State::Vacant { next: None }) {
@@ -222,7 +222,7 @@ impl<O, M> Table<O, M> {
         }
     }
 
-    /// A future asks for its result, or leaves its waker.
+    /// Takes the result for a future, or stores its waker.
     pub(crate) fn poll(&mut self, id: Id, waker: Waker) -> Polled<O> {
         let slot = self.slot(id);
         if let State::Waiting { waker: waiting, .. } = &mut slot.state {
@@ -237,7 +237,7 @@ impl<O, M> Table<O, M> {
         }
     }
 
-    /// The future of `id` was dropped.
+    /// Records that the future of `id` was dropped.
     pub(crate) fn orphan(&mut self, id: Id) -> Orphan<O> {
         let slot = self.slot(id);
         match mem::replace(&mut slot.state, State::Vacant { next: None }) {
@@ -253,7 +253,7 @@ impl<O, M> Table<O, M> {
         }
     }
 
-    /// Every id that the kernel has not answered finally.
+    /// All ids that wait for their final completion.
     pub(crate) fn ids_in_flight(&self) -> Vec<Id> {
         let in_flight = |slot: &Slot<O, M>| {
             matches!(
@@ -283,8 +283,8 @@ impl<O, M> Table<O, M> {
         Id { index, generation: slot.generation }
     }
 
-    /// Frees the slot for the next operation and makes every copy of its id stale. Returns what was
-    /// in it.
+    /// Frees the slot for the next operation and makes every copy of its id stale. Returns its
+    /// state.
     fn free(&mut self, id: Id) -> State<O, M> {
         let next = self.vacant.replace(id.index);
         let slot = &mut self.slots[id.index as usize];
@@ -316,7 +316,7 @@ mod tests {
     }
 
     /// Fails when a waker is dropped inside, where the driver is borrowed: its destructor may be
-    /// anybody's.
+    /// third-party code.
     #[test]
     fn a_waker_that_is_not_needed_is_handed_back() {
         struct NoWake;
@@ -374,7 +374,7 @@ mod tests {
         assert!(matches!(table.orphan(id), Orphan::Retire(7)));
     }
 
-    /// Fails when ids carry no generation.
+    /// Fails when ids have no generation.
     #[test]
     fn a_late_completion_never_reaches_a_reused_slot() {
         let mut table = TestTable::new();
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(Id::from_user_data(id.to_user_data()), id);
     }
 
-    /// Random operations against a list of what should be in the table.
+    /// Random operations, compared with a list of what should be in the table.
     #[test]
     fn random_operations_agree_with_a_plain_list() {
         let seeds = if cfg!(miri) { 5 } else { 500 };

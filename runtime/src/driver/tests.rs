@@ -1,4 +1,4 @@
-//! What the driver keeps, and until when: **owned until final**, on whichever backend there is.
+//! What the driver owns, and until when: **owned until final**, on whichever backend there is.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,7 +18,7 @@ mod lost;
 #[cfg(ebbtide_model)]
 mod told;
 
-/// A socket to which nobody sends.
+/// A socket that nobody sends to.
 struct Quiet(UnixDatagram);
 
 impl Quiet {
@@ -57,8 +57,8 @@ fn receiving(choice: DriverChoice, sink: &Rc<Quiet>) -> (Driver, ReceiveKey) {
     (driver, key)
 }
 
-/// Fails when the sink is let go of while its receive, which names its socket and the request that
-/// is kept with it, is in flight.
+/// Fails when the sink is dropped while its receive is in flight. The receive names the socket of
+/// the sink, and the request that is stored with it.
 #[test]
 fn a_sink_stays_until_the_final_completion_of_its_receive() {
     for choice in [DriverChoice::Auto, DriverChoice::Epoll] {
@@ -81,8 +81,8 @@ fn a_sink_stays_until_the_final_completion_of_its_receive() {
     }
 }
 
-/// As when a panic cuts the end of a runtime short, and a forked child keeps the ring alive. Fails
-/// when the receive is left to the end of the ring: it still has the socket, and would write into
+/// The end of a runtime that a panic cuts short, while a forked child keeps the ring alive. Fails
+/// when the receive is left to the end of the ring: it would still have the socket, and write into
 /// the pool.
 #[test]
 fn a_dropped_driver_gives_the_sockets_back_first() {

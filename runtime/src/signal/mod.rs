@@ -1,15 +1,16 @@
-//! Signals, by `signal-hook`: its handler counts them, and ends the sleep of the runtimes that listen.
+//! Signals: futures that complete at SIGTERM or SIGINT.
 //!
-//! A signal is *reported* to a runtime when a future of it completes because of it. What came since
-//! the process first listened is kept until then, so that a loop that makes a new future each time
-//! around misses nothing:
+//! The handler of `signal-hook` counts signals and wakes the runtimes that listen. A signal is
+//! *reported* to a runtime when a future of it completes because of the signal. Signals that come
+//! after the process began to listen are kept until they are reported. So a loop that makes a new
+//! future in each round misses none:
 //!
 //! ```
-//! # use ebbtide_runtime::{signal::terminate, task::yield_now, time::timeout};
-//! # ebbtide_runtime::run(async {
+//! # use ebbtide::{signal::terminate, task::yield_now, time::timeout};
+//! # ebbtide::run(async {
 //! # let mut turns = 0;
 //! loop {
-//!     // Dropped and made again, over and over; a signal in between completes the next one.
+//!     // Dropped and made again in each round; a signal in between completes the next future.
 //!     if let Ok(terminated) = timeout(std::time::Duration::ZERO, terminate()).await {
 //!         return terminated;
 //!     }
@@ -20,18 +21,18 @@
 //! # }).unwrap();
 //! ```
 //!
-//! Exactly:
+//! The rules:
 //!
-//! * The process listens from the first call of [`terminate`] or [`ctrl_c`] on, for good: the signals of
-//!   that function do not end the process by themselves any more.
-//! * A future completes for each signal that came after it was made. If its runtime had signals
-//!   then that were not reported yet, it completes at once.
-//! * Signals that come before a future completes are reported together. A future that is made after that
-//!   completes at the next signal: this is how a program waits for a second one.
-//! * Each runtime is told on its own, and so is each future that exists when the signal comes. A
-//!   runtime that listens for the first time is told what no runtime was told.
-//! * A process that was forked begins without signals: those of its parent are not its own, nor are
-//!   its own those of its parent. It listens as its parent did.
+//! - The process begins to listen at the first call of [`terminate`] or [`ctrl_c`], and never
+//!   stops. The signals of that function no longer end the process by themselves.
+//! - A future completes at a signal that comes after the future was made. If signals had come by
+//!   then that were not yet reported to its runtime, it completes at once.
+//! - Signals that come before a future completes are reported together. A future that is made
+//!   afterwards completes at the next signal: this is how a program waits for a second one.
+//! - Signals are reported to each runtime, and to each future that exists when the signal comes. A
+//!   runtime that listens for the first time gets the signals that were reported to no runtime.
+//! - A forked process starts without signals. Those of its parent are not reported to it, nor the
+//!   other way. It listens as its parent did.
 
 mod on_terminate;
 
@@ -47,24 +48,26 @@ use crate::process::Process;
 use crate::signal_handler::{SOURCES, Source};
 use crate::task::GiveWay;
 
-/// Waits for SIGTERM or SIGINT: the signals that ask a program to end.
+/// Waits for SIGTERM or SIGINT, the signals that ask a program to end.
 ///
-/// Listening begins with the first call. From then on these signals do not end the process by
-/// themselves any more, and none is missed: one that came while no future existed completes the next
-/// one at once. See [the module](self) for what a second signal does, and for several runtimes.
+/// The process begins to listen at the first call. From then on, these signals do not end the
+/// process by themselves, and none is missed: a signal that comes while no future exists completes
+/// the next future at once. See [the module](self) for second signals and for several runtimes.
 ///
 /// # Errors
 ///
-/// That the handler could not be installed, or that no descriptor is left. That this is no runtime.
+/// - If the signal handler cannot be installed.
+/// - If no descriptor is left.
+/// - If it is awaited outside a runtime.
 ///
 /// # Cancellation
 ///
-/// Dropping it loses nothing: a signal that it has not reported completes the next one.
+/// Dropping the future loses nothing: a signal that it has not reported completes the next future.
 ///
 /// ```no_run
-/// ebbtide_runtime::run(async {
-///     ebbtide_runtime::signal::terminate().await?;
-///     println!("{}", ebbtide_runtime::drain().await);
+/// ebbtide::run(async {
+///     ebbtide::signal::terminate().await?;
+///     println!("{}", ebbtide::drain().await);
 ///     std::io::Result::Ok(())
 /// })
 /// # .unwrap();
@@ -73,10 +76,11 @@ pub fn terminate() -> Signals {
     Signals::listen(&[Source::Terminate, Source::Interrupt])
 }
 
-/// Waits for SIGINT, which Ctrl-C sends. Otherwise as [`terminate`].
+/// Waits for SIGINT, the signal that Ctrl-C sends. See [`terminate`] for listening, errors and
+/// cancellation.
 ///
 /// ```no_run
-/// ebbtide_runtime::run(async { ebbtide_runtime::signal::ctrl_c().await })
+/// ebbtide::run(async { ebbtide::signal::ctrl_c().await })
 /// # .unwrap();
 /// ```
 pub fn ctrl_c() -> Signals {
@@ -87,21 +91,21 @@ pub fn ctrl_c() -> Signals {
 #[must_use = "futures do nothing unless awaited"]
 pub struct Signals {
     sources: &'static [Source],
-    /// Why it could not listen, until that is returned.
+    /// Why it cannot listen, until this is returned.
     error: Option<io::Error>,
     since: Since,
     waiter: Option<Waiter>,
     way: GiveWay,
 }
 
-/// From where on it listens.
+/// The signals that had been reported when the future was made.
 struct Since {
     process: Process,
-    /// How many of each had been reported when it was made.
+    /// How many signals of each source had been reported.
     reported: [u32; SOURCES.len()],
 }
 
-/// Its place among those of its runtime.
+/// Its entry among the waiting futures of its runtime.
 struct Waiter {
     handle: LocalHandle,
     key: usize,
@@ -119,7 +123,7 @@ impl Signals {
         }
     }
 
-    /// The runtime of the thread, once it listens.
+    /// Returns the runtime of the thread, which listens from then on.
     fn listening_handle(&mut self) -> io::Result<LocalHandle> {
         if let Some(error) = self.error.take() {
             return Err(error);
@@ -129,11 +133,12 @@ impl Signals {
         Ok(handle)
     }
 
-    /// Whether a signal has come that it is to report, and if so, that it was reported.
+    /// Whether a signal has come that this future has to report. If so, records that it was
+    /// reported.
     fn take_report(&mut self, handle: &LocalHandle) -> bool {
         let process = Process::current();
         if self.since.process != process {
-            // It was made before the fork.
+            // The future was made before the fork.
             self.since = Since::now();
         }
         let since = &mut self.since.reported;
@@ -150,7 +155,7 @@ impl Signals {
     fn wait(&mut self, handle: LocalHandle, waker: &Waker) {
         // Cloned before and dropped after the borrow: wakers are third-party code.
         let waker = Some(waker.clone());
-        // It may have been moved to another runtime.
+        // The future may have been moved to another runtime.
         self.waiter.take_if(|known| !known.handle.is_of(&handle));
         if let Some(known) = &self.waiter {
             drop(known.handle.signals().replace(known.key, waker));
@@ -162,7 +167,8 @@ impl Signals {
 }
 
 impl Since {
-    /// From what the runtime of this thread was told on; outside a runtime, what any was told.
+    /// What was reported to the runtime of this thread; outside a runtime, what was reported to
+    /// any.
     fn now() -> Self {
         let process = Process::current();
         let handle = LocalHandle::try_current().ok();
@@ -178,10 +184,11 @@ impl Future for Signals {
     type Output = io::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Before looking: what comes from now on wakes.
+        // Before looking: signals that come from now on wake the runtime.
         let handle = match self.listening_handle() {
             Ok(handle) => handle,
-            // Each report is of another signal, but the same error may come each time.
+            // A signal is reported once, but the same error may be returned each time: give way to
+            // other tasks.
             Err(error) if self.way.poll(cx).is_ready() => return Poll::Ready(Err(error)),
             Err(error) => {
                 self.error = Some(error);

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::Process;
 
-/// A number that only grows. A forked child starts at 0: the upper half says whose number it is.
+/// A number that only grows. A forked child starts at 0: the upper half says which process it
+/// belongs to.
 #[derive(Debug)]
 pub(super) struct Count(AtomicU64);
 
@@ -22,7 +23,7 @@ impl Count {
         self.update(process, |number| number.wrapping_add(1));
     }
 
-    /// Raises it to `number`, unless it is past that.
+    /// Raises it to `number`, unless it is larger.
     pub(super) fn raise_to(&self, number: u32, process: Process) {
         self.update(process, |known| if is_later(number, known) { number } else { known });
     }

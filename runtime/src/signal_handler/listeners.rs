@@ -1,8 +1,9 @@
-//! The runtimes that a signal handler wakes: a list that it may read at any time, without a lock.
+//! The runtimes that a signal handler wakes: a list that the handler can read at any time, without
+//! a lock.
 //!
-//! An entry stays for ever, and so does its descriptor: a handler that has just read its number must
-//! not write to another file that was given the number meanwhile. Entries are used again, so that there
-//! are as many as runtimes have listened at the same time.
+//! Entries are never freed, and their descriptors are never closed: a handler that has just read a
+//! descriptor number must not write to another file that got the number meanwhile. Entries are
+//! reused. There are as many as runtimes have listened at the same time.
 
 // UNSAFETY: a signal handler reads the list by pointers, and writes to a descriptor by its number.
 #![expect(unsafe_code, reason = "argued above")]
@@ -18,7 +19,7 @@ use crate::process::Process;
 static FIRST: AtomicPtr<Listener> = AtomicPtr::new(ptr::null_mut());
 
 struct Listener {
-    /// Whose entry it is, and what it is used for: see [`state`].
+    /// Which process uses the entry, and for what: see [`state`].
     state: AtomicU64,
     /// A second descriptor of the runtime's eventfd.
     number: AtomicI32,
@@ -29,17 +30,17 @@ struct Listener {
 #[derive(Clone, Copy)]
 enum Use {
     Vacant,
-    /// Some thread is about to use it.
+    /// A thread is about to use it.
     Claimed,
     Listening,
 }
 
-/// What an entry that `process` uses so has as its state.
+/// The state of an entry that `process` uses in this way.
 fn state(process: Process, used: Use) -> u64 {
     u64::from(process.id()) << 2 | used as u64
 }
 
-/// A runtime in the list, until this is dropped.
+/// A runtime in the list. It is removed when this is dropped.
 #[derive(Debug)]
 pub(super) struct Listening {
     listener: &'static Listener,
@@ -47,11 +48,11 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Has signals wake the owner of `eventfd` from now on.
+    /// Makes signals wake the owner of `eventfd` from now on.
     ///
     /// # Errors
     ///
-    /// No descriptor is left.
+    /// If no descriptor is left.
     pub(super) fn new(eventfd: &File) -> io::Result<Self> {
         let process = Process::current();
         let listener = match claim(process) {
@@ -65,7 +66,7 @@ impl Listening {
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        // In a forked child the entry may be used again already.
+        // In a forked child, the entry may be in use again.
         if self.process == Process::current() {
             self.listener.state.store(state(self.process, Use::Vacant), Ordering::SeqCst);
         }
@@ -79,10 +80,10 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Listener {
-    /// Makes its number name `eventfd`, too. Only for who has claimed it.
+    /// Makes the entry's number refer to `eventfd`. Only for the thread that has claimed the entry.
     fn point_to(&'static self, eventfd: &File, process: Process) -> io::Result<&'static Self> {
         let number = self.number.load(Ordering::SeqCst);
-        // SAFETY: the number is the entry's own for ever, or -1.
+        // SAFETY: the number belongs to the entry for ever, or is -1.
         if unsafe { libc::dup3(eventfd.as_raw_fd(), number, libc::O_CLOEXEC) } >= 0 {
             return Ok(self);
         }
@@ -97,7 +98,7 @@ impl Listener {
     }
 }
 
-/// Claims an entry that nobody uses, or that only the process uses from which this one was forked.
+/// Claims an entry that is vacant, or is only used by the process from which this one was forked.
 fn claim(process: Process) -> Option<&'static Listener> {
     entries().find(|listener| {
         let known = listener.state.load(Ordering::SeqCst);
@@ -109,7 +110,7 @@ fn claim(process: Process) -> Option<&'static Listener> {
         let exchanged =
             listener.state.compare_exchange(known, claimed, Ordering::SeqCst, Ordering::SeqCst);
         if exchanged.is_ok() && is_inherited {
-            // The child may have closed it, and the number may be another file's.
+            // The child may have closed the descriptor, and the number may be another file's.
             listener.number.store(-1, Ordering::SeqCst);
         }
         exchanged.is_ok()
@@ -136,7 +137,7 @@ fn add(eventfd: &File) -> io::Result<&'static Listener> {
 }
 
 fn entries() -> impl Iterator<Item = &'static Listener> {
-    // SAFETY: entries are never freed, and complete before they are in the list.
+    // SAFETY: entries are never freed, and they are complete before they are in the list.
     let entry = |pointer: &AtomicPtr<Listener>| unsafe { pointer.load(Ordering::SeqCst).as_ref() };
     std::iter::successors(entry(&FIRST), move |listener| entry(&listener.next))
 }
@@ -147,8 +148,9 @@ pub(super) fn wake_all(process: Process) {
     for listener in entries() {
         if listener.state.load(Ordering::SeqCst) == state(process, Use::Listening) {
             let number = listener.number.load(Ordering::SeqCst);
-            // It fails only when the counter is full, and then the owner has been woken.
-            // SAFETY: the bytes and their length; the number is an eventfd's of ours for ever.
+            // This fails only if the counter is full, and then the owner was woken.
+            // SAFETY: the pointer and the length are those of the bytes. The number is one of our
+            // eventfds for ever.
             unsafe { libc::write(number, one.as_ptr().cast(), one.len()) };
         }
     }

@@ -1,6 +1,6 @@
-//! The signal handler, and what it leaves to the runtimes that listen: counts, and a wake.
+//! The signal handler. It counts signals and wakes the runtimes that listen.
 
-// UNSAFETY: what runs in a signal handler must be argued for.
+// UNSAFETY: code that runs in a signal handler has to be async-signal-safe.
 #![expect(unsafe_code, reason = "argued above")]
 
 mod count;
@@ -23,7 +23,7 @@ use self::count::{Count, is_later};
 use self::listeners::Listening;
 use crate::process::Process;
 
-/// The signals that can be waited for.
+/// The signals that a program can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
     Terminate,
@@ -37,12 +37,12 @@ pub(crate) const SOURCES: [Source; 2] = [Source::Terminate, Source::Interrupt];
 static ARRIVALS: [Arrivals; SOURCES.len()] = [Arrivals::new(), Arrivals::new()];
 
 struct Arrivals {
-    /// Once true, the handler is there for good.
+    /// True after the handler was installed, which stays.
     is_counted: AtomicBool,
-    /// Held while the handler is installed.
+    /// Locked while the handler is installed.
     installing: Mutex<()>,
     came: Count,
-    /// Up to which it was reported to some runtime.
+    /// How many signals were reported to some runtime.
     reported: Count,
 }
 
@@ -62,7 +62,7 @@ impl Source {
         &ARRIVALS[self as usize]
     }
 
-    /// Up to where any runtime of the process was told.
+    /// How many signals were reported to any runtime of the process.
     pub(crate) fn reported(self, process: Process) -> u32 {
         self.arrivals().reported.get(process)
     }
@@ -79,10 +79,10 @@ impl Source {
         }
     }
 
-    /// Has the handler count it from now on.
+    /// Installs the handler, which counts this signal from now on.
     pub(crate) fn count(self) -> io::Result<()> {
         let arrivals = self.arrivals();
-        // Looked at without the lock, which a forked child may have inherited as a locked one.
+        // Checked without the lock, because a forked child may have inherited a locked one.
         if arrivals.is_counted.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -90,8 +90,8 @@ impl Source {
         if arrivals.is_counted.load(Ordering::Acquire) {
             return Ok(());
         }
-        // SAFETY: the action is async-signal-safe: it uses atomics, getpid(2) and write(2), and neither
-        // allocates nor locks.
+        // SAFETY: the action is async-signal-safe: it uses atomics, getpid(2) and write(2), and
+        // neither allocates nor locks.
         unsafe {
             register(self.signal(), move || {
                 let process = Process::current();
@@ -104,16 +104,16 @@ impl Source {
     }
 }
 
-/// The futures of one runtime that wait for signals, and what was reported to it.
+/// The futures of one runtime that wait for signals, and what was reported to the runtime.
 #[derive(Default)]
 pub(crate) struct Waiting {
     /// Set when the first of them waits.
     listening: OnceCell<Listening>,
-    /// How many of each came by the last time that one was reported, `None` until the runtime listens.
+    /// How many of each signal were reported. `None` until the runtime listens.
     reported: [Cell<Option<u32>>; SOURCES.len()],
-    /// How many came before the waiting ones were last woken.
+    /// How many of each signal had come when the waiting futures were last woken.
     seen: Cell<[u32; SOURCES.len()]>,
-    /// `None` for one that was woken, or is yet to wait.
+    /// `None` for a future that was woken, or does not wait yet.
     wakers: RefCell<Slab<Option<Waker>>>,
 }
 
@@ -123,7 +123,7 @@ impl Waiting {
         !self.wakers.borrow().is_empty()
     }
 
-    /// Has those who wait look again, if any signal has come since the last time.
+    /// Wakes the futures that wait, if a signal has come since the last call.
     pub(crate) fn notice(&self, wakers: &mut Vec<Waker>) {
         let process = Process::current();
         let came = ARRIVALS.each_ref().map(|arrivals| arrivals.came.get(process));
@@ -133,7 +133,7 @@ impl Waiting {
         }
     }
 
-    /// Has signals end the sleep of the runtime, which `eventfd` wakes.
+    /// Makes signals end the sleep of the runtime, which `eventfd` wakes.
     pub(crate) fn register(&self, eventfd: &File) -> io::Result<()> {
         if self.listening.get().is_none() {
             let registered = self.listening.set(Listening::new(eventfd)?);
@@ -142,7 +142,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// Up to where the runtime was told.
+    /// How many signals were reported to the runtime.
     pub(crate) fn reported(&self, source: Source, process: Process) -> u32 {
         let known = &self.reported[source as usize];
         let reported = known.get().unwrap_or_else(|| source.reported(process));
@@ -150,7 +150,8 @@ impl Waiting {
         reported
     }
 
-    /// Notes that the runtime was told all that has come. Returns up to where that is.
+    /// Records that all signals that have come were reported to the runtime. Returns how many those
+    /// are.
     pub(crate) fn report(&self, source: Source, process: Process) -> u32 {
         let came = source.arrivals().came.get(process);
         source.arrivals().reported.raise_to(came, process);
@@ -158,17 +159,17 @@ impl Waiting {
         came
     }
 
-    /// A future waits. Returns its key.
+    /// Adds a future that waits. Returns its key.
     pub(crate) fn wait(&self, waker: Option<Waker>) -> usize {
         self.wakers.borrow_mut().insert(waker)
     }
 
-    /// A future has another waker. Drop what it returns after the borrow.
+    /// Replaces the waker of a future. Drop the result after the borrow.
     pub(crate) fn replace(&self, key: usize, waker: Option<Waker>) -> Option<Waker> {
         mem::replace(&mut self.wakers.borrow_mut()[key], waker)
     }
 
-    /// A future is gone. Drop what it returns after the borrow.
+    /// Removes a future. Drop the result after the borrow.
     pub(crate) fn stop_waiting(&self, key: usize) -> Option<Waker> {
         self.wakers.borrow_mut().remove(key)
     }

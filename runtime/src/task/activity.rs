@@ -1,36 +1,37 @@
-//! [`Activity`]: what a drain wants to know of a task. Pure.
+//! [`Activity`]: what a drain has to know about a task. Pure.
 //!
-//! Whether a task has work in hand, nobody says. What can be seen is what it was handed, who woke it,
-//! and what it waits for:
+//! A task does not say whether it has work, that is, whether it handles something that was
+//! received. The runtime infers it from what the task was handed, what has woken it, and what it
+//! waits for:
 //!
 //! ```text
 //!           handed a datagram                   woken by a task with work
 //!   Nothing ----------------> Datagram  Nothing -------------------------> Given
 //!      ^                          |                spawned by one --> Spawned
-//!      +--- waits for the next ---+                told the end --> Ended
+//!      +--- waits for the next ---+                got the end --> Ended
 //!                                   polled after others were handed some --> Behind
 //! ```
 //!
-//! A task with work in hand hands it on to those whom it wakes, and to those whom it spawns, as far as
-//! can be known. It is *at work* while it sleeps: its sleep is a part of that work, or it is idle, which
-//! cannot be told apart.
+//! A task with work passes it to the tasks that it wakes or spawns. A task with work is *at work*
+//! while it sleeps. It may also be idle then, which cannot be distinguished.
 
 use std::time::{Duration, Instant};
 
 use super::current::TaskId;
 
-/// So many wakes by timers and by other tasks make it unlikely that a receiver is still at what it was
-/// handed before the first of them.
+/// After this many wakes by timers and other tasks, a receiver is unlikely to be still handling a
+/// datagram that it was handed before them.
 const MANY_WAKES: u8 = 32;
 
-/// The same, where nothing more waits for it.
+/// [`MANY_WAKES`], if no more datagrams wait for the receiver.
 const SOME_WAKES: u8 = 4;
 
-/// A task that was spawned longer before a drain, for a datagram, is taken to go on for ever.
+/// A task that was spawned for a datagram longer than this before a drain is assumed to run for
+/// ever.
 const SPAWNED_RECENTLY: Duration = Duration::from_secs(2);
 
-/// A receiver that was handed its last datagram longer before a drain is taken to be done with it: the
-/// default deadline of a drain.
+/// A receiver that was handed its last datagram longer than this before a drain is assumed to be
+/// done with it. It is the default deadline of a drain.
 const HANDED_RECENTLY: Duration = Duration::from_secs(10);
 
 /// Why a task became ready.
@@ -42,41 +43,42 @@ pub(crate) enum Cause {
     /// A drain that the task waits for.
     Drain,
     Timer,
-    /// Another task, which has no work in hand.
+    /// Another task, without work.
     IdleTask,
-    /// Another task, which may have.
+    /// Another task, which may have work.
     BehindTask,
-    /// Another task, which has.
+    /// Another task, with work.
     WorkingTask,
 }
 
-/// What a receiver was told.
+/// What a socket reports to a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// Nothing: it waits.
+    /// No datagram: the receiver waits.
     Nothing,
-    /// It was handed a datagram.
+    /// A datagram was handed to the receiver.
     Datagram,
-    /// That nothing comes any more.
+    /// The end: no more datagrams will come.
     End,
 }
 
-/// What a task has in hand.
+/// The work of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Work {
     #[default]
     Nothing,
-    /// What it was spawned for. No other task has woken it since, so that it waits for no queue.
+    /// The task was spawned for it. No other task has woken it since, so it does not wait for a
+    /// queue.
     Spawned,
     /// A task with work has woken it.
     Given,
-    /// Nobody has woken it, but datagrams were handed out since it was polled before: it may have found
-    /// what others have put down for it.
+    /// Nobody has woken it, but datagrams were handed out since it was polled before. It may have
+    /// found what others have left for it.
     Behind,
     Datagram,
-    /// It was told the end, and may still be finishing.
+    /// It got the end, and may still be finishing.
     Ended,
-    /// The same, and has asked again.
+    /// It got the end, and has asked again.
     EndedAgain,
 }
 
@@ -84,7 +86,7 @@ enum Work {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Activity {
     work: Work,
-    /// How many sleeps, and how many ticks of intervals, it waits for.
+    /// How many sleeps and how many ticks of intervals it waits for.
     sleeps: u32,
     ticks: u32,
     /// How often timers and other tasks have woken it since it got its work.
@@ -94,19 +96,19 @@ pub(super) struct Activity {
     polls: u32,
     /// How many datagrams had been handed out when it was polled last, or spawned.
     handed_out_before: u32,
-    /// The last datagram that it was handed, counted as all that were handed out.
+    /// The number of the last datagram that it was handed, counting all that were handed out.
     last_handed: u32,
-    /// When its work began: when it was spawned, or has gone away with a datagram.
+    /// When its work began: when it was spawned, or was handed a datagram.
     since: Option<Instant>,
-    /// When the sleep ends that it has begun last.
+    /// When the sleep ends that it began last.
     sleeps_until: Option<Instant>,
-    /// The task that polled for its result, and at which of its polls.
+    /// The task that polled for its result, and in which of its polls.
     awaited: Option<(TaskId, u32)>,
 }
 
 impl Activity {
-    /// A task is spawned while a task polls that would wake others by `cause`, after so many datagrams
-    /// were handed out; `now` is asked for only where it has work.
+    /// For a task that is spawned during the poll of a task that wakes others because of `cause`,
+    /// after `handed_out` datagrams. `now` is called only if it has work.
     pub(super) fn spawned(cause: Cause, handed_out: u32, now: impl FnOnce() -> Instant) -> Self {
         let handed_out_before = handed_out;
         let (work, since) = match cause {
@@ -117,8 +119,8 @@ impl Activity {
         Self { work, handed_out_before, since, ..Self::default() }
     }
 
-    /// It is to be polled, because of `cause`, after so many datagrams were handed out. Returns by what it
-    /// wakes others meanwhile.
+    /// It is polled next, because of `cause`, after `handed_out` datagrams. Returns the cause with
+    /// which it wakes others meanwhile.
     #[inline]
     pub(super) fn polled(&mut self, cause: Cause, handed_out: u32, is_draining: bool) -> Cause {
         if handed_out != self.handed_out_before {
@@ -140,8 +142,8 @@ impl Activity {
         }
     }
 
-    /// Others were handed datagrams since it was polled before. They may have filled its queue before it
-    /// could wait for it, or put something down for its next tick.
+    /// Others were handed datagrams since it was polled before. They may have filled its queue
+    /// before it could wait for it, or left something for its next tick.
     fn polled_after_others(&mut self, cause: Cause, is_draining: bool) {
         let looks_by_itself = matches!(cause, Cause::Outside | Cause::Timer);
         if self.work == Work::Nothing && looks_by_itself && self.task_wakes == 0 {
@@ -150,31 +152,31 @@ impl Activity {
         }
     }
 
-    /// Whether it works on what others have received, or on what is left after the end.
+    /// Whether it works on what others have received, or is finishing after the end.
     #[inline]
     pub(super) fn works_on(&self) -> bool {
         matches!(self.work, Work::Spawned | Work::Given | Work::Ended)
     }
 
-    /// Whether it is finishing after the end, and its own timers let it go on.
+    /// Whether it is finishing after the end, and wakes by its own timers are still part of that.
     #[inline]
     pub(super) fn is_finishing(&self) -> bool {
         self.work == Work::Ended && self.timer_wakes < MANY_WAKES
     }
 
-    /// It waits for a result of a task that had work, and has ended.
+    /// It waits for the result of a task that had work, and that has ended.
     pub(super) fn joins_work(&mut self) {
         if matches!(self.work, Work::Nothing | Work::Behind) {
             self.begin(Work::Given);
         }
     }
 
-    /// Whether it has anything in hand that is more than a guess.
+    /// Whether it has work that is more than a guess.
     pub(super) fn has_certain_work(&self) -> bool {
         !matches!(self.work, Work::Nothing | Work::Behind)
     }
 
-    /// Whether it has anything in hand, as far as is known.
+    /// Whether it has work, as far as is known.
     pub(super) fn has_work(&self) -> bool {
         self.work != Work::Nothing
     }
@@ -192,17 +194,17 @@ impl Activity {
         }
     }
 
-    /// In a poll that has ended it was handed this datagram last.
+    /// In the poll that has ended, this was the last datagram that it was handed.
     #[inline]
     pub(super) fn handed(&mut self, last: u32) {
         self.last_handed = last;
     }
 
-    /// What it was told last in a poll that has ended.
+    /// In the poll that has ended, this was the last report of a socket to it.
     #[inline]
     pub(super) fn told(&mut self, told: Told, now: impl FnOnce() -> Instant) {
         match (told, self.work) {
-            // What others have given it is not done because it looks for datagrams as well.
+            // Work that others have given it is not done because it looks for datagrams, too.
             (Told::Nothing, Work::Given | Work::Spawned) => {}
             (Told::Nothing, _) => self.begin(Work::Nothing),
             (Told::Datagram, _) => {
@@ -214,7 +216,7 @@ impl Activity {
         }
     }
 
-    /// A poll has ended in vain.
+    /// A poll has returned `Pending`.
     #[inline]
     pub(super) fn waits(&mut self) {
         if self.work == Work::Behind && self.ticks > 0 && self.sleeps == 0 {
@@ -243,8 +245,8 @@ impl Activity {
         self.ticks -= 1;
     }
 
-    /// Whether it waits for a time, and has not been polled since the last of so many datagrams was
-    /// handed out. It may look then at what others have left for it.
+    /// Whether it waits for a time, and was not polled since `handed_out` datagrams were handed
+    /// out. It may look then for what others have left for it.
     pub(super) fn is_behind(&self, handed_out: u32) -> bool {
         self.sleeps + self.ticks > 0 && self.handed_out_before != handed_out
     }
@@ -254,7 +256,8 @@ impl Activity {
         self.awaited = Some((task, poll));
     }
 
-    /// Who awaits it, if that task has not been polled since.
+    /// The task that awaits it and the poll in which it did. It no longer awaits it if it was
+    /// polled since.
     pub(super) fn awaited(&self) -> Option<(TaskId, u32)> {
         self.awaited
     }
@@ -267,8 +270,8 @@ impl Activity {
         self.sleeps > 0
     }
 
-    /// Whether it has work in hand, and is in the middle of it, at a drain that began at `start`.
-    /// `is_setup`: what it was spawned for is no such work.
+    /// Whether it is in the middle of its work, at a drain that began at `start`. `is_setup`: it
+    /// was spawned as a part of the program, not for work.
     pub(super) fn is_at_work(&self, is_setup: bool, start: Instant) -> bool {
         match self.work {
             Work::Nothing | Work::Behind | Work::EndedAgain => false,
@@ -281,32 +284,33 @@ impl Activity {
         }
     }
 
-    /// Whether it may have work in hand. One that was given some waits for more of it, or for something
-    /// outside that the work needs. One that was told the end goes on.
+    /// Whether it may have work. A task that was given work waits for more, or for something
+    /// outside that the work needs. A task that got the end goes on.
     pub(super) fn may_be_at_work(&self) -> bool {
         matches!(self.work, Work::Given | Work::Behind | Work::Ended | Work::EndedAgain)
     }
 
-    /// Whether its work began no longer before `start`.
+    /// Whether its work began at most `before` before `start`.
     fn is_since(&self, start: Instant, before: Duration) -> bool {
         self.since.is_none_or(|since| since + before >= start)
     }
 
-    /// Whether it has hardly anything to do with a datagram any more that it was handed before a drain that
-    /// began at `start` and ends at `end`, and that was the last: a timer has woken it since, or tasks have
-    /// many times; or it waits for a tick, or for a sleep that outlasts the drain; or it was long ago.
+    /// Whether it is probably done with its last datagram, which it was handed before a drain that
+    /// began at `start` and ends at `end`. That is so if a timer has woken it since, or tasks have
+    /// many times; if it waits for a tick, or for a sleep that outlasts the drain; or if it was
+    /// long ago.
     pub(super) fn does_other_things(&self, start: Instant, end: Instant) -> bool {
         let outlasts = self.is_asleep() && self.sleeps_until.is_some_and(|until| until > end);
         let has_gone_on = self.timer_wakes > 0 || self.wakes() >= SOME_WAKES;
         has_gone_on || self.ticks > 0 || outlasts || !self.is_since(start, HANDED_RECENTLY)
     }
 
-    /// Whether so many things have woken it that it does not come back, for all that is known.
+    /// Whether it was woken so often that it probably does not come back.
     pub(super) fn has_stopped_receiving(&self) -> bool {
         self.wakes() >= MANY_WAKES
     }
 
-    /// The last datagram that it was handed, counted as all that were handed out.
+    /// The number of the last datagram that it was handed, counting all that were handed out.
     pub(super) fn last_handed(&self) -> u32 {
         self.last_handed
     }
@@ -388,7 +392,7 @@ mod tests {
         assert!(!periodic.works());
     }
 
-    /// As a heartbeat that is spawned for a registration.
+    /// A heartbeat that is spawned for a registration.
     #[test]
     fn what_was_spawned_and_ticks_is_not_at_work() {
         let mut heartbeat = spawned(Cause::WorkingTask);
@@ -399,7 +403,7 @@ mod tests {
         assert!(!session.works(), "it waits for its peer");
     }
 
-    /// As a writer that flushes at each tick what others have put down.
+    /// A writer that flushes at each tick what others have left.
     #[test]
     fn what_ticks_is_behind_until_its_next_tick() {
         let mut periodic = Activity::default();
@@ -426,7 +430,7 @@ mod tests {
         assert!(!receiver.works());
     }
 
-    /// As an actor that selects between a socket and a queue.
+    /// An actor that selects between a socket and a queue.
     #[test]
     fn what_others_have_given_is_not_done_because_no_datagram_is_there() {
         let mut actor = Activity::default();
@@ -452,7 +456,7 @@ mod tests {
         assert_eq!(periodic.polled(Cause::Outside, 5, true), Cause::IdleTask);
     }
 
-    /// A task that was spawned for something waits for that; once others wake it, it has a queue.
+    /// A task that was spawned for something waits for that. Once others wake it, it has a queue.
     #[test]
     fn a_task_that_others_wake_waits_for_them() {
         let mut session = spawned(Cause::WorkingTask);

@@ -1,9 +1,11 @@
 //! The budget of one poll: how much a task may receive and send before it must let others run.
 //!
-//! A receiver with a full inbox, or a sender whose sends all go through, would otherwise never
-//! return to the loop, and timers and other sockets would wait for ever. Receiving, sending and
-//! everything else that is ready without waiting (a deadline that has passed, a task that has ended)
-//! have a budget each: where several happen in one task, the one must not starve the other.
+//! A receiver with a full inbox, or a sender whose sends all succeed, would otherwise never return
+//! to the loop. Timers and other sockets would wait for ever.
+//!
+//! There are three budgets, so that no activity starves another in the same task: for receives, for
+//! sends, and for everything else that is ready without waiting, such as passed deadlines and tasks
+//! that have ended.
 
 use std::cell::Cell;
 use std::task::{Context, Poll};
@@ -14,26 +16,26 @@ thread_local! {
     static RECEIVES: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
     static SENDS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
     static EVENTS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
-    /// Datagrams sent since they were last asked for.
+    /// Datagrams that were sent since [`take_sent`] was last called.
     static SENT: Cell<u64> = const { Cell::new(0) };
 }
 
 #[derive(Clone, Copy)]
 enum Budget {
-    /// No runtime polls: there is no loop to return to, and nobody to refill it.
+    /// No runtime polls: there is no loop to return to, and nothing refills the budget.
     Unlimited,
     Left(u32),
 }
 
-/// Starts the poll of a task.
+/// Refills the budget, at the start of the poll of a task.
 pub(crate) fn refill_budget(operations: u32) {
     RECEIVES.set(Budget::Left(operations));
     SENDS.set(Budget::Left(operations));
     EVENTS.set(Budget::Left(operations));
 }
 
-/// A runtime begins to poll on this thread, perhaps inside a task of another runtime. What that task
-/// has left is restored when the guard is dropped.
+/// Sets the budget aside when a runtime begins to poll on this thread, perhaps within a task of
+/// another runtime. It is restored when the guard is dropped.
 pub(crate) fn set_budget_aside() -> OuterBudget {
     OuterBudget {
         receives: RECEIVES.replace(Budget::Unlimited),
@@ -42,7 +44,7 @@ pub(crate) fn set_budget_aside() -> OuterBudget {
     }
 }
 
-/// Undoes a [`set_budget_aside`].
+/// Undoes [`set_budget_aside`] when it is dropped.
 pub(crate) struct OuterBudget {
     receives: Budget,
     sends: Budget,
@@ -57,8 +59,8 @@ impl Drop for OuterBudget {
     }
 }
 
-/// Takes one receive from the budget of the task being polled. When it is used up, wakes the task,
-/// so that it goes to the end of the ready queue, and answers `Pending`.
+/// Takes one receive from the budget of the task that is being polled. If the budget is used up, it
+/// wakes the task, which then goes to the end of the ready queue, and returns `Pending`.
 #[inline]
 pub fn poll_receive_budget(cx: &Context<'_>) -> Poll<()> {
     RECEIVES.set(match RECEIVES.get() {
@@ -69,8 +71,8 @@ pub fn poll_receive_budget(cx: &Context<'_>) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// Takes one send of `bytes`, or what is left, from the budget of the task being polled. Otherwise
-/// as [`poll_receive_budget`].
+/// Takes one send of `bytes` from the budget of the task that is being polled, or what is left of
+/// it. If the budget is used up, it wakes the task and returns `Pending`.
 pub fn poll_send_budget(cx: &Context<'_>, bytes: usize) -> Poll<()> {
     let cost = u32::try_from(1 + bytes / SEND_BUDGET_BYTES).unwrap_or(u32::MAX);
     SENDS.set(match SENDS.get() {
@@ -81,19 +83,19 @@ pub fn poll_send_budget(cx: &Context<'_>, bytes: usize) -> Poll<()> {
     Poll::Ready(())
 }
 
-/// What a future keeps that can be ready without waiting, so that a loop over such futures lets other
-/// tasks run. It is polled when the future is ready, and before it takes its result.
+/// Part of a future that can be ready without waiting. It lets other tasks run if a task loops over
+/// such futures. Poll it when the future is ready, before its result is taken.
 #[derive(Debug, Default)]
 pub struct GiveWay {
-    /// True once it has returned `Pending`. It does so once: a future that is always polled last,
-    /// when others have used up the budget, would otherwise never complete.
+    /// True after it has returned `Pending`, which it does once. A future that is always polled
+    /// after others have used up the budget would otherwise never complete.
     has_given_way: bool,
 }
 
 impl GiveWay {
-    /// Takes one event from the budget of the task being polled. When it is used up, wakes the task,
-    /// so that it goes to the end of the ready queue, and answers `Pending`; but never twice in a
-    /// row.
+    /// Takes one event from the budget of the task that is being polled. If the budget is used up,
+    /// it wakes the task, which then goes to the end of the ready queue, and returns `Pending`. It
+    /// never returns `Pending` twice in a row.
     pub fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         if !self.has_given_way {
             EVENTS.set(match EVENTS.get() {
@@ -110,12 +112,12 @@ impl GiveWay {
     }
 }
 
-/// Datagrams were sent by this thread: receivers on it may have as many to take in.
+/// Records that this thread has sent datagrams: receivers on it may have as many to take.
 pub fn note_sent(datagrams: usize) {
     SENT.set(SENT.get().saturating_add(datagrams as u64));
 }
 
-/// How many datagrams this thread has sent since it was last asked.
+/// How many datagrams this thread has sent since the last call.
 pub(crate) fn take_sent() -> u64 {
     SENT.replace(0)
 }
@@ -131,7 +133,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails when a send costs the same whatever its length.
+    /// Fails when the cost of a send does not depend on its length.
     #[test]
     fn a_long_send_takes_more_of_the_budget() {
         let cx = Context::from_waker(Waker::noop());
@@ -143,7 +145,8 @@ mod tests {
         assert!(poll_receive_budget(&cx).is_ready(), "receives have a budget of their own");
     }
 
-    /// Fails when what is ready takes nothing from the budget, or never completes once it is used up.
+    /// Fails when what is ready takes nothing from the budget, or never completes after it is used
+    /// up.
     #[test]
     fn what_is_ready_gives_way_once_when_the_budget_is_used_up() {
         let cx = Context::from_waker(Waker::noop());
@@ -154,7 +157,8 @@ mod tests {
         assert_eq!(polls, [true, true, false, true, false, true]);
     }
 
-    /// Fails when an inner runtime lifts the budget of the task that it runs in, or counts against it.
+    /// Fails when an inner runtime lifts the budget of the task that it runs in, or counts against
+    /// it.
     #[test]
     fn the_budget_of_an_outer_task_is_as_before_when_an_inner_runtime_has_run() {
         let cx = Context::from_waker(Waker::noop());

@@ -1,15 +1,15 @@
-//! [`TaskId`]: which task this thread is polling now.
+//! [`TaskId`]: which task this thread is polling.
 
 use std::cell::Cell;
 
 thread_local! {
     static CURRENT: Cell<TaskId> = const { Cell::new(TaskId::NONE) };
-    /// Makes two tasks of this thread differ, also where one takes the place of the other.
+    /// Distinguishes two tasks of this thread, even if one uses the key of the other.
     static NEXT_SERIAL: Cell<u32> = const { Cell::new(1) };
 }
 
-/// Names a task for as long as the process lives: its place among the tasks of its runtime, and a
-/// serial number that the next task in that place does not have.
+/// Identifies a task for the life of the process. It consists of the task's key in its runtime, and
+/// of a serial number, which the next task with that key does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TaskId {
     place: u32,
@@ -17,34 +17,34 @@ pub struct TaskId {
 }
 
 impl TaskId {
-    /// What is polled by no runtime of this thread.
+    /// Not a task of a runtime on this thread.
     pub const NONE: Self = Self { place: 0, serial: 0 };
 
-    /// The place of the future that `block_on` runs, which is no task among others.
+    /// The place of the future of `block_on`, which is not in the table of tasks.
     const ROOT: u32 = u32::MAX;
 
-    /// The task that this thread is polling now; [`NONE`](Self::NONE) outside of a runtime.
+    /// The task that this thread is polling. [`NONE`](Self::NONE) outside a runtime.
     #[inline]
     #[must_use]
     pub fn current() -> Self {
         CURRENT.get()
     }
 
-    /// A new task in the place `key`.
+    /// The id of a new task with this key.
     pub(super) fn new(key: usize) -> Self {
         let place = u32::try_from(key).expect("there are fewer than 2^32 tasks");
         let serial = NEXT_SERIAL.get();
-        // 0 is that of no task.
+        // The serial number 0 is that of `NONE`.
         NEXT_SERIAL.set(serial.checked_add(1).unwrap_or(1));
         Self { place, serial }
     }
 
-    /// A new future of `block_on`.
+    /// The id of a new future of `block_on`.
     pub(super) fn root() -> Self {
         Self { place: Self::ROOT, ..Self::new(0) }
     }
 
-    /// Its place among the tasks. `None`: it is the future of `block_on`, or no task.
+    /// The key of the task. `None` for the future of `block_on`, and for `NONE`.
     pub(super) fn key(self) -> Option<usize> {
         (self.serial != 0 && self.place != Self::ROOT).then_some(self.place as usize)
     }
@@ -55,7 +55,7 @@ impl TaskId {
     }
 }
 
-/// Undoes a [`TaskId::poll`].
+/// Undoes [`TaskId::poll`] when it is dropped.
 pub(crate) struct Polling {
     outer: TaskId,
 }

@@ -16,17 +16,17 @@ use super::budget::GiveWay;
 use super::tasks::{Home, Output, Tasks};
 use crate::panics::{Contained, Payload};
 
-/// Waits for a task, and can abort it.
+/// A handle to a task, which waits for its result and can abort it.
 ///
-/// Dropping it detaches the task, which goes on.
+/// Dropping the handle detaches the task, which goes on.
 ///
 /// # Cancellation
 ///
-/// Awaiting a handle by `&mut` in a `select` is safe: the result stays until it is taken.
+/// Awaiting `&mut handle` and dropping that loses nothing: the result stays until it is taken.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     let task = ebbtide_runtime::spawn(async { 6 * 7 });
+/// ebbtide::run(async {
+///     let task = ebbtide::spawn(async { 6 * 7 });
 ///     assert_eq!(task.await?, 42);
 ///     std::io::Result::Ok(())
 /// })
@@ -36,7 +36,7 @@ pub struct JoinHandle<T> {
     /// `None` once the result was taken.
     task: Option<FallibleTask<Result<Output<T>, JoinError>, Home>>,
     tasks: Rc<Tasks>,
-    /// The task's place among the living, as long as it lives.
+    /// The task's key among the living tasks, as long as it lives.
     key: usize,
     abort: Abort,
     way: GiveWay,
@@ -59,25 +59,27 @@ impl<T> JoinHandle<T> {
         Self { task: Some(task), tasks, key, abort: Abort::Cancels, way: GiveWay::default() }
     }
 
-    /// The handle of work that nothing can stop.
+    /// A handle to work that cannot be stopped.
     pub(crate) fn unstoppable(mut self) -> Self {
         self.abort = Abort::IsIgnored;
         self
     }
 
-    /// Cancels the task: its future is dropped the next time that it would be polled, or, if it is
-    /// being polled now, as soon as it returns `Pending`. Awaiting the handle then returns a
-    /// [`JoinError`] that [is cancelled](JoinError::is_cancelled). A task that has ended, or ends in
-    /// this poll, keeps its result. A call of `spawn_blocking` cannot be stopped, and aborting it
-    /// does nothing.
+    /// Cancels the task. Its future is dropped instead of being polled the next time; if it is
+    /// being polled now, as soon as it returns `Pending`.
+    ///
+    /// Awaiting the handle then returns a [`JoinError`] for which
+    /// [`is_cancelled`](JoinError::is_cancelled) is true. A task that has ended, or ends in this
+    /// poll, keeps its result. A call of `spawn_blocking` cannot be stopped: this does nothing to
+    /// it.
     pub fn abort(&self) {
-        // The key of a task that has ended may belong to another one by now.
+        // The key of a task that has ended may belong to another task by now.
         if self.abort == Abort::Cancels && !self.is_finished() {
             self.tasks.abort(self.key);
         }
     }
 
-    /// Whether the task has ended, in whichever way.
+    /// Whether the task has ended: it returned, panicked or was cancelled.
     pub fn is_finished(&self) -> bool {
         self.task.as_ref().is_none_or(FallibleTask::is_finished)
     }
@@ -88,11 +90,11 @@ impl<T> Future for JoinHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        let task = this.task.as_mut().expect("a JoinHandle was polled after it gave its result");
+        let task = this.task.as_mut().expect("a JoinHandle was polled after its completion");
         if task.is_finished() {
             ready!(this.way.poll(cx));
         }
-        // async-task aborts where a waker panics.
+        // async-task aborts the process if a waker panics.
         let waker = match this.tasks.is_own(cx.waker()) {
             true => Cow::Borrowed(cx.waker()),
             false => Cow::Owned(Contained::waker(cx.waker())),
@@ -125,7 +127,7 @@ impl<T> fmt::Debug for JoinHandle<T> {
 
 /// Why a task has no result: it panicked, or it was cancelled.
 ///
-/// Converts into [`io::Error`], so that `handle.await??` works in functions that return one.
+/// It converts into [`io::Error`], so `handle.await??` works in functions that return one.
 pub struct JoinError {
     reason: Reason,
 }
@@ -134,7 +136,7 @@ enum Reason {
     Cancelled,
     Panic {
         message: Option<String>,
-        /// Behind a lock only to be `Sync`, which errors in libraries have to be.
+        /// In a lock only to be `Sync`, which errors have to be.
         payload: Mutex<Payload>,
     },
 }
@@ -159,7 +161,7 @@ impl JoinError {
         matches!(self.reason, Reason::Panic { .. })
     }
 
-    /// What the task panicked with, to go on with
+    /// Returns the value that the task panicked with, for
     /// [`resume_unwind`](std::panic::resume_unwind).
     ///
     /// # Panics
@@ -169,11 +171,11 @@ impl JoinError {
         self.try_into_panic().expect("the task was cancelled, it did not panic")
     }
 
-    /// What the task panicked with.
+    /// Returns the value that the task panicked with.
     ///
     /// # Errors
     ///
-    /// The error itself if the task was cancelled.
+    /// This error, if the task was cancelled.
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
         match self.reason {
             Reason::Panic { payload, .. } => {

@@ -1,16 +1,16 @@
-//! Tasks: cells of `async-task`, one ready queue, one inbox for what other threads wake.
+//! Tasks: cells of `async-task`, one ready queue, and one remote queue for wakes of other threads.
 //!
 //! ```text
 //! wake on this thread    -> ready queue -> run
-//! wake on another thread -> inbox, and at most one eventfd write per sleep -> ready queue -> run
+//! wake on another thread -> remote queue, at most one eventfd write a sleep -> ready queue -> run
 //! ```
 //!
-//! A task's future is made, polled and dropped on the thread of its runtime; `async-task` checks
-//! it. This room knows neither the driver nor the runtime.
+//! A future is made, polled and dropped on the thread of its runtime; `async-task` checks this.
+//! This module knows neither the driver nor the runtime.
 
-/// Evaluates an expression in which a future is moved, with the future on the heap if it is large, so that
-/// it is moved there once and from then on by its pointer. See `LARGE_FUTURE_BYTES`. For the functions that
-/// users call: each function in between would have a large one on the stack.
+/// Evaluates an expression that moves a future. A large future is boxed first, so that only its
+/// pointer is moved from then on. See `LARGE_FUTURE_BYTES`. For functions that users call:
+/// otherwise each function below them would have the future on its stack.
 macro_rules! by_pointer_if_large {
     ($future:ident => $body:expr) => {{
         #[cfg(debug_assertions)]

@@ -1,12 +1,13 @@
 //! What other threads send, and how they wake the runtime when it sleeps.
 //!
-//! Two handshakes, each of the form "write mine, then read yours" on both sides, in sequentially
-//! consistent order, so that at least one side sees the other:
+//! There are two handshakes. In each, both sides write their own flag and then read the other's, in
+//! sequentially consistent order, so at least one sees the other:
 //!
-//! * push, then look whether the owner sleeps | say "asleep", then look whether the inbox is empty
-//! * push, then look whether the inbox is closed | close it, then empty it
+//! - One side pushes, then looks whether the owner sleeps. The owner says "asleep", then looks
+//!   whether the queue is empty.
+//! - One side pushes, then looks whether the queue is closed. The owner closes it, then empties it.
 //!
-//! One write to the eventfd per sleep, not per wake: the first waker takes the "asleep" away.
+//! There is one write to the eventfd per sleep, not per wake: the first waker clears "asleep".
 //! `loom/` tries all interleavings of this file.
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ pub(crate) struct RemoteQueue<T> {
     queue: Queue<T>,
     /// True exactly while the owner sleeps, or is about to, and nobody has woken it yet.
     asleep: AtomicBool,
-    /// True once nothing will be taken out any more.
+    /// True after the owner has ended: nothing will be taken out.
     closed: AtomicBool,
     eventfd: Arc<Eventfd>,
 }
@@ -26,7 +27,7 @@ pub(crate) struct RemoteQueue<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Permission {
     Sleep,
-    /// Something arrived in the meantime.
+    /// Something has arrived meanwhile.
     StayAwake,
 }
 
@@ -40,7 +41,7 @@ impl<T> RemoteQueue<T> {
         }
     }
 
-    /// Hands `item` to the owner and wakes it if it sleeps. After the end, drops it.
+    /// Passes `item` to the owner, and wakes the owner if it sleeps. After the end, drops `item`.
     pub(crate) fn push(&self, item: T) {
         self.queue.push(item);
         if self.closed.load(Ordering::SeqCst) {
@@ -65,7 +66,7 @@ impl<T> RemoteQueue<T> {
         self.queue.pop()
     }
 
-    /// The owner is about to sleep. To be followed by `awake`, whatever the answer.
+    /// The owner is about to sleep. It calls `awake` next, whatever this returns.
     pub(crate) fn fall_asleep(&self) -> Permission {
         self.asleep.store(true, Ordering::SeqCst);
         if self.queue.is_empty() { Permission::Sleep } else { Permission::StayAwake }
@@ -75,7 +76,7 @@ impl<T> RemoteQueue<T> {
         self.asleep.store(false, Ordering::SeqCst);
     }
 
-    /// The owner ends: what is in the inbox, and what is pushed from now on, is dropped.
+    /// The owner ends. What is in the queue, and what is pushed from now on, is dropped.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.empty();

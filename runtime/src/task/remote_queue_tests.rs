@@ -1,5 +1,5 @@
-//! Tests of [`RemoteQueue`] with a real eventfd. Not in its file, which `loom/` compiles as well, without
-//! a kernel.
+//! Tests of [`RemoteQueue`] with a real eventfd. They are in their own file, because `loom/`
+//! compiles the other one without a kernel.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ fn what_is_pushed_after_the_end_is_dropped() {
     assert_eq!(Arc::strong_count(&item), 1);
 }
 
-/// Fails when only the inbox is looked into before the sleep: nobody would poll that future again.
+/// Fails when only the queue is checked before the sleep: nobody would poll that future again.
 #[test]
 fn a_future_of_block_on_that_was_woken_is_not_slept_over() {
     let (inbox, eventfd) = inbox();

@@ -1,4 +1,4 @@
-//! [`Root`]: the waker of the future that `block_on` runs, which is in no queue.
+//! [`Root`]: the waker of the future of `block_on`, which is in no queue.
 
 use std::sync::Arc;
 use std::task::Wake;
@@ -6,8 +6,8 @@ use std::task::Wake;
 use super::remote_queue::{Permission, RemoteQueue};
 use crate::sync::{AtomicBool, Ordering};
 
-/// The third handshake of the [inbox](super::inbox): say "woken", then look whether the owner
-/// sleeps | say "asleep", then look whether the root was woken.
+/// The third handshake of the [remote queue](super::remote_queue). The waker says "woken", then
+/// looks whether the owner sleeps. The owner says "asleep", then looks whether the root was woken.
 pub(crate) struct Root<T> {
     /// True exactly when the future has to be polled.
     woken: AtomicBool,
@@ -15,7 +15,7 @@ pub(crate) struct Root<T> {
 }
 
 impl<T> Root<T> {
-    /// Woken from the start: the future has to be polled once.
+    /// It is woken from the start, because the future has to be polled once.
     pub(crate) fn new(inbox: Arc<RemoteQueue<T>>) -> Self {
         Self { woken: AtomicBool::new(true), inbox }
     }
@@ -24,12 +24,12 @@ impl<T> Root<T> {
         self.woken.load(Ordering::SeqCst)
     }
 
-    /// Whether the future has to be polled, which the caller does next.
+    /// Whether the future has to be polled. The caller polls it next.
     pub(crate) fn take_wake(&self) -> bool {
         self.woken.swap(false, Ordering::SeqCst)
     }
 
-    /// The owner is about to sleep. To be followed by `awake` of the inbox, whatever the answer.
+    /// The owner is about to sleep. It calls `awake` of the queue next, whatever this returns.
     pub(crate) fn fall_asleep(&self) -> Permission {
         match self.inbox.fall_asleep() {
             Permission::Sleep if !self.is_woken() => Permission::Sleep,

@@ -1,4 +1,4 @@
-//! [`Tasks`]: the ready queue and the tasks that live; how a task is spawned, polled and dropped.
+//! [`Tasks`]: the ready queue and the living tasks; how a task is spawned, polled and dropped.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,45 +23,45 @@ use crate::current::{Current, EnterGuard};
 use crate::panics::{catch, contain};
 
 thread_local! {
-    /// The tasks of the runtime that runs on this thread: what wakes here, wakes without a lock.
+    /// The tasks of the runtime that runs on this thread. Wakes on this thread need no lock.
     static CURRENT: Current<Rc<Tasks>> = const { Current::new() };
 }
 
 /// A task that is to be polled.
 pub(crate) type Runnable = async_task::Runnable<Home>;
 
-/// Where a task goes when it is woken on another thread. With the task and not with its schedule
-/// function, which has nothing of its own then: async-task would count the task up and down twice
-/// for each wake, to keep what it has.
+/// The queue for wakes on other threads. It is the metadata of the task, so that the schedule
+/// function captures nothing: otherwise async-task would count the task up and down twice for each
+/// wake, to keep what the function captures.
 pub(crate) struct Home(Arc<RemoteQueue<Runnable>>);
 
-/// Every task of a runtime.
+/// The tasks of a runtime.
 pub(crate) struct Tasks {
     ready: RefCell<VecDeque<Ready>>,
     living: RefCell<Slab<Entry>>,
     /// The future of `block_on`, while it runs.
     root: Cell<Option<(TaskId, Activity)>>,
-    /// Its waker.
+    /// The waker of the future of `block_on`.
     root_waker: RefCell<Option<Waker>>,
-    /// How often it was told something by a socket. Outlives it.
+    /// How often sockets reported something to the future of `block_on`. Outlives that future.
     root_told: RefCell<Rc<Cell<u64>>>,
     inbox: Arc<RemoteQueue<Runnable>>,
     operations_per_poll: u32,
-    /// True once the tasks are being dropped: what is spawned from then on never runs.
+    /// True after `drop_all` has begun: what is spawned from then on never runs.
     closed: Cell<bool>,
-    /// Why a task becomes ready that is woken now.
+    /// Why tasks become ready that are woken now.
     cause: Cell<Cause>,
-    /// Why the task became ready that is to be polled.
+    /// Why the task became ready that is polled next.
     polled_by: Cell<Cause>,
-    /// What the task that is being polled was told last, of the sockets that it receives from.
+    /// What a socket has reported last to the task that is being polled.
     told: Cell<Option<Told>>,
-    /// Whether that is the future of `block_on`.
+    /// Whether the future of `block_on` is being polled.
     is_polling_root: Cell<bool>,
-    /// How many datagrams receivers were handed.
+    /// How many datagrams were handed to receivers.
     handed_out: Cell<u32>,
-    /// The last that the task was handed that is being polled.
+    /// The number of the last datagram that the task being polled was handed.
     last_handed: Cell<Option<u32>>,
-    /// How often a task that has work went on by something outside, or by itself.
+    /// How often a task with work went on because of something outside, or by itself.
     progress: Cell<u64>,
     /// How many drains are under way.
     drains: Cell<usize>,
@@ -73,39 +73,40 @@ struct Ready {
     cause: Cause,
 }
 
-/// What tasks do that live, except those that wait for a drain.
+/// What the living tasks do, except those that wait for a drain.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Survey {
     /// Tasks that wait for sleeps.
     pub(crate) asleep: usize,
-    /// Tasks that have work in hand, and are in the middle of it.
+    /// Tasks that are in the middle of their work.
     pub(crate) at_work: usize,
-    /// Tasks that may be.
+    /// Tasks that may be in the middle of their work.
     pub(crate) maybe_at_work: usize,
-    /// Tasks that have had something in hand, and are not known to be done with it, nor at work.
+    /// Tasks that have had work, and are neither known to be done with it nor at work.
     pub(crate) unsure: usize,
-    /// Tasks that wait for a time, and have not been polled since the last datagram was handed out.
+    /// Tasks that wait for a time, and were not polled since the last datagram was handed out.
     pub(crate) behind: usize,
 }
 
-/// What is known of a task whose future lives.
+/// What is known of a living task.
 struct Entry {
-    /// For aborting it, and for dropping it at the end. `None` until it was polled in vain: until
-    /// then it is in the ready queue, or is being polled.
+    /// To abort the task, and to drop it at the end. `None` until a poll has returned `Pending`:
+    /// until then it is in the ready queue, or is being polled.
     waker: Option<Waker>,
-    /// True once `abort` was called: the future is dropped instead of polled.
+    /// True after `abort`: the future is dropped instead of polled.
     aborted: bool,
     id: TaskId,
     activity: Activity,
-    /// `Some` if the future of `block_on` spawned it.
+    /// `Some` if the future of `block_on` spawned the task.
     setup: Option<Setup>,
 }
 
-/// What the future of `block_on` spawns may be what a program is made of, also if it had been handed a
-/// datagram before. It is work only if that future has asked for another one since.
+/// For a task that the future of `block_on` spawned. It may be a part of the program that is set
+/// up, even if that future had been handed a datagram. It counts as work only if that future has
+/// asked for another datagram since.
 struct Setup {
     root_told: Rc<Cell<u64>>,
-    /// How often that future had been told something.
+    /// How often sockets had reported something to the future of `block_on`.
     before: u64,
 }
 
@@ -186,7 +187,7 @@ impl Tasks {
         let guarded = Guarded { future: Some(future), living };
         let (runnable, task) = Builder::new().metadata(home).spawn_local(|_| guarded, schedule);
         if self.closed.get() {
-            // Nobody would ever poll it: its handle reports that it was cancelled.
+            // Nobody would ever poll it. Its handle reports that it was cancelled.
             drop(runnable);
         } else {
             self.push(runnable, Cause::Outside);
@@ -199,7 +200,7 @@ impl Tasks {
         self.ready.borrow_mut().push_back(Ready { runnable, cause });
     }
 
-    /// Moves what other threads woke into the ready queue.
+    /// Moves what other threads have woken into the ready queue.
     pub(crate) fn take_inbox(&self) {
         while let Some(runnable) = self.inbox.pop() {
             self.push(runnable, Cause::Outside);
@@ -222,7 +223,7 @@ impl Tasks {
         self.cause.set(outer);
     }
 
-    /// Has the future of a living task dropped at its next turn.
+    /// Has the future of a living task dropped instead of polled the next time.
     pub(super) fn abort(&self, key: usize) {
         let waker = self.living.borrow_mut().get_mut(key).and_then(|entry| {
             entry.aborted = true;
@@ -233,7 +234,7 @@ impl Tasks {
         }
     }
 
-    /// A task is to be polled: whether it was aborted, and which it is.
+    /// Called before a task is polled. Returns whether it was aborted, and its id.
     fn before_poll(&self, key: usize) -> (bool, TaskId) {
         let mut living = self.living.borrow_mut();
         let entry = &mut living[key];
@@ -252,14 +253,15 @@ impl Tasks {
         (entry.aborted, entry.id)
     }
 
-    /// A task is polled next, which wakes others because of `cause`. It was told nothing yet.
+    /// Begins the poll of a task, which wakes others because of `cause`. No socket has reported
+    /// anything to it yet.
     fn begin_poll(&self, cause: Cause) {
         self.cause.set(cause);
         self.told.set(None);
         self.last_handed.set(None);
     }
 
-    /// Notes what the task was told that was polled.
+    /// Records what sockets have reported to the task that was polled.
     fn note_told(&self, activity: &mut Activity) {
         if let Some(told) = self.told.get() {
             activity.told(told, clock::now);
@@ -269,7 +271,7 @@ impl Tasks {
         }
     }
 
-    /// A task ends. Whoever waits for its result gets what it had in hand.
+    /// A task ends. The task that waits for its result takes over its work.
     fn ends(&self, key: usize) {
         let (has_work, awaited) = {
             let activity = &self.living.borrow()[key].activity;
@@ -284,17 +286,17 @@ impl Tasks {
         }
     }
 
-    /// A task was polled. What it has woken itself for is not another's work.
+    /// A task was polled. A task that has woken itself has no other task's work.
     fn after_poll(&self) {
         self.cause.set(Cause::Outside);
     }
 
-    /// A task was polled in vain, and waits for `waker`, which is its own. Returns whether it was
-    /// aborted meanwhile, and does not wait: nobody else may ever wake it.
+    /// A poll has returned `Pending`, and the task waits for `waker`, which is its own. Returns
+    /// whether it was aborted meanwhile. It does not wait then: nobody else might wake it.
     fn waits(&self, key: usize, waker: &Waker) -> bool {
         let entry = &mut self.living.borrow_mut()[key];
         if entry.waker.is_none() {
-            // Of `async-task`: no user code runs here.
+            // A waker of `async-task`: no user code runs here.
             entry.waker = Some(waker.clone());
         }
         self.note_told(&mut entry.activity);
@@ -302,8 +304,8 @@ impl Tasks {
         entry.aborted
     }
 
-    /// Drops the futures of all tasks, also of those that the destructors of others spawn. Returns
-    /// how many.
+    /// Drops the futures of all tasks, also of those that destructors of others spawn. Returns how
+    /// many.
     pub(crate) fn drop_all(&self) -> usize {
         self.closed.set(true);
         let mut dropped = 0;
@@ -324,15 +326,15 @@ impl Tasks {
                 drop(ready);
                 dropped += 1;
             }
-            // What is still living is on its way to the inbox, in the hands of another thread.
+            // A task that still lives is being pushed into the remote queue by another thread.
             std::thread::yield_now();
         }
     }
 }
 
-/// For the drain.
+/// What drains ask for.
 impl Tasks {
-    /// The future of `block_on` begins. It ends with the guard.
+    /// The future of `block_on` begins. It ends when the guard is dropped.
     pub(crate) fn enter_root(self: &Rc<Self>, waker: &Waker) -> RunningRoot {
         let id = TaskId::root();
         let outer_waker = self.root_waker.replace(Some(waker.clone()));
@@ -346,7 +348,7 @@ impl Tasks {
         self.root.get().is_some_and(|(root, _)| root == task)
     }
 
-    /// Whether a waker is that of the task that is being polled, and no third party's.
+    /// Whether a waker is that of the task that is being polled, not a third party's.
     pub(super) fn is_own(&self, waker: &Waker) -> bool {
         let is_root = || self.root_waker.borrow().as_ref().is_some_and(|own| own.will_wake(waker));
         let Some(key) = TaskId::current().key() else { return is_root() };
@@ -355,7 +357,8 @@ impl Tasks {
         own.is_some_and(|own| own.will_wake(waker))
     }
 
-    /// Whether a task has not ended. What is no task of a runtime never ends, for all that is known.
+    /// Whether a task has not ended. A future that is not polled by a runtime counts as one that
+    /// never ends.
     pub(crate) fn is_alive(&self, task: TaskId) -> bool {
         task == TaskId::NONE || self.with_activity(task, |_| ()).is_some()
     }
@@ -372,8 +375,8 @@ impl Tasks {
         Some(answer)
     }
 
-    /// The task that is being polled was told something by a socket that it receives from. Returns how
-    /// many datagrams were handed out so far.
+    /// Records what a socket has reported to the task that is being polled. Returns how many
+    /// datagrams were handed out so far.
     #[inline]
     pub(crate) fn told(&self, told: Told) -> u32 {
         self.told.set(Some(told));
@@ -424,7 +427,7 @@ impl Tasks {
         }
     }
 
-    /// Adds to `tasks` those that await one of them, or one of those, and so on.
+    /// Adds to `tasks` those that await one of them, directly or through others.
     pub(crate) fn add_who_awaits(&self, tasks: &mut Vec<TaskId>) {
         let mut seen = 0;
         while let Some(task) = tasks.get(seen).copied() {
@@ -438,7 +441,7 @@ impl Tasks {
         }
     }
 
-    /// How often tasks with work went on, because something outside let them.
+    /// How often tasks with work went on because of something outside.
     pub(crate) fn progress(&self) -> u64 {
         self.progress.get()
     }
@@ -453,7 +456,7 @@ impl Tasks {
         self.drains.set(self.drains.get() - 1);
     }
 
-    /// What the tasks do, `except` some, at a drain that began at `start`.
+    /// What the tasks do, except those of `except`, for a drain that began at `start`.
     pub(crate) fn survey(&self, except: &[TaskId], start: Instant) -> Survey {
         let living = self.living.borrow();
         let tasks =
@@ -474,7 +477,8 @@ impl Tasks {
         survey
     }
 
-    /// What `task` does, unless it has ended, at a drain that began at `start` and ends at `end`.
+    /// What `task` does, for a drain that began at `start` and ends at `end`. `None` if the task
+    /// has ended.
     pub(crate) fn presence(
         &self,
         task: TaskId,
@@ -482,7 +486,7 @@ impl Tasks {
         end: Instant,
     ) -> Option<ReceiverTask> {
         if task == TaskId::NONE {
-            // What is no task of a runtime never ends, for all that is known.
+            // A future that is not polled by a runtime counts as one that never ends.
             return Some(ReceiverTask::default());
         }
         self.with_activity(task, |activity| ReceiverTask {
@@ -501,9 +505,10 @@ pub(crate) struct ReceiverTask {
     pub(crate) is_asleep: bool,
     /// It has done other things since it was handed a datagram before the drain.
     pub(crate) does_other_things: bool,
-    /// The same, for whom it was handed one during the drain, or where more waits for it.
+    /// It has done so many other things that it will not come back. This is for a datagram of the
+    /// drain itself, or if more datagrams wait for it.
     pub(crate) has_stopped_receiving: bool,
-    /// The last datagram that it was handed, counted as all that were handed out.
+    /// The number of the last datagram that it was handed, counting all that were handed out.
     pub(crate) last_handed: u32,
 }
 
@@ -511,16 +516,16 @@ pub(crate) struct ReceiverTask {
 pub(crate) struct RunningRoot {
     tasks: Rc<Tasks>,
     id: TaskId,
-    /// That of the loop that this one runs inside of.
+    /// The future of the outer loop, within which this one runs.
     outer: Option<(TaskId, Activity)>,
     outer_waker: Option<Waker>,
 }
 
 impl RunningRoot {
-    /// Makes it what this thread is polling, until the guard is dropped.
+    /// Makes it the future that this thread polls, until the guard is dropped.
     pub(crate) fn poll(&self) -> RootPoll<'_> {
         let (id, mut activity) = self.tasks.root.get().expect("it is entered");
-        // Who has woken it is not known.
+        // What has woken it is not known.
         let is_draining = self.tasks.drains.get() > 0;
         let cause = activity.polled(Cause::Outside, self.tasks.handed_out.get(), is_draining);
         self.tasks.begin_poll(cause);
@@ -537,7 +542,7 @@ impl Drop for RunningRoot {
     }
 }
 
-/// Undoes a [`RunningRoot::poll`].
+/// Undoes [`RunningRoot::poll`] when it is dropped.
 pub(crate) struct RootPoll<'a> {
     tasks: &'a Tasks,
     _polling: Polling,
@@ -551,7 +556,8 @@ impl Drop for RootPoll<'_> {
     }
 }
 
-/// Where a woken task goes: to the ready queue on its own thread, else to the inbox.
+/// Schedules a task that was woken: into the ready queue on its own thread, otherwise into the
+/// remote queue.
 fn schedule(runnable: Runnable) {
     let mut runnable = Some(runnable);
     CURRENT.with(|current| {
@@ -565,16 +571,16 @@ fn schedule(runnable: Runnable) {
         });
     });
     if let Some(runnable) = runnable {
-        // A share of its own: the task may have run and gone before the push is over.
+        // Cloned, because the task may have run and gone before the push is over.
         let inbox = Arc::clone(&runnable.metadata().0);
         inbox.push(runnable);
     }
 }
 
 pin_project! {
-    /// A future whose panics, in `poll` as in its destructor, stop at the task.
+    /// A future whose panics, in `poll` and in its destructor, end only the task.
     struct Guarded<F: Future> {
-        // `None` once it has ended.
+        // `None` after it has ended.
         #[pin]
         future: Option<F>,
         living: Living,
@@ -583,7 +589,7 @@ pin_project! {
     impl<F: Future> PinnedDrop for Guarded<F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            // A destructor that panics must take neither the runtime nor other tasks with it.
+            // A destructor that panics must end neither the runtime nor other tasks.
             contain(|| this.future.set(None));
         }
     }
@@ -614,7 +620,7 @@ impl<F: Future> Future for Guarded<F> {
             },
             Err(panic) => Err(JoinError::panic(panic)),
         };
-        // The destructor of a future that ended runs under the same guard as its last poll.
+        // The destructor of a future that has ended runs under the same guard as its last poll.
         match catch(|| this.future.set(None)) {
             Ok(()) => Poll::Ready(output),
             Err(panic) => Poll::Ready(Err(JoinError::panic(panic))),
@@ -622,10 +628,10 @@ impl<F: Future> Future for Guarded<F> {
     }
 }
 
-/// What a task gave. Nobody may ever take it, and then its destructor runs inside of async-task,
-/// where a panic would abort the process.
+/// The output of a task. If nobody takes it, its destructor runs inside async-task, where a panic
+/// would abort the process.
 pub(super) struct Output<T> {
-    /// `None` once it was taken.
+    /// `None` after it was taken.
     value: Option<T>,
 }
 
@@ -646,7 +652,7 @@ impl<T> Drop for Output<T> {
     }
 }
 
-/// The entry of a living future; gone when the future is.
+/// The entry of a living future. It is removed when the future is dropped.
 struct Living {
     tasks: Rc<Tasks>,
     key: usize,
@@ -654,7 +660,7 @@ struct Living {
 
 impl Drop for Living {
     fn drop(&mut self) {
-        // Dropped at the end of the statement, after the borrow: it may be the last reference.
+        // Dropped at the end of the statement, after the borrow: it may own the last reference.
         let _entry = self.tasks.living.borrow_mut().remove(self.key);
     }
 }

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 ///
 /// # Cancellation
 ///
-/// Dropping it loses nothing.
+/// Dropping the future loses nothing.
 ///
 /// ```
-/// ebbtide_runtime::run(async {
-///     ebbtide_runtime::task::yield_now().await;
+/// ebbtide::run(async {
+///     ebbtide::task::yield_now().await;
 ///     std::io::Result::Ok(())
 /// })
 /// # .unwrap();

@@ -1,5 +1,5 @@
-//! [`Interval`], which ticks at a fixed period, and [`MissedTickBehavior`], what it does when a
-//! tick comes too late.
+//! [`Interval`], which ticks at a fixed period, and [`MissedTickBehavior`], for ticks that come too
+//! late.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -10,14 +10,14 @@ use super::Sleep;
 use crate::clock;
 use crate::timers::saturating_add;
 
-/// How late a tick may be before it counts as missed. Below it, lateness is only the resolution of
-/// timers and the load of the thread, and every behaviour keeps to the schedule. Tokio's value.
+/// How late a tick may be before it counts as missed. Less is due to the resolution of timers and
+/// the load of the thread, and does not change the schedule. The value is tokio's.
 const TOLERANCE: Duration = Duration::from_millis(5);
 
-/// Ticks every `period`, for the first time at once.
+/// Returns an interval that ticks every `period`. The first tick is at once.
 ///
-/// The schedule does not drift: each tick is due one `period` after the one before it was *due*.
-/// What happens when ticks are missed is set by [`Interval::set_missed_tick_behavior`].
+/// The schedule does not drift: each tick is due one `period` after the previous tick was *due*.
+/// [`Interval::set_missed_tick_behavior`] sets what happens when ticks are missed.
 ///
 /// # Panics
 ///
@@ -28,9 +28,9 @@ const TOLERANCE: Duration = Duration::from_millis(5);
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::interval;
+/// use ebbtide::time::interval;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let start = Instant::now();
 ///     let mut interval = interval(Duration::from_millis(5));
 ///     interval.tick().await; // at once
@@ -47,7 +47,7 @@ pub fn interval(period: Duration) -> Interval {
     interval_at(clock::now(), period)
 }
 
-/// Ticks every `period`, for the first time at `start`. See [`interval`].
+/// Returns an interval that ticks every `period`. The first tick is at `start`. See [`interval`].
 ///
 /// # Panics
 ///
@@ -58,9 +58,9 @@ pub fn interval(period: Duration) -> Interval {
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::interval_at;
+/// use ebbtide::time::interval_at;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let start = Instant::now() + Duration::from_millis(5);
 ///     let mut interval = interval_at(start, Duration::from_millis(10));
 ///     assert_eq!(interval.tick().await, start);
@@ -79,16 +79,16 @@ pub fn interval_at(start: Instant, period: Duration) -> Interval {
     }
 }
 
-/// Ticks at a fixed period. Made by [`interval`] and [`interval_at`].
+/// Ticks at a fixed period. Returned by [`interval`] and [`interval_at`].
 ///
 /// # Examples
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::{MissedTickBehavior, interval};
+/// use ebbtide::time::{MissedTickBehavior, interval};
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let mut interval = interval(Duration::from_millis(2));
 ///     interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
 ///     for _ in 0..3 {
@@ -108,27 +108,27 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Waits for the next tick, and answers when it was due.
+    /// Waits for the next tick, and returns the instant at which it was due.
     ///
-    /// A tick that is due is answered at once, unless the task has used up the budget of its poll:
+    /// If the tick is due, it returns at once, unless the task has used up the budget of its poll;
     /// then other tasks run first. See [`sleep`](super::sleep).
     ///
     /// # Panics
     ///
-    /// When it is polled outside a runtime and has to wait.
+    /// If it has to wait and is polled outside a runtime.
     ///
     /// # Cancellation
     ///
-    /// Dropping the future loses no tick: the next call answers it.
+    /// Dropping the future loses no tick: the next call returns it.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::{Duration, Instant};
     ///
-    /// use ebbtide_runtime::time::interval_at;
+    /// use ebbtide::time::interval_at;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let start = Instant::now();
     ///     let period = Duration::from_millis(5);
     ///     let mut interval = interval_at(start, period);
@@ -142,14 +142,15 @@ impl Interval {
         poll_fn(|cx| self.poll_tick(cx)).await
     }
 
-    /// Polls for the next tick; [`tick`](Self::tick) for use in a `poll` function.
+    /// Polls for the next tick. Like [`tick`](Self::tick), for use in a `poll` function.
     ///
-    /// `Pending` arranges for the task of `cx` to be woken when the tick is due. `Ready` holds the
-    /// instant at which it was due, and moves on to the tick after it.
+    /// If it returns `Pending`, the task of `cx` is woken when the tick is due. If it returns
+    /// `Ready`, the value is the instant at which the tick was due, and the next call is for the
+    /// tick after it.
     ///
     /// # Panics
     ///
-    /// When it is called outside a runtime and has to wait.
+    /// If it has to wait and is called outside a runtime.
     ///
     /// # Examples
     ///
@@ -157,9 +158,9 @@ impl Interval {
     /// use std::future::poll_fn;
     /// use std::time::Duration;
     ///
-    /// use ebbtide_runtime::time::interval;
+    /// use ebbtide::time::interval;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let mut interval = interval(Duration::from_millis(5));
     ///     poll_fn(|cx| interval.poll_tick(cx)).await;
     ///     std::io::Result::Ok(())
@@ -174,16 +175,16 @@ impl Interval {
         Poll::Ready(due)
     }
 
-    /// Starts the schedule anew: the next tick is one period from now.
+    /// Restarts the schedule: the next tick is one period from now.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::{Duration, Instant};
     ///
-    /// use ebbtide_runtime::time::interval;
+    /// use ebbtide::time::interval;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let mut interval = interval(Duration::from_millis(5));
     ///     let before = Instant::now();
     ///     interval.reset(); // the first tick is not at once any more
@@ -197,7 +198,7 @@ impl Interval {
         Pin::new(&mut self.next).reset(next);
     }
 
-    /// The time from one tick to the next.
+    /// The time between two ticks.
     #[must_use]
     pub fn period(&self) -> Duration {
         self.period
@@ -209,8 +210,8 @@ impl Interval {
         self.missed_tick_behavior
     }
 
-    /// Sets what happens when ticks are missed. [`Burst`](MissedTickBehavior::Burst) unless it is
-    /// set.
+    /// Sets what happens when ticks are missed. The default is
+    /// [`Burst`](MissedTickBehavior::Burst).
     pub fn set_missed_tick_behavior(&mut self, behavior: MissedTickBehavior) {
         self.missed_tick_behavior = behavior;
     }
@@ -218,7 +219,7 @@ impl Interval {
 
 /// What an [`Interval`] does when a tick is taken more than 5 ms after it was due.
 ///
-/// With a period of 50 ms, and a program that is busy when the second tick is due:
+/// An example with a period of 50 ms, where the program is busy when the second tick is due:
 ///
 /// ```text
 /// due     0    50   100   150   200   250   300
@@ -232,7 +233,7 @@ impl Interval {
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::{MissedTickBehavior, interval};
+/// use ebbtide::time::{MissedTickBehavior, interval};
 ///
 /// let mut interval = interval(Duration::from_secs(1));
 /// assert_eq!(interval.missed_tick_behavior(), MissedTickBehavior::Burst);
@@ -240,18 +241,18 @@ impl Interval {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MissedTickBehavior {
-    /// Ticks as fast as possible until it has caught up: the number of ticks is right in the end.
+    /// Ticks as fast as possible until it has caught up. The number of ticks is right in the end.
     #[default]
     Burst,
-    /// Plans anew from the late tick: two ticks are never closer than the period, give or take the
-    /// 5 ms.
+    /// Restarts the schedule at the late tick. Two ticks are never closer than the period less 5
+    /// ms.
     Delay,
-    /// Leaves the missed ticks out: every tick is due at a multiple of the period from the start.
+    /// Skips the missed ticks. Every tick is due at a multiple of the period from the start.
     Skip,
 }
 
 impl MissedTickBehavior {
-    /// When the tick after one that was due at `due`, and was taken at `now`, is due.
+    /// When the next tick is due, if one that was due at `due` was taken at `now`.
     fn next_tick(self, due: Instant, now: Instant, period: Duration) -> Instant {
         let late = now.saturating_duration_since(due);
         if late <= TOLERANCE {
@@ -268,7 +269,7 @@ impl MissedTickBehavior {
     }
 }
 
-/// `duration % period`, which the standard library does not have.
+/// `duration % period`, which std does not provide.
 fn remainder(duration: Duration, period: Duration) -> Duration {
     let nanos = duration.as_nanos() % period.as_nanos();
     Duration::from_nanos_u128(nanos)

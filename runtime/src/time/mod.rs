@@ -1,15 +1,14 @@
 //! Timers: [`sleep`], [`timeout`] and [`interval`], with tokio's names and meanings.
 //!
-//! Deadlines are [`std::time::Instant`]s. They are kept in ticks of one millisecond, rounded up: a
-//! timer never fires early, and fires within about a millisecond of its deadline if the runtime's
-//! thread is free to run it.
+//! Deadlines are [`std::time::Instant`]s, rounded up to ticks of one millisecond. A timer never
+//! fires early. It fires within about a millisecond of its deadline, if the thread of the runtime
+//! is free.
 //!
-//! A timer costs nothing until it is polled and has to wait. From then on it is an entry in the
-//! runtime's wheel; dropping the future takes the entry out, so a timeout that is not needed leaves
-//! no trace. A timer that only waits does not hold up the exit of the runtime.
+//! A timer costs nothing until it is polled and has to wait. Then it is an entry in the timer wheel
+//! of the runtime. Dropping the future removes the entry. The exit of the runtime does not wait for
+//! a future that is only a timeout; see [`drain`](crate::drain()) for sleeps and ticks.
 //!
-//! `Sleep` is the only future that registers a timer: the others are made of it. The timers
-//! themselves are kept in `timers`.
+//! [`Sleep`] is the only future that registers a timer; the others consist of it.
 
 mod interval;
 mod sleep;

@@ -1,5 +1,4 @@
-//! [`Sleep`], the future that completes at a deadline, and the only one that registers with the
-//! runtime's timers.
+//! [`Sleep`]: the future that completes at a deadline. It is the only one that registers a timer.
 
 use std::fmt;
 use std::future::Future;
@@ -12,31 +11,31 @@ use crate::clock;
 use crate::task::{GiveWay, TaskId};
 use crate::timers::{Key, Standing, saturating_add};
 
-/// Waits until `duration` has passed, counted from this call and not from the first poll.
+/// Waits until `duration` has passed since this call. The first poll may come later.
 ///
-/// The resolution is one millisecond, rounded up: it never completes early. A `duration` too long
-/// for an [`Instant`] waits for about 30 years. A `duration` of zero completes at once, unless the
-/// task has used up the budget of its poll ([`Builder::operations_per_poll`]): then other tasks run
-/// first.
+/// The resolution is one millisecond, rounded up; it never completes early. If `duration` is too
+/// long for an [`Instant`], it waits for about 30 years. If `duration` is zero, it completes at
+/// once, unless the task has used up the budget of its poll ([`Builder::operations_per_poll`]);
+/// then other tasks run first.
 ///
 /// [`Builder::operations_per_poll`]: crate::Builder::operations_per_poll
 ///
 /// # Panics
 ///
-/// When it is polled outside a runtime and has to wait.
+/// If it has to wait and is polled outside a runtime.
 ///
 /// # Cancellation
 ///
-/// Dropping the future loses nothing, and takes its timer out of the runtime.
+/// Dropping the future loses nothing. Its timer is removed from the runtime.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::sleep;
+/// use ebbtide::time::sleep;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let start = Instant::now();
 ///     sleep(Duration::from_millis(5)).await;
 ///     assert!(start.elapsed() >= Duration::from_millis(5));
@@ -48,27 +47,27 @@ pub fn sleep(duration: Duration) -> Sleep {
     sleep_until(saturating_add(clock::now(), duration))
 }
 
-/// Waits until `deadline`. If it has passed already, the future completes at once, unless the task
-/// has used up the budget of its poll: see [`sleep`].
+/// Waits until `deadline`.
 ///
-/// The resolution is one millisecond, rounded up: it never completes early.
+/// The resolution is one millisecond, rounded up; it never completes early. If `deadline` has
+/// passed, it completes at once, unless the task has used up the budget of its poll: see [`sleep`].
 ///
 /// # Panics
 ///
-/// When it is polled outside a runtime and has to wait.
+/// If it has to wait and is polled outside a runtime.
 ///
 /// # Cancellation
 ///
-/// Dropping the future loses nothing, and takes its timer out of the runtime.
+/// Dropping the future loses nothing. Its timer is removed from the runtime.
 ///
 /// # Examples
 ///
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::sleep_until;
+/// use ebbtide::time::sleep_until;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let deadline = Instant::now() + Duration::from_millis(5);
 ///     sleep_until(deadline).await;
 ///     assert!(Instant::now() >= deadline);
@@ -80,30 +79,30 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep::new(deadline, Purpose::Work)
 }
 
-/// A future that completes at a deadline. Made by [`sleep`] and [`sleep_until`].
+/// A future that completes at a deadline. Returned by [`sleep`] and [`sleep_until`].
 ///
-/// It may be polled again after it has completed, and answers the same, until
-/// [`reset`](Sleep::reset) gives it another deadline.
+/// It can be polled again after it has completed. It is ready then, until [`reset`](Sleep::reset)
+/// sets another deadline.
 ///
 /// # Panics
 ///
-/// When it is polled outside a runtime and has to wait.
+/// If it has to wait and is polled outside a runtime.
 ///
 /// # Cancellation
 ///
-/// Dropping the future loses nothing, and takes its timer out of the runtime. It may be dropped at
+/// Dropping the future loses nothing. Its timer is removed from the runtime. It can be dropped at
 /// any time, also after the runtime has been shut down.
 ///
 /// # Examples
 ///
-/// One timer, awaited in two pieces:
+/// One timer, awaited twice:
 ///
 /// ```
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::{sleep, timeout};
+/// use ebbtide::time::{sleep, timeout};
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let mut long = sleep(Duration::from_millis(20));
 ///     if timeout(Duration::from_millis(1), &mut long).await.is_err() {
 ///         println!("a moment, please");
@@ -117,21 +116,21 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 pub struct Sleep {
     deadline: Instant,
     purpose: Purpose,
-    /// `None` until the first poll that has to wait, and again when a poll has seen that the timer
+    /// `None` until the first poll that has to wait, and again after a poll has seen that the timer
     /// expired.
     armed: Option<Armed>,
-    /// For a deadline that has passed before it was waited for.
+    /// For a deadline that had passed at the first poll.
     way: GiveWay,
 }
 
-/// What a timer is for, as far as the exit wants to know.
+/// What a timer is for: the drain treats the three differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    /// A task goes on when it expires: the exit may wait for that.
+    /// A task goes on when it expires. The exit may wait for it.
     Work,
-    /// It ticks for ever: the exit waits for one tick at most.
+    /// It ticks for ever. The exit waits for one tick at most.
     Tick,
-    /// It only bounds something else: the exit does not wait for it.
+    /// It is the time limit of another future. The exit does not wait for it.
     Bound,
 }
 
@@ -145,19 +144,19 @@ impl Sleep {
         Self::new(deadline, Purpose::Tick)
     }
 
-    /// A timer that only bounds something else.
+    /// A timer that is the time limit of another future.
     pub(crate) fn bound(deadline: Instant) -> Self {
         Self::new(deadline, Purpose::Bound)
     }
 
-    /// The instant at which it completes.
+    /// The instant at which the future completes.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::Instant;
     ///
-    /// use ebbtide_runtime::time::sleep_until;
+    /// use ebbtide::time::sleep_until;
     ///
     /// let deadline = Instant::now();
     /// assert_eq!(sleep_until(deadline).deadline(), deadline);
@@ -174,7 +173,7 @@ impl Sleep {
     /// ```
     /// use std::time::Duration;
     ///
-    /// use ebbtide_runtime::time::sleep;
+    /// use ebbtide::time::sleep;
     ///
     /// assert!(sleep(Duration::ZERO).is_elapsed());
     /// assert!(!sleep(Duration::MAX).is_elapsed());
@@ -184,10 +183,10 @@ impl Sleep {
         clock::now() >= self.deadline
     }
 
-    /// Gives it another deadline, earlier or later, whether or not it has completed.
+    /// Sets another deadline, earlier or later, whether or not the future has completed.
     ///
-    /// A task that waits for it need not poll it again: it is woken at the new deadline. If it has
-    /// completed, it waits anew when it is polled next.
+    /// A task that waits for the future need not poll it again: it is woken at the new deadline. If
+    /// the future has completed, the next poll waits for the new deadline.
     ///
     /// # Examples
     ///
@@ -195,9 +194,9 @@ impl Sleep {
     /// use std::pin::pin;
     /// use std::time::{Duration, Instant};
     ///
-    /// use ebbtide_runtime::time::sleep;
+    /// use ebbtide::time::sleep;
     ///
-    /// ebbtide_runtime::run(async {
+    /// ebbtide::run(async {
     ///     let mut idle = pin!(sleep(Duration::from_secs(3600)));
     ///     idle.as_mut().reset(Instant::now() + Duration::from_millis(5));
     ///     idle.await;
@@ -212,8 +211,8 @@ impl Sleep {
             let moved = armed.handle.timers().borrow_mut().rearm(armed.key, deadline);
             match moved {
                 Some(key) => armed.key = key,
-                // It has expired, so the task has been woken and will poll: time enough to register
-                // anew.
+                // The timer has expired, so the task was woken and will poll. That poll registers
+                // it again.
                 None => sleep.armed = None,
             }
         }
@@ -221,7 +220,7 @@ impl Sleep {
 }
 
 impl Sleep {
-    /// Polls it on the runtime that `handle` gives, which is asked for only when it has to wait.
+    /// Polls it on the runtime that `handle` returns. `handle` is called only if it has to wait.
     pub(crate) fn poll_on(
         &mut self,
         handle: impl FnOnce() -> LocalHandle,
@@ -229,13 +228,13 @@ impl Sleep {
     ) -> Poll<()> {
         let Some(armed) = &self.armed else {
             if self.is_elapsed() {
-                // Only what never had to wait: the loop has run since a timer was armed.
+                // Only a deadline that never had to wait: the loop has run since a timer was armed.
                 return self.way.poll(cx);
             }
             self.armed = Some(Armed::new(handle(), self.deadline, self.purpose, cx));
             return Poll::Pending;
         };
-        // From the second poll on, the wheel knows, and the clock need not be read.
+        // From the second poll on, the wheel knows whether it expired. The clock need not be read.
         let polled = armed.poll_expired(cx);
         if polled.is_ready() {
             self.armed = None;
@@ -258,16 +257,16 @@ impl fmt::Debug for Sleep {
     }
 }
 
-/// A timer in the wheel of a runtime. Dropping it takes the timer out.
+/// A timer in the wheel of a runtime. Dropping it removes the timer.
 ///
-/// Each borrow of the timers ends with its statement, and wakers are cloned before and dropped
-/// after it.
+/// Each borrow of the timers ends with its statement. Wakers are cloned before and dropped after
+/// it.
 struct Armed {
-    /// Keeps the timers alive, also when the runtime has been shut down.
+    /// Keeps the timers alive, also after the runtime has been shut down.
     handle: LocalHandle,
     key: Key,
     purpose: Purpose,
-    /// Whose sleep or tick it counts as. `None`: nobody's, because it only bounds something.
+    /// The task whose sleep or tick it counts as. `None` for a time limit.
     sleeper: Option<TaskId>,
 }
 
@@ -283,7 +282,7 @@ impl Armed {
         Self { handle, key, purpose, sleeper }
     }
 
-    /// Ready when the timer has expired; otherwise it will wake the task that polls.
+    /// Ready if the timer has expired. Otherwise it will wake the task that polls.
     fn poll_expired(&self, cx: &Context<'_>) -> Poll<()> {
         let timers = self.handle.timers();
         let standing = timers.borrow().standing(self.key, cx.waker());
@@ -293,7 +292,7 @@ impl Armed {
             Standing::WakesAnother => {
                 let mut waker = cx.waker().clone();
                 timers.borrow_mut().swap_waker(self.key, &mut waker);
-                // Not asked again until it stands right: `will_wake` may say no even of a clone.
+                // `will_wake` is not asked again: it may return false even for a clone.
                 Poll::Pending
             }
         }
@@ -503,8 +502,8 @@ mod tests {
     }
 
     thread_local! {
-        /// What the wakers of `waker_that_owns` own: a `Sleep` cannot be sent, and so cannot be in a
-        /// waker.
+        /// What the wakers of `waker_that_owns` own: a `Sleep` is not `Send`, so a waker cannot own
+        /// it.
         static OWNED: Cell<Option<Sleep>> = const { Cell::new(None) };
     }
 

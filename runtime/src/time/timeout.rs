@@ -1,5 +1,4 @@
-//! [`Timeout`], which bounds how long another future may take, and [`Elapsed`], what it answers
-//! when that was too long.
+//! [`Timeout`]: limits how long another future may take. [`Elapsed`]: its error.
 
 use std::error::Error;
 use std::fmt;
@@ -15,26 +14,27 @@ use super::Sleep;
 use crate::clock;
 use crate::timers::saturating_add;
 
-/// Awaits `future`, but for no longer than `duration`, counted from this call.
+/// Awaits `future`, but no longer than `duration`, counted from this call.
 ///
-/// The future is polled first: one that is ready wins, even if the time is over. A future whose
-/// `poll` does not return cannot be interrupted; those of this crate that are ready without waiting
-/// give way to other tasks, and to the timeout, when the task has used up the budget of its poll. A `duration` too long for an [`Instant`] waits for about
-/// 30 years.
+/// The future is polled first. If it is ready, its output is returned, even if the time is over. A
+/// `duration` too long for an [`Instant`] waits for about 30 years.
+///
+/// A future whose `poll` does not return cannot be interrupted. Futures of this crate return when
+/// the task has used up the budget of its poll, so that other tasks and the timeout run.
 ///
 /// # Errors
 ///
-/// [`Elapsed`] if the time is over before the future is ready. It converts to an [`io::Error`], so
-/// that `?` takes it.
+/// [`Elapsed`] if the time is over before the future is ready. It converts into [`io::Error`], so
+/// `?` works in functions that return one.
 ///
 /// # Panics
 ///
-/// When it is polled outside a runtime and has to wait.
+/// If it has to wait and is polled outside a runtime.
 ///
 /// # Cancellation
 ///
-/// Dropping it drops `future`, as running into the timeout and dropping the answer does: what that
-/// loses is up to `future`. To go on with it after a timeout, pass `&mut future`.
+/// Dropping it drops `future`, and so does the timeout when the result is dropped. What is lost
+/// then depends on `future`. To continue with it after a timeout, pass `&mut future`.
 ///
 /// # Examples
 ///
@@ -42,9 +42,9 @@ use crate::timers::saturating_add;
 /// use std::future;
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::timeout;
+/// use ebbtide::time::timeout;
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let answer = timeout(Duration::from_secs(1), async { 42 }).await?;
 ///     assert_eq!(answer, 42);
 ///
@@ -66,11 +66,12 @@ pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoF
 ///
 /// # Panics
 ///
-/// When it is polled outside a runtime and has to wait.
+/// If it has to wait and is polled outside a runtime.
 ///
 /// # Cancellation
 ///
-/// As for [`timeout`].
+/// Dropping it drops `future`. What is lost then depends on `future`. To continue with it after a
+/// timeout, pass `&mut future`.
 ///
 /// # Examples
 ///
@@ -79,9 +80,9 @@ pub fn timeout<F: IntoFuture>(duration: Duration, future: F) -> Timeout<F::IntoF
 /// ```
 /// use std::time::{Duration, Instant};
 ///
-/// use ebbtide_runtime::time::{sleep, timeout_at};
+/// use ebbtide::time::{sleep, timeout_at};
 ///
-/// ebbtide_runtime::run(async {
+/// ebbtide::run(async {
 ///     let deadline = Instant::now() + Duration::from_millis(50);
 ///     timeout_at(deadline, sleep(Duration::from_millis(1))).await?;
 ///     assert!(timeout_at(deadline, sleep(Duration::MAX)).await.is_err());
@@ -94,18 +95,19 @@ pub fn timeout_at<F: IntoFuture>(deadline: Instant, future: F) -> Timeout<F::Int
 }
 
 pin_project! {
-    /// A future that bounds how long another one may take. Made by [`timeout`] and [`timeout_at`].
+    /// A future that limits how long another one may take. Returned by [`timeout`] and
+    /// [`timeout_at`].
     ///
     /// # Cancellation
     ///
-    /// Dropping it drops the other future as well: what that loses is up to the other one.
+    /// Dropping it drops the other future. What is lost then depends on that future.
     ///
     /// # Examples
     ///
     /// ```
     /// use std::time::Duration;
     ///
-    /// use ebbtide_runtime::time::{Timeout, timeout};
+    /// use ebbtide::time::{Timeout, timeout};
     ///
     /// let bounded: Timeout<_> = timeout(Duration::from_secs(1), std::future::ready(42));
     /// assert_eq!(bounded.into_inner().into_inner(), 42);
@@ -120,19 +122,19 @@ pin_project! {
 }
 
 impl<F> Timeout<F> {
-    /// The future whose time is bounded.
+    /// Returns a reference to the future.
     #[must_use]
     pub fn get_ref(&self) -> &F {
         &self.future
     }
 
-    /// The future whose time is bounded, to be changed.
+    /// Returns a mutable reference to the future.
     #[must_use]
     pub fn get_mut(&mut self) -> &mut F {
         &mut self.future
     }
 
-    /// The future, with as much time as it likes.
+    /// Returns the future, without the time limit.
     #[must_use]
     pub fn into_inner(self) -> F {
         self.future
@@ -144,8 +146,8 @@ impl<F: Future> Future for Timeout<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let timeout = self.project();
-        // The future first: what is ready is not thrown away, and the timer of a future that never
-        // waits is never armed.
+        // The future is polled first: an output that is ready is not discarded, and a future that
+        // never waits never arms the timer.
         if let Poll::Ready(output) = timeout.future.poll(cx) {
             return Poll::Ready(Ok(output));
         }
@@ -164,9 +166,9 @@ impl<F: Future> Future for Timeout<F> {
 /// use std::io;
 /// use std::time::Duration;
 ///
-/// use ebbtide_runtime::time::timeout;
+/// use ebbtide::time::timeout;
 ///
-/// let outcome = ebbtide_runtime::run(async {
+/// let outcome = ebbtide::run(async {
 ///     timeout(Duration::from_millis(1), future::pending::<()>()).await?;
 ///     io::Result::Ok(())
 /// });

@@ -1,9 +1,9 @@
-//! [`Timers`]: which wakers are due, and when the next one is. Instants in, ticks inside.
+//! [`Timers`]: which wakers are due, and when the next one is. It converts instants to ticks.
 //!
-//! `Wheel` decides what is due and is pure. The futures that register here are in `time`.
+//! `Wheel` decides what is due, and is pure. The futures that register here are in `time`.
 //!
-//! Invariant: no waker is cloned, woken or dropped while `Timers` is borrowed. Third-party code may
-//! drop a `Sleep` in its waker, which borrows `Timers` again.
+//! Invariant: no waker is cloned, woken or dropped while `Timers` is borrowed. A third-party waker
+//! may drop a `Sleep`, which borrows `Timers` again.
 
 mod wheel;
 
@@ -14,51 +14,51 @@ use std::time::{Duration, Instant};
 pub(crate) use self::wheel::Key;
 use self::wheel::Wheel;
 
-/// The length of a tick: a millisecond, as in tokio. Coarse ticks let timers share a wake-up; finer
-/// ones would add wake-ups whose precision the scheduler takes away again.
+/// The length of a tick: one millisecond, like tokio's. Coarse ticks let timers share a wake-up.
+/// The precision of finer ticks would be lost to the scheduler.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// How far ahead a deadline lies that an `Instant` cannot express: 30 years, roughly, as in tokio.
+/// How far ahead a deadline is set that no `Instant` can express: about 30 years, like tokio's.
 pub(crate) const FAR_FUTURE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-/// The timers of one runtime: who is to be woken when.
+/// The timers of one runtime.
 pub(crate) struct Timers {
     /// The instant of tick 0.
     origin: Instant,
     wheel: Wheel<Waker>,
 }
 
-/// Where a registered timer stands, as seen by a task that polls it.
+/// The state of a registered timer, for a task that polls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// It will wake this task: wait.
     WakesThisTask,
-    /// It would wake another one: give it a new waker, by [`Timers::swap_waker`].
+    /// It would wake another task: set this one's waker with [`Timers::swap_waker`].
     WakesAnother,
-    /// Its deadline has passed, and its waker was handed out: complete.
+    /// It has expired, and its waker was returned: complete.
     Expired,
 }
 
 impl Timers {
-    /// No timers. Deadlines before `now` are treated as `now`.
+    /// No timers. Deadlines before `now` count as `now`.
     pub(crate) fn new(now: Instant) -> Self {
         Self { origin: now, wheel: Wheel::new() }
     }
 
-    /// Arranges for `waker` to be handed out by the first [`expire`](Self::expire) at or after the
-    /// deadline's tick.
+    /// Registers a timer. The first [`expire`](Self::expire) at or after the tick of the deadline
+    /// returns `waker`.
     pub(crate) fn register(&mut self, deadline: Instant, waker: Waker) -> Key {
         let tick = self.tick_at_or_after(deadline);
         self.wheel.insert(tick, waker)
     }
 
-    /// Moves a timer to another deadline, with the waker that it has. `None` if it has expired.
+    /// Moves a timer to another deadline, with its waker. `None` if it has expired.
     pub(crate) fn rearm(&mut self, key: Key, deadline: Instant) -> Option<Key> {
         let waker = self.wheel.remove(key)?;
         Some(self.register(deadline, waker))
     }
 
-    /// Whether a timer has expired, and if not, whether it would wake the task of `waker`.
+    /// Whether a timer has expired, and otherwise whether it would wake the task of `waker`.
     pub(crate) fn standing(&self, key: Key, waker: &Waker) -> Standing {
         match self.wheel.get(key) {
             None => Standing::Expired,
@@ -67,8 +67,7 @@ impl Timers {
         }
     }
 
-    /// Gives a timer another waker, and leaves the former one in its place, for the caller to drop
-    /// when its borrow has ended.
+    /// Swaps the waker of a timer with `waker`. Drop the former one after the borrow.
     ///
     /// # Panics
     ///
@@ -78,28 +77,28 @@ impl Timers {
         mem::swap(registered, waker);
     }
 
-    /// Takes a timer out. Its waker is handed back, for the caller to drop when its borrow has
-    /// ended; `None` if the timer has expired.
+    /// Removes a timer and returns its waker, to be dropped after the borrow. `None` if the timer
+    /// has expired.
     pub(crate) fn cancel(&mut self, key: Key) -> Option<Waker> {
         self.wheel.remove(key)
     }
 
-    /// Appends the wakers of all timers that are due, in the order of their deadlines. The caller
-    /// wakes them when its borrow has ended.
+    /// Appends the wakers of all timers that are due, in the order of their deadlines. Wake them
+    /// after the borrow.
     pub(crate) fn expire(&mut self, now: Instant, expired: &mut Vec<Waker>) {
         let tick = self.tick_at_or_before(now);
         self.wheel.expire(tick, expired);
     }
 
-    /// How long the driver may sleep before [`expire`](Self::expire) must be called again; `None`
-    /// if there are no timers, and then `now` is not asked.
+    /// How long the driver may sleep before [`expire`](Self::expire) has to be called again. `None`
+    /// if there are no timers; `now` is not called then.
     ///
-    /// After a sleep of at least this long, that call makes progress. So a driver whose clock is
-    /// coarser must round up: rounding down would have it spin through the rest.
+    /// After a sleep of at least this long, that call makes progress. A driver with a coarser clock
+    /// must round up, or it would spin for the rest.
     pub(crate) fn next_timeout(&self, now: impl FnOnce() -> Instant) -> Option<Duration> {
         let tick = self.wheel.next_deadline()?;
-        // In durations, which reach further than an `Instant`. Whoever has a tick beyond u64::MAX
-        // ms waits for ever.
+        // Computed as a `Duration`, which has a larger range than an `Instant`. A timer with a tick
+        // beyond u64::MAX ms waits for ever.
         let due = Duration::from_millis(tick);
         Some(due.saturating_sub(self.since_origin(now())))
     }
@@ -108,13 +107,13 @@ impl Timers {
         self.wheel.is_empty()
     }
 
-    /// The tick of a deadline: rounded up, so that no timer fires early.
+    /// The tick of a deadline, rounded up, so that no timer fires early.
     fn tick_at_or_after(&self, deadline: Instant) -> u64 {
         let almost_a_tick = TICK - Duration::from_nanos(1);
         whole_ticks(self.since_origin(deadline).saturating_add(almost_a_tick))
     }
 
-    /// The tick of the present: rounded down, because the next one has not come yet.
+    /// The tick of the present, rounded down, because the next tick has not come yet.
     fn tick_at_or_before(&self, now: Instant) -> u64 {
         whole_ticks(self.since_origin(now))
     }
@@ -124,14 +123,14 @@ impl Timers {
     }
 }
 
-/// How many ticks have passed in this time.
+/// How many whole ticks a duration has.
 fn whole_ticks(duration: Duration) -> u64 {
     // `as_millis`, because dividing 128 bits of nanoseconds by `TICK` is slow, and this runs in
     // every turn.
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `start + duration`, or far ahead of `start` if no `Instant` is that late.
+/// `start + duration`, or `start` plus [`FAR_FUTURE`] if no `Instant` is that late.
 pub(crate) fn saturating_add(start: Instant, duration: Duration) -> Instant {
     start.checked_add(duration).unwrap_or_else(|| start + FAR_FUTURE)
 }
@@ -241,7 +240,7 @@ mod tests {
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
     }
 
-    /// Expires and wakes as the runtime does, and counts the wakes.
+    /// Expires timers and wakes as the runtime does. Counts the wakes.
     fn expire(timers: &mut Timers, now: Instant) -> usize {
         let mut expired = Vec::new();
         timers.expire(now, &mut expired);

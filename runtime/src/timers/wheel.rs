@@ -1,11 +1,11 @@
-//! A hierarchical timer wheel: which of many values are due at a tick, in O(1) per value.
+//! A hierarchical timer wheel: returns the values that are due at a tick, in O(1) per value.
 //!
-//! The wheel is pure. It reads no clock and wakes nobody: time is an argument, counted in ticks,
-//! and what has expired is handed back.
+//! The wheel is pure. It reads no clock and wakes nobody. Time is an argument, counted in ticks,
+//! and what has expired is returned.
 //!
-//! Read a tick as a number in base 64, one digit per level. An entry lives on the level of the most
-//! significant digit in which its deadline differs from the present, in the slot that this digit of
-//! the deadline names.
+//! A tick is read as a number in base 64, with one digit per level. An entry is on the level of the
+//! most significant digit in which its deadline differs from the present. It is in the slot that
+//! this digit of the deadline names.
 //!
 //! ```text
 //!   now       =  0  7 12      (base 64)
@@ -14,51 +14,53 @@
 //!   deadline  =  2  0  0      differs first in digit 2: level 2, slot  2, 4096 ticks wide
 //! ```
 //!
-//! Invariant (*place*): between calls, every entry is where [`Place::of`] its deadline and the
-//! present puts it. Three things follow. Whatever is on a lower level is due before whatever is on
-//! a higher one, and on one level the lower slot is due first: slots never wrap around, and the
-//! lowest bit of the lowest level in use is the earliest slot. An entry need not remember where it
-//! is. And entries with one deadline always share a list, so that they leave in the order in which
-//! they came.
+//! Invariant (*place*): between calls, every entry is at the place that [`Place::of`] computes from
+//! its deadline and the present. Three things follow:
 //!
-//! When time reaches a slot above level 0, its entries move down, each by one level or more: an
-//! entry moves at most ten times in its life, and one that is removed before its time usually never
-//! does. Eleven levels cover the 64 bits of a tick, so no deadline is too far and there is no
-//! overflow list: the levels that nobody uses cost memory, not time.
+//! - Entries on a lower level are due before those on a higher one. On one level, the lower slot is
+//!   due first: slots never wrap around. So the lowest bit of the lowest level in use is the
+//!   earliest slot.
+//! - An entry need not store its place.
+//! - Entries with the same deadline are always in the same list, so they expire in the order in
+//!   which they were inserted.
+//!
+//! When time reaches a slot above level 0, its entries move down, each by at least one level. So an
+//! entry moves at most ten times, and one that is removed early usually never does. Eleven levels
+//! cover the 64 bits of a tick, so no deadline is too far and there is no overflow list. Unused
+//! levels cost memory, but no time.
 
 use slab::Slab;
 
-/// How many bits of a tick are one digit, and so choose the slot on a level.
+/// How many bits of a tick are one digit, which selects the slot on a level.
 const DIGIT_BITS: u32 = 6;
 
-/// The slots of a level: as many as a digit has values, and as a `u64` has bits.
+/// Slots per level: one for each value of a digit, and one for each bit of a `u64`.
 const SLOT_COUNT: usize = 1 << DIGIT_BITS;
 
-/// The digits of a `u64`, so that every deadline has a place.
+/// Number of digits of a `u64`, so that every deadline has a place.
 const LEVEL_COUNT: usize = u64::BITS.div_ceil(DIGIT_BITS) as usize;
 
-/// Values, each with a deadline, ordered just as far as is needed to say which are due.
+/// Values with deadlines, ordered just enough to find those that are due.
 pub(crate) struct Wheel<T> {
-    /// The latest tick that `expire` was given. Never goes back.
+    /// The latest tick that was passed to `expire`. Never decreases.
     now: u64,
-    /// Per level: bit `slot` is set exactly when the list of that slot is not empty. Apart from
-    /// the lists, so that finding the earliest slot reads two cache lines and no more.
+    /// For each level: bit `slot` is set exactly when the list of that slot is not empty. It is
+    /// separate from the lists, so that finding the earliest slot reads only two cache lines.
     occupied: [u64; LEVEL_COUNT],
-    /// The lists themselves; on the heap, because they are 22 KiB.
+    /// The lists, on the heap because they are 22 KiB.
     slots: Box<[[List; SLOT_COUNT]; LEVEL_COUNT]>,
-    /// Every entry, linked into exactly one list.
+    /// All entries, each linked into exactly one list.
     entries: Slab<Entry<T>>,
-    /// The serial number of the entry that is inserted next.
+    /// The serial number of the next entry.
     next_serial: u64,
 }
 
-/// Names an entry, for as long as it is in the wheel. A key that has outlived its entry never names
-/// another.
+/// Identifies an entry as long as it is in the wheel. After that, it never identifies another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     index: usize,
-    /// The generation of the entry. It counts inserts of the whole wheel, so that it does not wrap
-    /// within centuries.
+    /// The serial number of the entry. It counts the inserts of the whole wheel, so it does not
+    /// wrap within centuries.
     serial: u64,
 }
 
@@ -82,7 +84,7 @@ impl List {
     const EMPTY: Self = Self { head: None, tail: None };
 }
 
-/// Which list an entry belongs in.
+/// The list that an entry belongs to.
 #[derive(Clone, Copy)]
 struct Place {
     level: usize,
@@ -125,9 +127,9 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Adds a value that is due at `deadline_tick`. A deadline in the past counts as the present
-    /// tick: the value is due at the next [`expire`](Self::expire), after the overdue values
-    /// that were inserted before it.
+    /// Inserts a value that is due at `deadline_tick`. A deadline in the past counts as the present
+    /// tick: the value is due at the next [`expire`](Self::expire), after overdue values that were
+    /// inserted before it.
     pub(crate) fn insert(&mut self, deadline_tick: u64, value: T) -> Key {
         let serial = self.next_serial;
         self.next_serial += 1;
@@ -142,37 +144,36 @@ impl<T> Wheel<T> {
         Key { index, serial }
     }
 
-    /// Takes a value out before its time. `None` if it has expired or was removed.
+    /// Removes a value before it expires. `None` if it has expired or was removed.
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
         self.get(key)?;
         self.unlink(key.index);
         Some(self.entries.remove(key.index).value)
     }
 
-    /// The value, if it has neither expired nor been removed.
+    /// Returns the value, if it has neither expired nor been removed.
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
         let entry = self.entries.get(key.index)?;
         (entry.serial == key.serial).then_some(&entry.value)
     }
 
-    /// The value, to be changed, if it has neither expired nor been removed.
+    /// Returns the value for changing it, if it has neither expired nor been removed.
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index)?;
         (entry.serial == key.serial).then_some(&mut entry.value)
     }
 
-    /// Moves time forward to `now_tick`, and appends every value that is due by then: in the order
-    /// of the deadlines, and of insertion where these are equal. A `now_tick` in the past does
-    /// nothing.
+    /// Moves time forward to `now_tick`, and appends every value that is due by then, in the order
+    /// of the deadlines, then of insertion. A `now_tick` in the past does nothing.
     pub(crate) fn expire(&mut self, now_tick: u64, expired: &mut Vec<T>) {
-        // A slot never starts before `self.now`, so a `now_tick` in the past does not enter the
-        // loop.
+        // A slot never starts before `self.now`, so the loop is not entered for a `now_tick` in the
+        // past.
         while let Some(place) = self.earliest() {
             let start = place.start(self.now);
             if start > now_tick {
                 break;
             }
-            // Everything earlier has expired, so time may stand here; only the entries of this slot
+            // Everything earlier has expired, so time may move here. Only the entries of this slot
             // are now out of place, and all of them leave it.
             self.now = start;
             let entries = self.take(place);
@@ -182,15 +183,15 @@ impl<T> Wheel<T> {
                 self.move_down(entries);
             }
         }
-        // Every slot left starts after `now_tick`. So `now_tick` has the digits that such a slot's
-        // entries share with `self.now`, and a smaller one where they differ: no entry's
-        // place changes.
+        // Every slot that is left starts after `now_tick`. So `now_tick` has the digits that the
+        // entries of such a slot share with `self.now`, and a smaller digit where they differ. No
+        // entry changes its place.
         self.now = self.now.max(now_tick);
     }
 
-    /// The tick at which [`expire`](Self::expire) must be called next, or `None` if the wheel is
-    /// empty. Never late; but early if the next entry is on a higher level, whose slots are
-    /// wide. It then moves down, and the answer gets better.
+    /// The tick at which [`expire`](Self::expire) has to be called next. `None` if the wheel is
+    /// empty. It is never late. It is early if the next entry is on a higher level, whose slots are
+    /// wide: the entry then moves down, and the next result is closer.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         Some(self.earliest()?.start(self.now))
     }
@@ -200,12 +201,12 @@ impl<T> Wheel<T> {
         self.entries.len()
     }
 
-    /// Whether there is nothing left to expire.
+    /// Whether the wheel has no values.
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The slot that holds the earliest deadline: by the place invariant, the lowest one of the
+    /// The slot with the earliest deadline. By the place invariant, it is the lowest one of the
     /// lowest level in use.
     fn earliest(&self) -> Option<Place> {
         let level = self.occupied.iter().position(|&slots| slots != 0)?;
@@ -213,7 +214,7 @@ impl<T> Wheel<T> {
         Some(Place { level, slot })
     }
 
-    /// Hands out the values of a list that is due, oldest first.
+    /// Returns the values of a list that is due, oldest first.
     fn retire(&mut self, list: List, expired: &mut Vec<T>) {
         let mut cursor = list.head;
         while let Some(index) = cursor {
@@ -224,9 +225,8 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Puts the entries of a list whose slot time has reached where they belong now, oldest first.
-    /// The levels below are empty when this begins, so that the order of equal deadlines is
-    /// kept.
+    /// Moves the entries of a slot that time has reached to their new places, oldest first. The
+    /// levels below are empty when this begins, so the order of equal deadlines is kept.
     fn move_down(&mut self, list: List) {
         let mut cursor = list.head;
         while let Some(index) = cursor {
@@ -235,13 +235,13 @@ impl<T> Wheel<T> {
         }
     }
 
-    /// Empties a slot, and hands out the list that it held. The entries are then in no list.
+    /// Empties a slot, and returns its list. The entries are then in no list.
     fn take(&mut self, place: Place) -> List {
         self.occupied[place.level] &= !(1 << place.slot);
         std::mem::replace(&mut self.slots[place.level][place.slot], List::EMPTY)
     }
 
-    /// Appends an entry that is in no list to the list in which it belongs.
+    /// Appends an entry that is in no list to the list that it belongs to.
     fn link(&mut self, index: usize) {
         let Place { level, slot } = Place::of(self.entries[index].deadline, self.now);
         let list = &mut self.slots[level][slot];
@@ -256,7 +256,7 @@ impl<T> Wheel<T> {
         self.occupied[level] |= 1 << slot;
     }
 
-    /// Takes an entry out of the list in which it is.
+    /// Removes an entry from its list.
     fn unlink(&mut self, index: usize) {
         let entry = &self.entries[index];
         let (previous, next) = (entry.previous, entry.next);
@@ -408,8 +408,8 @@ mod tests {
         }
     }
 
-    /// Does the same to a wheel and to a map ordered by deadline and then by insertion, and
-    /// compares them at each step.
+    /// Applies the same operations to a wheel and to a map that is ordered by deadline, then by
+    /// insertion. Compares them after each.
     fn compare_with_sorted_map(seed: u64, step_count: usize) {
         let mut random = Random(seed);
         let mut wheel = Wheel::new();
@@ -420,7 +420,7 @@ mod tests {
         for serial in 0..step_count {
             match random.below(8) {
                 0..=3 => {
-                    // From long overdue to far away, in every order of magnitude.
+                    // From long overdue to far ahead, in every order of magnitude.
                     let ahead = now.saturating_add(random.of_any_magnitude());
                     let deadline = ahead.saturating_sub(random.below(100));
                     let key = wheel.insert(deadline, serial);
@@ -429,7 +429,7 @@ mod tests {
                     keys.push((key, model_key));
                 }
                 4 | 5 if !keys.is_empty() => {
-                    // The key stays on the list: every later use of it must find nothing.
+                    // The key stays in the list: every later use of it must find nothing.
                     let (key, model_key) = keys[random.below(keys.len() as u64) as usize];
                     let expected = model.remove(&model_key);
                     assert_eq!(wheel.get_mut(key).copied(), expected, "seed {seed}");
@@ -442,7 +442,7 @@ mod tests {
                     assert_eq!(expire(&mut wheel, tick), expected, "seed {seed}");
                 }
                 _ => {
-                    // Mostly small steps, so that time stays within reach of the deadlines.
+                    // Mostly small steps, so that time stays near the deadlines.
                     let step = random.of_any_magnitude() >> random.below(64);
                     let target = now.saturating_add(step).saturating_sub(random.below(3));
                     let expected = if target < now {
@@ -480,8 +480,7 @@ mod tests {
         }
     }
 
-    /// An answer is early only for an entry above level 0 that is not due at the very start of its
-    /// slot.
+    /// A result is early only for an entry above level 0 that is not due at the start of its slot.
     fn tick_is_exact(wheel: &Wheel<usize>, deadline: u64) -> bool {
         let place = Place::of(deadline, wheel.now);
         place.level == 0 || place.start(wheel.now) == deadline

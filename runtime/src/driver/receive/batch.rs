@@ -1,20 +1,20 @@
-//! [`Batch`]: buffers that one receive has filled, on their way to its sink.
+//! [`Batch`]: buffers that one receive has filled, for its sink.
 
 use std::slice;
 
 use crate::buffer::Share;
 
-/// A buffer of the pool that a completion says has been filled.
+/// A buffer of the pool that was filled, according to a completion.
 #[derive(Debug)]
 #[must_use]
 pub struct Filled {
     /// The buffer.
     pub buffer: Share,
-    /// How many bytes were filled, header included.
+    /// How many bytes were filled, including the header.
     pub len: u32,
 }
 
-/// Messages of one receive, which came one after the other.
+/// Consecutive messages of one receive.
 #[derive(Debug)]
 pub struct Batch<'a> {
     filled: slice::IterMut<'a, Option<Filled>>,

@@ -1,18 +1,18 @@
-//! [`Layout`] and [`Header`]: how a received message lies in its buffer.
+//! [`Layout`] and [`Header`]: where the parts of a received message are in its buffer.
 //!
-//! As multishot recvmsg writes it (Linux 6.0, `io_uring_prep_recvmsg_multishot(3)`): a header of 16
-//! bytes, the space reserved for the address, the space reserved for control messages, the payload.
-//! A direct read uses the same layout, so there is one parser.
+//! The layout is that of multishot recvmsg (Linux 6.0, `io_uring_prep_recvmsg_multishot(3)`): a
+//! header of 16 bytes, the space reserved for the address, the space reserved for control messages,
+//! the payload. Direct reads use it, too, so there is one parser.
 
 use crate::limits::MAX_BUFFER_SIZE;
 
-/// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
+/// Length of the header that multishot recvmsg writes first (`struct io_uring_recvmsg_out`).
 pub const HEADER_LEN: usize = 16;
 
-/// Bytes of a cache line. Buffers start at one.
+/// Bytes of a cache line. Each buffer starts at one.
 const CACHE_LINE: usize = 64;
 
-/// How much room a socket reserves in front of the payload.
+/// How many bytes a socket reserves before the payload.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layout {
     name: u32,
@@ -20,11 +20,11 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Room for an address of `name` bytes and control messages of `control` bytes.
+    /// Reserves `name` bytes for the address and `control` bytes for control messages.
     ///
     /// # Panics
     ///
-    /// If it is more than a buffer ever holds.
+    /// If this is more than a buffer can hold.
     #[expect(clippy::cast_possible_truncation, reason = "checked, and a const fn has no try_from")]
     #[must_use]
     pub const fn new(name: usize, control: usize) -> Self {
@@ -32,7 +32,8 @@ impl Layout {
         Self { name: name as u32, control: control as u32 }
     }
 
-    /// The same, and as much more for control messages as lets the payload start at a cache line.
+    /// [`new`](Self::new), with more bytes for control messages, so that the payload starts at a
+    /// cache line.
     #[must_use]
     pub const fn aligned(name: usize, control: usize) -> Self {
         let start = Self::new(name, control).payload_offset();
@@ -58,28 +59,29 @@ impl Layout {
         HEADER_LEN + self.name()
     }
 
-    /// Where the payload starts: by the reservation, whatever lengths the kernel reports.
+    /// Where the payload starts. It depends on the reservation, not on the lengths that the kernel
+    /// reports (docs/kernel.md, K-RECV-6).
     #[must_use]
     pub const fn payload_offset(self) -> usize {
         self.control_offset() + self.control()
     }
 }
 
-/// What lies in front of a received message (`struct io_uring_recvmsg_out`), as the kernel wrote it.
+/// The header of a received message, as the kernel wrote it (`struct io_uring_recvmsg_out`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Bytes of the sender's address.
+    /// Length of the sender's address in bytes.
     pub name: u32,
-    /// Bytes of the control messages.
+    /// Length of the control messages in bytes.
     pub control: u32,
-    /// Payload bytes that the sender sent.
+    /// Length of the payload that was sent, in bytes.
     pub original: u32,
     /// `MSG_` flags.
     pub flags: u32,
 }
 
 impl Header {
-    /// `None`: the bytes are too short to hold one.
+    /// Reads a header. `None` if there are too few bytes.
     #[inline]
     #[must_use]
     pub fn read(bytes: &[u8]) -> Option<Self> {
@@ -91,7 +93,7 @@ impl Header {
         Some(Self { name: field(0), control: field(4), original: field(8), flags: field(12) })
     }
 
-    /// Writes what `read` reads, as the kernel would: for direct reads.
+    /// Writes a header, as the kernel would. For direct reads.
     #[inline]
     pub fn write(self, bytes: &mut [u8]) {
         let fields = [self.name, self.control, self.original, self.flags];
@@ -100,7 +102,7 @@ impl Header {
         }
     }
 
-    /// Whether control messages found no room.
+    /// Whether control messages were cut off because too few bytes were reserved.
     #[inline]
     #[must_use]
     pub fn lacks_control(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Receives: their sinks, what is in flight, and how messages are read.
+//! Receives: their sinks, their state, and how messages are read.
 
 mod batch;
 mod layout;

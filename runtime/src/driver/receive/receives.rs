@@ -1,5 +1,5 @@
-//! [`Receive`] and [`Receives`]: the multishot receives of a driver, how far each has come, and which
-//! wait for buffers.
+//! [`Receive`] and [`Receives`]: the receives of a driver, the state of each, and which wait for
+//! buffers.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -15,20 +15,21 @@ use super::sink::{Armed, Sink, Verdict};
 use crate::driver::table::{Finality, Id};
 use crate::wakes::Wakes;
 
-/// Names one multishot receive for as long as its socket exists, through all its re-armings.
+/// Identifies the receive of a socket, as long as the socket exists. It stays the same when the
+/// receive is armed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReceiveKey(usize);
 
 /// The multishot receive of one socket.
 ///
-/// While it is in flight its slot of the table owns it, and with it the sink, which keeps the socket
-/// open, and the request, which the kernel may read later than at the submission.
+/// While it is in flight, its slot of the table owns it. It owns the sink, which keeps the socket
+/// open, and the request, which the kernel may read after the submission.
 pub(in crate::driver) struct Receive {
     key: ReceiveKey,
     sink: Rc<dyn Sink>,
     request: libc::msghdr,
     phase: Cell<Phase>,
-    /// True once its socket is gone: it is not armed again.
+    /// True after its socket was closed: it is not armed again.
     has_left: Cell<bool>,
 }
 
@@ -38,7 +39,7 @@ enum Phase {
     /// It waits for buffers.
     Starved,
     InFlight(Id),
-    /// A cancel was asked for; the final completion has not been collected.
+    /// It was cancelled. The final completion was not collected yet.
     Cancelling(Id),
 }
 
@@ -47,14 +48,14 @@ enum Phase {
 pub(in crate::driver) enum Cancel {
     /// Ask the backend.
     Ask(Id),
-    /// It was asked already.
+    /// Nothing: the backend was asked before.
     Asked,
-    /// Nothing is in flight.
+    /// Nothing: it is not in flight.
     NotInFlight,
 }
 
 impl Receive {
-    /// The socket to receive from, open as long as `self`.
+    /// The socket to receive from, which is open as long as `self`.
     pub(in crate::driver) fn socket(&self) -> BorrowedFd<'_> {
         self.sink.socket()
     }
@@ -63,7 +64,7 @@ impl Receive {
         &*self.sink
     }
 
-    /// What the kernel is shown.
+    /// The msghdr that the kernel reads.
     pub(in crate::driver) fn request(&self) -> &libc::msghdr {
         &self.request
     }
@@ -72,22 +73,22 @@ impl Receive {
         self.key
     }
 
-    /// Whether nothing of it is in flight.
+    /// Whether it is not in flight.
     pub(in crate::driver) fn is_idle(&self) -> bool {
         matches!(self.phase.get(), Phase::Idle | Phase::Starved)
     }
 
-    /// Whether its socket is gone.
+    /// Whether its socket was closed.
     pub(in crate::driver) fn has_left(&self) -> bool {
         self.has_left.get()
     }
 
-    /// It is in flight as `id`.
+    /// It is in flight as `id` from now on.
     pub(in crate::driver) fn armed(&self, id: Id) {
         self.phase.set(Phase::InFlight(id));
     }
 
-    /// It is to end.
+    /// Cancels it, if it is in flight, or stops its wait for buffers.
     pub(in crate::driver) fn cancel(&self) -> Cancel {
         match self.phase.get() {
             Phase::InFlight(id) => {
@@ -103,7 +104,7 @@ impl Receive {
         }
     }
 
-    /// Hands messages to the sink.
+    /// Passes messages to the sink.
     #[inline]
     pub(in crate::driver) fn deliver(
         &self,
@@ -114,7 +115,7 @@ impl Receive {
         self.sink.receive(batch, self.after(finality), wakes)
     }
 
-    /// Hands a completion without a message to the sink.
+    /// Passes a completion without a message to the sink.
     pub(in crate::driver) fn end(
         &self,
         result: i32,
@@ -125,7 +126,7 @@ impl Receive {
         self.sink.end(error, self.after(finality), wakes)
     }
 
-    /// How it stands after a completion.
+    /// Whether it goes on after a completion.
     #[inline]
     fn after(&self, finality: Finality) -> Armed {
         match finality {
@@ -138,12 +139,12 @@ impl Receive {
     }
 }
 
-/// The receives of all sockets that are open.
+/// The receives of all open sockets.
 #[derive(Default)]
 pub(in crate::driver) struct Receives {
     members: Slab<Rc<Receive>>,
-    /// Those that ended because there were no buffers, longest wait first. It may name some that
-    /// were cancelled, or are gone, meanwhile.
+    /// Receives that ended because there were no buffers, the longest wait first. Some may have
+    /// been cancelled or removed meanwhile.
     starved: VecDeque<ReceiveKey>,
 }
 
@@ -161,14 +162,15 @@ impl Receives {
         self.members.get(key.0)
     }
 
-    /// Removes a receive whose socket goes. If it is in flight, its slot of the table still owns it.
+    /// Removes the receive of a socket that is closed. If it is in flight, its slot of the table
+    /// still owns it.
     pub(in crate::driver) fn remove(&mut self, key: ReceiveKey) -> Option<Rc<Receive>> {
         let receive = self.members.try_remove(key.0)?;
         receive.has_left.set(true);
         Some(receive)
     }
 
-    /// None is armed again.
+    /// Makes sure that none is armed again.
     pub(in crate::driver) fn leave_all(&self) {
         self.members.iter().for_each(|(_, receive)| receive.has_left.set(true));
     }
@@ -197,7 +199,7 @@ impl Receives {
         None
     }
 
-    /// Whether some may wait for buffers.
+    /// Whether any may wait for buffers.
     pub(in crate::driver) fn has_starved(&self) -> bool {
         !self.starved.is_empty()
     }

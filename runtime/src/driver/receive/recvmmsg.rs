@@ -1,5 +1,5 @@
-//! Direct reads: recvmmsg(2), which lays messages out as a multishot receive would. For the driver
-//! without a ring, and for the drain, which uses the pool but must not depend on it.
+//! Direct reads with recvmmsg(2), in the layout of a multishot receive. For epoll, and for the
+//! drain, which uses the pool but must not depend on it.
 
 // UNSAFETY: recvmmsg takes structures of raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
@@ -16,10 +16,10 @@ use super::batch::Filled;
 use super::layout::{HEADER_LEN, Header, Layout};
 use crate::buffer::{Buffer, Pages, Pool};
 
-/// Messages that one call reads at most.
+/// Maximum number of messages that one call reads.
 pub const READ_BATCH: usize = 64;
 
-/// What a receive of messages of `layout` is asked for with, without where to put them.
+/// The msghdr for a receive of messages of `layout`, without the memory to receive into.
 pub(super) fn request(layout: Layout) -> libc::msghdr {
     // SAFETY: an all-zero msghdr is valid: null pointers and zero lengths.
     let mut header: libc::msghdr = unsafe { mem::zeroed() };
@@ -28,16 +28,16 @@ pub(super) fn request(layout: Layout) -> libc::msghdr {
     header
 }
 
-/// Where messages are read from directly.
+/// What messages are read from directly.
 pub trait Source {
-    /// Takes messages without waiting, one into each of `memories`, of which it fills
-    /// [`READ_BATCH`] at most. Gives how many came, at least one, and notes the length of each in
-    /// `lens`, header included: what a completion says. It may be fewer than there was room for
-    /// although more are queued.
+    /// Reads messages without waiting, one into each of `memories`, at most [`READ_BATCH`]. Returns
+    /// how many there were, at least one. Puts the length of each, including the header, into
+    /// `lens`, as a completion has it. There may be more messages, even if fewer were read than
+    /// `memories` can take.
     ///
     /// # Errors
     ///
-    /// Those of recvmsg(2) for the first message: `WouldBlock` proves that the queue is empty.
+    /// Those of recvmsg(2) for the first message. `WouldBlock` proves that the queue is empty.
     fn receive_into<M: DerefMut<Target = [u8]>>(
         &self,
         memories: &mut [M],
@@ -47,14 +47,14 @@ pub trait Source {
 }
 
 impl Source for BorrowedFd<'_> {
-    /// Fewer than there was room for means that the queue was empty, or that an error comes next.
+    /// If fewer were read than `memories` can take, the queue was empty, or an error comes next.
     fn receive_into<M: DerefMut<Target = [u8]>>(
         &self,
         memories: &mut [M],
         layout: Layout,
         lens: &mut [usize; READ_BATCH],
     ) -> io::Result<usize> {
-        // Only what is used is written: most reads are of a few.
+        // Only what is used is written: most reads are short.
         let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; READ_BATCH];
         let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; READ_BATCH];
         let count = memories.len().min(READ_BATCH);
@@ -70,10 +70,11 @@ impl Source for BorrowedFd<'_> {
             request.msg_iovlen = 1;
             header.write(libc::mmsghdr { msg_hdr: request, msg_len: 0 });
         }
-        // MSG_TRUNC: the result is the true length even where the memory is too small for it.
+        // MSG_TRUNC: the result is the true length, even if the memory is too small
+        // (docs/kernel.md, K-RECV-5).
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-        // SAFETY: the first `count` headers were written; their pointers name parts of `memories` with
-        // their lengths, and `vectors`, all of which live until the call returns.
+        // SAFETY: the first `count` headers were written. Their pointers name parts of `memories`,
+        // with their lengths, and `vectors`, all of which live until the call returns.
         let received = unsafe {
             libc::recvmmsg(
                 self.as_raw_fd(),
@@ -87,9 +88,9 @@ impl Source for BorrowedFd<'_> {
             return Err(io::Error::last_os_error());
         };
         for (index, memory) in memories.iter_mut().enumerate().take(received) {
-            // SAFETY: it was written above, and `received` is at most `count`.
+            // SAFETY: it was written above: `received` is at most `count`.
             let result = unsafe { headers[index].assume_init_ref() };
-            // SAFETY: likewise.
+            // SAFETY: it was written above: `received` is at most `count`.
             let vector = unsafe { vectors[index].assume_init_ref() };
             let original = result.msg_len as usize;
             let header = Header {
@@ -105,30 +106,30 @@ impl Source for BorrowedFd<'_> {
     }
 }
 
-/// The length of a message in a buffer.
+/// The length of a message, which fits a buffer.
 fn short(len: usize) -> u32 {
     u32::try_from(len).expect("the builder bounds buffers")
 }
 
-/// Memory through which a drain reads, of all sockets of a runtime.
+/// The memory that drains read into, for all sockets of a runtime.
 #[derive(Default)]
 pub struct Scratch {
-    /// `None` until it is needed. Pages, so that only what messages fill is ever resident, and so
-    /// that the allocator is not left with a hole of megabytes.
+    /// `None` until it is needed. It is mapped, so that only what messages fill is resident, and
+    /// the allocator is not left with a hole of megabytes.
     memory: Option<Pages>,
-    /// Empty between reads; kept for its memory.
+    /// Empty between reads; kept for its allocation.
     buffers: Vec<Buffer>,
 }
 
 impl Scratch {
-    /// Takes up to `limit` messages from `source` without waiting, into free buffers of the pool,
-    /// and hands them to `each`. Gives how many there were, at least one; `None` if no buffer is
-    /// free that the kernel does not have.
+    /// Reads up to `limit` messages from `source` without waiting, into free buffers of the pool,
+    /// and passes them to `each`. Returns how many there were, at least one. Returns `None` if all
+    /// free buffers are with the kernel.
     ///
     /// # Errors
     ///
-    /// Those of recvmsg(2): `WouldBlock` proves that the queue is empty; a pending socket error is
-    /// reported once and the datagrams come after it.
+    /// Those of recvmsg(2). `WouldBlock` proves that the queue is empty. A pending socket error is
+    /// returned once, and the datagrams come after it.
     pub fn receive_pooled(
         &mut self,
         source: &impl Source,
@@ -154,11 +155,12 @@ impl Scratch {
         received.map(Some)
     }
 
-    /// The same past the pool: `each` is shown the memory and the length of each message.
+    /// Reads up to `limit` messages from `source` without waiting and without the pool. Passes the
+    /// memory and the length of each message to `each`. Returns how many there were, at least one.
     ///
     /// # Errors
     ///
-    /// As [`receive_pooled`](Self::receive_pooled); and those of mmap(2).
+    /// Those of [`receive_pooled`](Self::receive_pooled), and those of mmap(2).
     pub fn receive(
         &mut self,
         source: &impl Source,
@@ -168,7 +170,7 @@ impl Scratch {
         mut each: impl FnMut(&[u8], usize),
     ) -> io::Result<usize> {
         let len = layout.payload_offset() + pool.payload_capacity();
-        // An odd number of cache lines, so that small messages do not share cache sets.
+        // An odd number of cache lines, so that short messages do not share cache sets.
         let stride = (len.div_ceil(64) | 1) * 64;
         let memory = self.at_least(stride * READ_BATCH)?.chunks_exact_mut(stride);
         let mut memories: Vec<&mut [u8]> =
@@ -180,7 +182,7 @@ impl Scratch {
         Ok(received)
     }
 
-    /// At least `len` bytes.
+    /// Returns at least `len` bytes.
     fn at_least(&mut self, len: usize) -> io::Result<&mut [u8]> {
         if self.memory.as_ref().is_none_or(|memory| memory.len() < len) {
             self.memory = Some(Pages::new(len)?);

@@ -1,5 +1,5 @@
-//! Where a multishot receive delivers: straight into the socket, with no future, no task and no
-//! waker per datagram.
+//! [`Sink`]: where a receive delivers. Datagrams go directly into the socket, without a future, a
+//! task or a waker for each.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,29 +10,29 @@ use crate::wakes::Wakes;
 
 /// The receiving end of a socket, as the driver sees it.
 pub trait Sink: 'static {
-    /// The socket to receive from. Always the same one, open as long as the sink lives.
+    /// The socket to receive from. It is always the same, and open as long as the sink lives.
     fn socket(&self) -> BorrowedFd<'_>;
 
-    /// How much room to reserve in front of each payload.
+    /// The bytes to reserve before each payload.
     fn layout(&self) -> Layout;
 
-    /// Takes all messages of a batch, and answers what the driver must do next.
+    /// Takes all messages of a batch, and returns what the driver must do next.
     ///
-    /// This and [`end`](Self::end) are called while the driver is borrowed: they must not call back
-    /// into the driver, and leave what is to be woken in `wakes`.
+    /// The driver is borrowed during this and [`end`](Self::end). They must not call the driver,
+    /// and they put what has to be woken into `wakes`.
     fn receive(&self, batch: Batch<'_>, armed: Armed, wakes: &mut Wakes) -> Verdict;
 
-    /// A completion without a message: why there is none, or `None` where the kernel ended the
-    /// receive without saying so.
+    /// Takes a completion without a message. `error` is the reason, or `None` if the kernel ended
+    /// the receive without one.
     fn end(&self, error: Option<io::Error>, armed: Armed, wakes: &mut Wakes) -> Verdict;
 }
 
-/// Whether a multishot goes on after a completion.
+/// Whether a receive goes on after a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Armed {
     /// The kernel will post more completions.
     Still,
-    /// That was the final completion: the socket is deaf until it is armed again.
+    /// That was the final completion. The socket receives nothing until it is armed again.
     NoMore,
 }
 
@@ -41,10 +41,10 @@ pub enum Armed {
 pub enum Verdict {
     /// Nothing.
     Keep,
-    /// Cancel the receive; completions go on until the final one.
+    /// Cancel the receive. Completions may follow, up to the final one.
     Cancel,
-    /// Arm it again.
+    /// Arm the receive again.
     Rearm,
-    /// Arm it again when buffers have come back to the pool.
+    /// Arm the receive again when buffers have returned to the pool.
     RearmWhenBuffersReturn,
 }

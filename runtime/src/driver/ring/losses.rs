@@ -1,12 +1,12 @@
-//! [`Losses`]: completions that the kernel has lost, each counted once. Pure.
+//! [`Losses`]: counts each completion that the kernel has lost once. Pure.
 
 /// How many completions were lost.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    /// The kernel's counter when it was last looked at.
+    /// The kernel's counter at the last look.
     seen: u32,
     count: u64,
-    /// True exactly while a loss was noticed by the counter, of which an enter that sleeps will tell.
+    /// True exactly while the counter has shown a loss that a sleeping enter will report, too.
     is_owed: bool,
 }
 
@@ -20,7 +20,7 @@ pub(super) enum Told {
 /// What an enter has shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Loss {
-    /// Completions were lost that nobody has noticed before.
+    /// Completions were lost that were not counted before.
     New,
     None,
 }
@@ -30,8 +30,8 @@ impl Losses {
         self.count
     }
 
-    /// The counter of the kernel is `counter`. It is the first to show a loss: an enter that does not
-    /// sleep never fails for it.
+    /// Records the kernel's counter after an enter. The counter shows a loss first: an enter that
+    /// does not sleep never fails because of one.
     #[inline]
     pub(super) fn note(&mut self, counter: u32, told: Told) -> Loss {
         let new = counter.wrapping_sub(self.seen);
@@ -56,11 +56,11 @@ mod tests {
     fn each_loss_is_counted_once() {
         let mut losses = Losses::default();
         assert_eq!(losses.note(0, Told::No), Loss::None);
-        // Noticed by the counter, and told later.
+        // The counter shows it first, an enter reports it later.
         assert_eq!(losses.note(2, Told::No), Loss::New);
         assert_eq!(losses.note(2, Told::No), Loss::None);
         assert_eq!(losses.note(2, Told::Yes), Loss::None);
-        // Noticed and told at once.
+        // Counted and reported at once.
         assert_eq!(losses.note(3, Told::Yes), Loss::New);
         assert_eq!(losses.note(3, Told::No), Loss::None);
         // By a kernel that does not count.

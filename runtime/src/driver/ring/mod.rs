@@ -1,9 +1,9 @@
-//! The ring itself: entries in, completions out, one `io_uring_enter` for both.
+//! The ring: requests in, completions out, one `io_uring_enter` for both.
 //!
-//! The only file that knows io_uring's entries. Single-threaded: the ring belongs to the thread
-//! that made it (`IORING_SETUP_SINGLE_ISSUER`), and is reached by `&mut`.
+//! Only this folder knows io_uring's entries. The ring belongs to the thread that made it
+//! (`IORING_SETUP_SINGLE_ISSUER`), and is reached by `&mut`.
 
-// UNSAFETY: pushing an entry hands raw pointers to the kernel.
+// UNSAFETY: pushing an entry passes raw pointers to the kernel.
 #![expect(unsafe_code, reason = "argued above")]
 
 mod losses;
@@ -30,21 +30,22 @@ use super::receive::Receive;
 use super::table::{Finality, Id};
 use crate::buffer::Pool;
 
-/// The buffer group that the one pool is registered as.
+/// The buffer group of the pool. There is only one.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
-/// User data of the poll that other threads wake us through. No id has it: the table would need
-/// 2^32 - 1 slots.
+/// User data of the poll through which other threads wake the runtime. No id has it: the table
+/// would need 2^32 - 1 slots.
 const WAKEUP: u64 = u64::MAX;
-/// User data of cancel requests, whose own completions say nothing that the cancelled one does not.
+/// User data of cancel requests. Their completions say nothing that those of the cancelled requests
+/// do not.
 const CANCEL: u64 = u64::MAX - 1;
 
 pub(crate) struct Ring {
     queues: Queues,
-    /// Entries for which the submission queue had no room, in order.
+    /// Entries for which the submission queue was full, in order.
     backlog: VecDeque<squeue::Entry>,
     enters: u64,
-    /// What other threads write to.
+    /// Other threads write to it.
     eventfd: Arc<File>,
     watch: Watch,
     losses: Losses,
@@ -83,7 +84,8 @@ impl Ring {
 
     /// Queues a multishot recvmsg into the pool (Linux 6.0).
     pub(crate) fn receive(&mut self, id: Id, receive: &Receive) {
-        // MSG_TRUNC: without it the header gives the length that fitted, not the true one.
+        // Without MSG_TRUNC, the header has the length that was received, not the true one
+        // (docs/kernel.md, K-RECV-5).
         let entry =
             opcode::RecvMsgMulti::new(number(receive.socket()), receive.request(), BUFFER_GROUP)
                 .flags(libc::MSG_TRUNC as u32)
@@ -91,7 +93,7 @@ impl Ring {
         self.push(entry.user_data(id.to_user_data()));
     }
 
-    /// Asks for the end of what `id` names, whose final completion still comes.
+    /// Cancels what `id` names. Its final completion still follows.
     pub(crate) fn cancel(&mut self, id: Id) {
         self.cancel_user_data(id.to_user_data());
     }
@@ -101,7 +103,7 @@ impl Ring {
         self.push(entry.user_data(CANCEL));
     }
 
-    /// Polls the eventfd until told otherwise: a completion for every write (Linux 5.13).
+    /// Polls the eventfd until cancelled, with a completion for every write (Linux 5.13).
     fn watch(&mut self) {
         self.watch = Watch::Armed;
         let entry = opcode::PollAdd::new(number(self.eventfd.as_fd()), libc::POLLIN as u32)
@@ -110,7 +112,7 @@ impl Ring {
         self.push(entry.user_data(WAKEUP));
     }
 
-    /// Asks for the end of the poll of the eventfd.
+    /// Cancels the poll of the eventfd.
     pub(crate) fn stop_watching(&mut self) {
         match self.watch {
             Watch::Armed => {
@@ -129,7 +131,7 @@ impl Ring {
 
     /// Queues an entry. It counts as in flight from now on, whatever the next enter returns.
     fn push(&mut self, entry: squeue::Entry) {
-        // Never past entries that wait already: a cancel must follow what it cancels.
+        // Never before entries that wait: a cancel must follow what it cancels.
         if self.backlog.is_empty() && self.push_entry(&entry) == Push::Done {
             return;
         }
@@ -137,9 +139,10 @@ impl Ring {
     }
 
     fn push_entry(&mut self, entry: &squeue::Entry) -> Push {
-        // SAFETY: owned until final. Only a receive names memory: its request, which its slot of the
-        // table owns, and the buffers of the pool, which outlives the ring. Operations and receives
-        // keep the descriptors open that their entries name, `self` that of the eventfd.
+        // SAFETY: owned until final. Only a receive names memory: its request, which its slot of
+        // the table owns, and the buffers of the pool, which outlives the ring. Operations and
+        // receives keep the descriptors open that their entries name; `self` keeps the eventfd
+        // open.
         unsafe { self.queues.push(entry) }
     }
 
@@ -152,7 +155,7 @@ impl Ring {
         }
     }
 
-    /// Cancels at once what `id` names, which the kernel must have: nothing is queued.
+    /// Cancels what `id` names at once. Nothing may be queued: the kernel must have the request.
     pub(super) fn cancel_now(&mut self, id: Id) -> io::Result<Found> {
         self.queues.cancel_now(id.to_user_data())
     }
@@ -165,7 +168,7 @@ impl Ring {
         self.queues.cancel_now(WAKEUP).map(drop)
     }
 
-    /// Begins the poll of the eventfd again, of which the kernel has nothing any more.
+    /// Begins the poll of the eventfd again. The kernel has nothing of the former one.
     pub(super) fn resume_watch(&mut self) {
         match self.watch {
             Watch::Suspended => self.watch(),
@@ -173,7 +176,7 @@ impl Ring {
         }
     }
 
-    /// Registers the buffers of `pool` that nobody holds anew. No receive is in flight.
+    /// Registers the buffers of `pool` that have no shares again. No receive is in flight.
     ///
     /// # Safety
     ///
@@ -182,7 +185,7 @@ impl Ring {
         self.queues.unregister_buffers();
         pool.take_all_back();
         let buffers = pool.ring().expect("a ring has a pool that the kernel fills");
-        // SAFETY: the caller keeps the contract.
+        // SAFETY: the caller guarantees it.
         unsafe { self.queues.register_buffers(buffers) }
     }
 
@@ -191,13 +194,13 @@ impl Ring {
         self.losses.count()
     }
 
-    /// Submits what was pushed, lets the kernel post what it has ready, and waits if asked to: one
-    /// system call, or none if there is nothing to do.
+    /// Submits what was pushed, lets the kernel post what it has ready, and waits as told. It takes
+    /// one system call, or none if there is nothing to do.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<EnterOutcome> {
         loop {
             self.empty_backlog();
             let queued = self.queues.state().queued;
-            // While entries wait for room in the queue, the enter only makes room.
+            // While entries wait for space in the queue, the enter only makes space.
             let wait = if self.backlog.is_empty() { wait } else { Wait::No };
             if wait == Wait::No && !self.has_work() {
                 return Ok(EnterOutcome::Done);
@@ -224,8 +227,8 @@ impl Ring {
         }
     }
 
-    /// Hands each completion posted so far to `accept`: the id, the result, the buffer that was
-    /// filled, and whether there will be more.
+    /// Passes each completion posted so far to `accept`: the id, the result, the buffer that was
+    /// filled, and whether more will follow.
     pub(crate) fn collect(&mut self, mut accept: impl FnMut(Id, i32, Option<u16>, Finality)) {
         let mut watch_ended = false;
         self.queues.each_completion(|user_data, result, flags| {
@@ -248,7 +251,7 @@ impl Ring {
         }
     }
 
-    /// Whether completions wait to be collected, here or in the kernel's overflow list.
+    /// Whether there are completions to collect, in the queue or in the kernel's overflow list.
     pub(crate) fn has_completions(&mut self) -> bool {
         !self.queues.is_empty() || self.queues.state().has_overflowed
     }
@@ -261,20 +264,21 @@ impl Ring {
         is_queued || queue.has_task_work || queue.has_overflowed
     }
 
-    /// Ends the ring: unregisters the pool, then closes the descriptor.
+    /// Closes the ring: unregisters the pool, then closes the descriptor.
     pub(crate) fn close(self) {
-        // Closing the ring would undo it as well, but asynchronously.
+        // Closing the ring would unregister it as well, but asynchronously (docs/kernel.md,
+        // K-RING-8).
         self.queues.unregister_buffers();
     }
 }
 
-/// The poll of the eventfd.
+/// The state of the poll of the eventfd.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Watch {
     Armed,
-    /// Nothing is known of it, because a completion was lost; it is to be begun again.
+    /// Its state is unknown because a completion was lost. It will be begun again.
     Suspended,
-    /// A cancel was pushed; the final completion has not been collected.
+    /// A cancel was pushed. The final completion was not collected yet.
     Ending,
     Ended,
 }
@@ -283,12 +287,12 @@ fn number(descriptor: BorrowedFd<'_>) -> Fd {
     Fd(descriptor.as_raw_fd())
 }
 
-/// Which failures of `io_uring_enter(2)` are part of life.
+/// Decides which errors of `io_uring_enter(2)` are expected.
 fn sort(error: io::Error) -> io::Result<EnterOutcome> {
     match error.raw_os_error() {
         // A signal, or the time is over: nothing was lost. Or a loss that was noticed before.
         Some(libc::EINTR | libc::ETIME | libc::EBADR) => Ok(EnterOutcome::Done),
-        // No memory for a request, or completions in the overflow list have to be collected first.
+        // Out of memory for a request, or the overflow list has to be collected first.
         Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => Ok(EnterOutcome::Refused),
         _ => Err(error),
     }
@@ -297,15 +301,15 @@ fn sort(error: io::Error) -> io::Result<EnterOutcome> {
 #[cfg(test)]
 #[cfg(not(miri))]
 impl Ring {
-    /// The descriptor that a forked child would have, which keeps the ring alive. `None` where there
-    /// is none.
+    /// A copy of the descriptor, as a forked child would have it, which keeps the ring alive.
+    /// `None` on a kernel in memory.
     pub(super) fn as_in_a_child(&self) -> Option<std::os::fd::OwnedFd> {
         let descriptor = match &self.queues {
             Queues::Kernel(ring) => ring.as_raw_fd(),
             #[cfg(ebbtide_model)]
             Queues::Model(_) => return None,
         };
-        // SAFETY: `self`, which owns the descriptor, keeps it open.
+        // SAFETY: `self` owns the descriptor and keeps it open.
         let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
         Some(descriptor.try_clone_to_owned().expect("a descriptor is left"))
     }
@@ -323,8 +327,8 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
 
-    /// A ring with queues of `entries` each, its pool and its eventfd; `None`, and says why, where
-    /// there is no io_uring.
+    /// A ring with queues of `entries` entries each, its pool and its eventfd. `None`, with a
+    /// message, if there is no io_uring.
     fn ring(entries: usize) -> Option<(Ring, Pool, Arc<File>)> {
         let eventfd = Arc::new(eventfd().unwrap());
         let limits = Limits {
@@ -344,7 +348,7 @@ mod tests {
         }
     }
 
-    /// Queues polls that are answered at once.
+    /// Queues polls that are ready at once.
     fn submit_ready(ring: &mut Ring, eventfd: &File, count: u64) {
         let request = Request::Ready { descriptor: eventfd.as_fd(), interest: Interest::Writable };
         for number in 0..count {
@@ -358,14 +362,14 @@ mod tests {
         count
     }
 
-    /// Fails when a runtime goes to sleep over entries that the submission queue had no room for.
+    /// Fails when a runtime goes to sleep although entries wait for space in the submission queue.
     #[test]
     fn what_waited_for_room_is_submitted_before_the_sleep() {
         const COUNT: u64 = 10;
         let Some((mut ring, _pool, eventfd)) = ring(2) else { return };
         submit_ready(&mut ring, &eventfd, COUNT);
         let mut collected = 0;
-        // One enter submits all; the completion queue gives them in parts.
+        // One enter submits all. The completion queue takes them in parts.
         for _ in 0..COUNT {
             ring.enter(Wait::AtMost(Duration::from_secs(1))).unwrap();
             assert!(ring.backlog.is_empty(), "it slept, or would have");
@@ -378,7 +382,7 @@ mod tests {
         ring.close();
     }
 
-    /// A kernel whose completions all wait in its overflow list.
+    /// A kernel whose completions are all in its overflow list.
     #[cfg(ebbtide_model)]
     struct Overflown;
 
@@ -423,8 +427,8 @@ mod tests {
         }
     }
 
-    /// Linux empties the list when it is entered to sleep, so that no sleep would last. Fails when
-    /// a runtime passes for quiescent although there is something to collect.
+    /// Linux empties the list when it is entered to sleep, so no sleep would last. Fails when a
+    /// runtime counts as quiescent although there are completions to collect.
     #[cfg(ebbtide_model)]
     #[test]
     fn completions_in_the_overflow_list_are_completions() {
@@ -433,8 +437,8 @@ mod tests {
         assert!(ring.has_completions() && ring.has_work());
     }
 
-    /// A completion queue that is full ends it. Fails when it is not armed again: other threads
-    /// could then wake the runtime no more.
+    /// A full completion queue ends the poll. Fails when the poll is not armed again: other threads
+    /// could then no longer wake the runtime.
     #[test]
     fn the_poll_of_the_eventfd_outlives_a_full_completion_queue() {
         let Some((mut ring, _pool, eventfd)) = ring(2) else { return };
@@ -456,8 +460,8 @@ mod tests {
     /// `IORING_UNREGISTER_PBUF_RING` of `io_uring_register(2)`.
     const UNREGISTER_BUFFERS: libc::c_uint = 23;
 
-    /// A forked child keeps the ring alive with its copy of the descriptor. Fails when closing our
-    /// own is all that takes the pool, whose memory is freed next, back from the kernel.
+    /// A forked child keeps the ring alive by its copy of the descriptor. Fails when only closing
+    /// this process's descriptor takes the pool from the kernel: its memory is freed next.
     #[test]
     fn the_pool_is_taken_back_although_a_child_may_hold_the_ring() {
         let Some((ring, pool, _)) = ring(2) else { return };

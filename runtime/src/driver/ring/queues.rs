@@ -1,6 +1,5 @@
-//! [`Queues`]: the two queues of a ring, and the one system call. The kernel's; or, with the
-//! `--cfg ebbtide_model`, those of a kernel in memory, on which everything from `ring.rs` upwards is
-//! tested.
+//! [`Queues`]: the two queues of a ring, and the system call. They are the kernel's or, with `--cfg
+//! ebbtide_model`, those of a kernel in memory, which tests everything above this file.
 
 // UNSAFETY: enter is a raw system call.
 #![expect(unsafe_code, reason = "argued above")]
@@ -28,21 +27,21 @@ pub(super) enum Queues {
 
 /// What the flags and the indices of the submission queue say.
 pub(super) struct QueueState {
-    /// Entries that wait.
+    /// How many entries are queued.
     pub(super) queued: usize,
-    /// Whether the kernel has something to post that it posts only when it is entered
+    /// Whether the kernel has completions that it posts only when it is entered
     /// (`IORING_SQ_TASKRUN`).
     pub(super) has_task_work: bool,
-    /// Whether completions wait in the overflow list (`IORING_SQ_CQ_OVERFLOW`).
+    /// Whether completions are in the overflow list (`IORING_SQ_CQ_OVERFLOW`).
     pub(super) has_overflowed: bool,
 }
 
-/// What a cancel came upon.
+/// What a cancel has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::driver) enum Found {
-    /// The request: its final completion comes.
+    /// The request. Its final completion follows.
     Request,
-    /// Nothing: the final completion is posted already, or lost.
+    /// Nothing. The final completion was posted, or was lost.
     Nothing,
 }
 
@@ -59,11 +58,11 @@ impl Queues {
     ///
     /// # Safety
     ///
-    /// What the entry points to must stay where it is, and untouched, until the final completion
-    /// with its user data was collected.
+    /// What the entry points to must stay in place, and unchanged, until the final completion with
+    /// its user data was collected.
     pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> Push {
         let pushed = match self {
-            // SAFETY: the caller answers for it.
+            // SAFETY: the caller guarantees it.
             Self::Kernel(ring) => unsafe { ring.submission().push(entry) }.is_ok(),
             #[cfg(ebbtide_model)]
             Self::Model(model) => model.push(entry),
@@ -71,7 +70,7 @@ impl Queues {
         if pushed { Push::Done } else { Push::Full }
     }
 
-    /// How many entries wait in the submission queue, and what its flags say.
+    /// How many entries are queued, and the flags of the submission queue.
     pub(super) fn state(&mut self) -> QueueState {
         match self {
             Self::Kernel(ring) => {
@@ -91,8 +90,8 @@ impl Queues {
         }
     }
 
-    /// Submits `queued` entries, lets the kernel post what it has ready, and waits if asked to.
-    /// Gives how many entries were submitted.
+    /// Submits `queued` entries, lets the kernel post what it has ready, and waits as told. Returns
+    /// how many entries were submitted.
     pub(super) fn enter(&mut self, queued: usize, wait: Wait) -> io::Result<usize> {
         let least = u32::from(wait != Wait::No);
         match self {
@@ -105,12 +104,13 @@ impl Queues {
                     }
                     Wait::No | Wait::Forever => SubmitArgs::new(),
                 };
-                // GETEVENTS always: with DEFER_TASKRUN nothing is posted without it.
+                // Always GETEVENTS: with DEFER_TASKRUN, nothing is posted without it
+                // (docs/kernel.md, K-RING-3).
                 let flags = (EnterFlags::GETEVENTS | EnterFlags::EXT_ARG).bits();
                 let ring = ring.submitter();
                 let queued = u32::try_from(queued).expect("the kernel bounds queues");
-                // SAFETY: `queued` entries are in the queue, and the argument has the type that
-                // EXT_ARG announces and outlives the call.
+                // SAFETY: `queued` entries are in the queue. The argument has the type that EXT_ARG
+                // announces, and outlives the call.
                 unsafe { ring.enter(queued, least, flags, Some(&arguments)) }
             }
             #[cfg(ebbtide_model)]
@@ -121,7 +121,7 @@ impl Queues {
         }
     }
 
-    /// Takes each completion posted so far: its user data, result and flags.
+    /// Passes each completion posted so far to `take`: its user data, result and flags.
     pub(super) fn each_completion(&mut self, mut take: impl FnMut(u64, i32, u32)) {
         match self {
             Self::Kernel(ring) => {
@@ -143,7 +143,7 @@ impl Queues {
         }
     }
 
-    /// Cancels a request that was submitted, without a completion of its own
+    /// Cancels a submitted request. The cancel itself has no completion
     /// (`IORING_REGISTER_SYNC_CANCEL`, Linux 6.0).
     pub(super) fn cancel_now(&mut self, user_data: u64) -> io::Result<Found> {
         match self {
@@ -154,7 +154,7 @@ impl Queues {
                 match cancelled.as_ref().map_err(io::Error::raw_os_error) {
                     Ok(()) => Ok(Found::Request),
                     Err(Some(libc::ENOENT)) => Ok(Found::Nothing),
-                    // It is being carried out just now.
+                    // It is being carried out now.
                     Err(Some(libc::EALREADY | libc::ETIME | libc::EINTR)) => Ok(Found::Request),
                     Err(_) => cancelled.map(|()| Found::Request),
                 }
@@ -167,7 +167,7 @@ impl Queues {
         }
     }
 
-    /// How many completions the kernel has lost for want of memory. Wraps.
+    /// How many completions the kernel has lost because it was out of memory. Wraps.
     pub(super) fn lost(&mut self) -> u32 {
         match self {
             Self::Kernel(ring) => ring.completion().overflow(),
@@ -176,15 +176,15 @@ impl Queues {
         }
     }
 
-    /// Gives the kernel the ring of buffers to take from.
+    /// Registers the ring of buffers that the kernel takes from.
     ///
     /// # Safety
     ///
     /// The ring of buffers must outlive the registration.
     pub(super) unsafe fn register_buffers(&mut self, buffers: &BufferRing) -> io::Result<()> {
         match self {
-            // SAFETY: the ring of buffers is page-aligned and has the given number of entries; the
-            // caller answers for how long.
+            // SAFETY: the ring of buffers is page-aligned and has the given number of entries. The
+            // caller guarantees that it lives long enough.
             Self::Kernel(ring) => unsafe {
                 ring.submitter().register_buf_ring_with_flags(
                     buffers.address(),
@@ -201,7 +201,7 @@ impl Queues {
         }
     }
 
-    /// Takes the pool back from the kernel. It fails only if nothing is registered.
+    /// Unregisters the ring of buffers. It fails only if none is registered.
     pub(super) fn unregister_buffers(&self) {
         match self {
             Self::Kernel(ring) => {

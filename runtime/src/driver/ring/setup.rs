@@ -1,9 +1,9 @@
-//! Setting up a ring: which features it gets.
+//! Setting up a ring, and which features it gets.
 //!
 //! Features are probed by asking for them, from the best set down to the least that works. Version
-//! numbers prove nothing where vendors backport.
+//! numbers prove nothing, because vendors backport (docs/kernel.md, K-RING-1).
 
-// UNSAFETY: registering the pool hands its address to the kernel.
+// UNSAFETY: registering the pool passes its address to the kernel.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::fs::File;
@@ -21,10 +21,10 @@ use crate::driver::enter::Wait;
 use crate::driver::error::{Call, StartError};
 use crate::limits::{Limits, SMALLER_RETRY_MS, START_RETRY_MS};
 
-/// How long to wait before the kernel is asked again for what it had no memory for.
+/// How long to wait before the kernel is asked again, if it had no memory.
 const START_PAUSE: Duration = Duration::from_millis(5);
 
-/// How the kernel runs the work that completes requests.
+/// When the kernel runs the work that completes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskRun {
     /// Only when the ring is entered (`IORING_SETUP_DEFER_TASKRUN`, Linux 6.1).
@@ -42,8 +42,7 @@ pub(in crate::driver) struct Opened {
 }
 
 impl Ring {
-    /// Opens a ring within `limits` and registers `pool` with it. `eventfd` is what other threads
-    /// write to.
+    /// Opens a ring within `limits` and registers `pool` with it. Other threads write to `eventfd`.
     pub(in crate::driver) fn open(
         limits: &Limits,
         pool: &Pool,
@@ -53,7 +52,7 @@ impl Ring {
         Ok(Opened { ring: Self::new(queues, eventfd), task_run, completion_entries })
     }
 
-    /// Puts a ring on a kernel in memory.
+    /// Makes a ring on a kernel in memory.
     #[cfg(ebbtide_model)]
     pub(in crate::driver) fn on_model(
         queues: Box<dyn crate::model::ModelQueues>,
@@ -79,19 +78,19 @@ fn open(limits: &Limits, pool: &Pool) -> Result<(Queues, TaskRun, u32), StartErr
         if error.raw_os_error() != Some(libc::ENOMEM) {
             return Err(StartError::of_ring(call, &error));
         }
-        // Locked memory of rings that were just closed comes back within milliseconds.
+        // Locked memory of rings that were just closed returns within milliseconds.
         if Instant::now() < deadline {
             thread::sleep(START_PAUSE);
             continue;
         }
-        // A smaller ring still loses nothing: what does not fit waits in the backlog, in the
-        // kernel's overflow list, or in the socket.
+        // A smaller ring loses nothing: what does not fit waits in the backlog, in the kernel's
+        // overflow list, or in the socket.
         if submission_entries <= 8 {
             return Err(StartError::of_ring(call, &error));
         }
         submission_entries /= 2;
         completion_entries = (completion_entries / 2).max(submission_entries);
-        // That of the ring that has just failed comes back no sooner.
+        // The memory of the ring that has just failed takes as long to return.
         deadline = Instant::now() + Duration::from_millis(SMALLER_RETRY_MS);
     }
 }
@@ -110,7 +109,7 @@ fn open_once(
                 let mut queues = Queues::Kernel(ring);
                 register(&mut queues, pool).map_err(|error| (Call::Register, error))?;
                 if let Err(error) = try_enter(&mut queues, deadline) {
-                    // Closing the ring would undo it as well, but asynchronously.
+                    // Closing the ring would unregister it as well, but asynchronously.
                     queues.unregister_buffers();
                     return Err((Call::Enter, error));
                 }
@@ -143,15 +142,15 @@ impl Step {
     }
 }
 
-/// The entries of a queue, as the kernel takes them.
+/// The number of entries of a queue, as the kernel takes it.
 fn entries(count: usize) -> u32 {
     u32::try_from(count).expect("the builder bounds queues")
 }
 
 fn setup(submission: usize, completion: usize, step: Step) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
-    // SINGLE_ISSUER (6.0) is asked for at every step: it also vouches for multishot recvmsg, which
-    // came with the same release and cannot be probed for.
+    // SINGLE_ISSUER (6.0) is asked for in every step. It also proves that there is multishot
+    // recvmsg, which came with the same release and cannot be probed.
     builder.dontfork().setup_single_issuer().setup_submit_all().setup_taskrun_flag();
     builder.setup_cqsize(entries(completion.max(submission))).setup_clamp();
     match step {
@@ -162,15 +161,15 @@ fn setup(submission: usize, completion: usize, step: Step) -> io::Result<IoUring
     builder.build(entries(submission))
 }
 
-/// Gives the kernel the buffers of `pool`.
+/// Registers the buffers of `pool`.
 fn register(queues: &mut Queues, pool: &Pool) -> io::Result<()> {
     let buffers = pool.ring().expect("a ring is opened for a pool that the kernel fills");
-    // SAFETY: the driver holds the pool, and unregisters it before letting it go.
+    // SAFETY: the driver has the pool, and unregisters it before it drops the pool.
     unsafe { queues.register_buffers(buffers) }
 }
 
-/// Has the kernel carry out a request that does nothing. A sandbox may allow a ring and refuse to enter
-/// it, which would be found out too late to run on epoll.
+/// Has the kernel carry out a request that does nothing. A sandbox may allow a ring and refuse to
+/// enter it. That would otherwise show too late to use epoll.
 fn try_enter(queues: &mut Queues, deadline: Instant) -> io::Result<()> {
     let nothing = opcode::Nop::new().build();
     // SAFETY: it names no memory.
@@ -188,7 +187,7 @@ fn try_enter(queues: &mut Queues, deadline: Instant) -> io::Result<()> {
         match error.raw_os_error() {
             _ if Instant::now() >= deadline => return Err(error),
             Some(libc::EINTR | libc::ETIME) => {}
-            // No memory for it just now.
+            // Out of memory now.
             Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => thread::sleep(START_PAUSE),
             _ => return Err(error),
         }

@@ -1,5 +1,5 @@
-//! Completions that the kernel loses, which no kernel can be made to do at will. Random losses are in
-//! `model/`.
+//! Lost completions. No kernel can be made to lose them at will, so the kernel is a model. Random
+//! losses are in `model/`.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -17,7 +17,7 @@ use super::super::{Armed, Batch, Driver, Layout, Polled, Readiness, Sink, Verdic
 use crate::limits::Limits;
 use crate::model::ModelQueues;
 
-/// A kernel that completes what it is told to, loses what it is told to, and has nothing in flight.
+/// A kernel that completes and loses what it is told to, and has nothing in flight.
 #[derive(Clone, Default)]
 struct Lossy(Rc<State>);
 
@@ -87,7 +87,7 @@ impl Lossy {
         Driver::on_model(Box::new(self.clone()), &limits, eventfd).unwrap()
     }
 
-    /// Loses `count` completions, and returns how many entries are submitted for it.
+    /// Loses `count` completions. Returns how many entries are submitted for that.
     fn lose(&self, driver: &mut Driver, count: u32) -> usize {
         self.0.lost.set(self.0.lost.get() + count);
         assert_eq!(driver.submit_and_wait(Wait::Forever), EnterOutcome::CompletionLost);
@@ -99,7 +99,7 @@ impl Lossy {
     }
 }
 
-/// Wants to be armed again whenever its receive ends, and keeps what it is handed.
+/// Asks to be armed again whenever its receive ends, and keeps what it is handed.
 struct Keeping {
     socket: UnixDatagram,
     ends: Cell<usize>,
@@ -132,7 +132,7 @@ fn keeping() -> Rc<Keeping> {
     Rc::new(Keeping { socket, ends: Cell::default(), kept: RefCell::default() })
 }
 
-/// Fails when the socket is deaf from then on.
+/// Fails when the socket receives nothing from then on.
 #[test]
 fn a_receive_whose_end_was_lost_is_armed_again() {
     let kernel = Lossy::default();
@@ -149,8 +149,8 @@ fn a_receive_whose_end_was_lost_is_armed_again() {
     driver.backend = Backend::Ended;
 }
 
-/// Fails when the pool takes buffers for those of the kernel that it has filled and lost: at last the
-/// kernel has none, and nobody gives it any.
+/// Fails when the pool counts lost buffers, which the kernel has filled, as the kernel's. In the
+/// end the kernel has none, and is given none.
 #[test]
 fn buffers_that_were_lost_are_free_again() {
     let kernel = Lossy::default();
@@ -175,7 +175,7 @@ fn buffers_that_were_lost_are_free_again() {
     driver.backend = Backend::Ended;
 }
 
-/// Fails when its future waits for ever, or is told an error that has nothing to do with it.
+/// Fails when its future waits for ever, or gets an error that does not concern it.
 #[test]
 fn an_operation_whose_completion_was_lost_is_submitted_again() {
     let kernel = Lossy::default();
@@ -192,7 +192,8 @@ fn an_operation_whose_completion_was_lost_is_submitted_again() {
     driver.backend = Backend::Ended;
 }
 
-/// Fails when a loss hides what came before it, or when nobody is told the end of what was dropped.
+/// Fails when a loss hides what came before it, or when the end of what was dropped is not
+/// reported.
 #[test]
 fn a_dropped_operation_whose_completion_was_lost_is_over() {
     let kernel = Lossy::default();
@@ -202,7 +203,7 @@ fn a_dropped_operation_whose_completion_was_lost_is_over() {
     driver.orphan(id, &mut Wakes::default());
     driver.submit_and_wait(Wait::No);
     assert_eq!(driver.counts().in_flight, 1);
-    // The poll of the eventfd alone.
+    // Only the poll of the eventfd.
     assert_eq!(kernel.lose(&mut driver, 1), 1);
     assert_eq!(driver.counts().in_flight, 0);
     driver.backend = Backend::Ended;

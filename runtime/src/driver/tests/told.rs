@@ -1,4 +1,4 @@
-//! What the driver makes of completions that no kernel can be made to post at will.
+//! How the driver handles completions that no kernel can be made to post at will.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -15,7 +15,7 @@ use super::super::{Armed, Batch, Driver, Layout, Sink, Verdict, Wakes};
 use crate::limits::Limits;
 use crate::model::ModelQueues;
 
-/// A kernel that brings what it is told to: user data, result, flags.
+/// A kernel that posts what it is told to: user data, result, flags.
 #[derive(Clone, Default)]
 struct Told(Rc<RefCell<Vec<(u64, i32, u32)>>>);
 
@@ -67,12 +67,12 @@ const HAS_BUFFER: u32 = 1;
 const MORE: u32 = 2;
 
 impl Told {
-    /// A completion with the buffer `buffer`.
+    /// A completion that names the buffer `buffer`.
     fn tell(&self, index: u64, result: i32, buffer: u32) {
         self.0.borrow_mut().push((index, result, buffer << 16 | HAS_BUFFER | MORE));
     }
 
-    /// A driver on it, with a pool of eight buffers.
+    /// A driver on such a kernel, with a pool of eight buffers.
     fn driver(&self) -> Driver {
         let limits = Limits { buffers: 8, buffer_size: 512, ..Limits::default() };
         let eventfd = Arc::new(eventfd().unwrap());
@@ -80,7 +80,7 @@ impl Told {
     }
 }
 
-/// Fails when the pool is short of a buffer for good: it would keep the memory of the whole pool.
+/// Fails when the pool never gets a buffer back: the memory of the whole pool would stay.
 #[test]
 fn a_buffer_with_no_message_for_anybody_goes_back_to_the_pool() {
     let kernel = Told::default();
@@ -93,11 +93,11 @@ fn a_buffer_with_no_message_for_anybody_goes_back_to_the_pool() {
     let not_with_the_kernel: Vec<_> = std::iter::from_fn(|| pool.take_free()).collect();
     assert_eq!(not_with_the_kernel.len(), 2);
     drop(not_with_the_kernel);
-    // What it watches with has no kernel that would end it.
+    // No kernel ends the poll of the eventfd.
     driver.backend = Backend::Ended;
 }
 
-/// Panics over its first message, or counts its messages.
+/// Panics at its first message, or counts its messages.
 struct Counting {
     socket: UnixDatagram,
     panics: bool,
@@ -124,7 +124,8 @@ impl Sink for Counting {
     }
 }
 
-/// Fails when what a sink has left in a batch, because it panicked, is handed to the next.
+/// Fails when the messages that a sink has left in a batch, because it panicked, are handed to the
+/// next sink.
 #[test]
 fn what_a_sink_that_panics_leaves_goes_to_no_other() {
     let kernel = Told::default();
@@ -146,7 +147,7 @@ fn what_a_sink_that_panics_leaves_goes_to_no_other() {
     driver.backend = Backend::Ended;
 }
 
-/// Writes down what it is handed, and as whose.
+/// Records what it is handed, and for which socket.
 struct Noting {
     socket: UnixDatagram,
     number: usize,
@@ -179,7 +180,7 @@ impl Sink for Noting {
     }
 }
 
-/// Fails when messages of two sockets go to one, or when what follows a message overtakes it.
+/// Fails when messages of two sockets go to one, or when a later completion overtakes a message.
 #[test]
 fn a_batch_is_of_one_socket_and_comes_before_what_follows_it() {
     let kernel = Told::default();
