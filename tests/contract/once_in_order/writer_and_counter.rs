@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ebbtide::net::{DatagramSocket, UnixAddr};
+use ebbtide::net::{DatagramSocket, UdpSocket as Ours, UnixAddr, UnixDatagram};
 use ebbtide::{Drain, DrainOutcome, Runtime};
 use ebbtide_testkit::child::again;
 use ebbtide_testkit::report::assert_balanced;
@@ -273,6 +273,7 @@ async fn count<T: Written>(
     load: Load,
     window: Option<u64>,
 ) {
+    let socket = T::Socket::from(socket);
     while let Some(datagram) = socket.recv().await.unwrap() {
         let received = tally.borrow_mut().enter(&datagram, load.size);
         if load.waits_after(received, window) {
@@ -283,6 +284,7 @@ async fn count<T: Written>(
 }
 
 async fn write<T: Written>(socket: DatagramSocket<T>, load: Load) {
+    let socket = T::Socket::from(socket);
     for payload in load.payloads() {
         T::send(&socket, &payload).await.unwrap();
     }
@@ -311,19 +313,23 @@ fn write_in_a_process(socket: Socket, load: Load) {
 
 /// How a writer and a counter use a transport.
 trait Written: Transport {
+    type Socket: From<DatagramSocket<Self>> + std::ops::Deref<Target = DatagramSocket<Self>>;
+
     /// The writer's socket and the counter's, connected to each other.
     fn connected_pair() -> (Socket, Socket);
 
-    async fn send(socket: &DatagramSocket<Self>, payload: &[u8]) -> io::Result<()>;
+    async fn send(socket: &Self::Socket, payload: &[u8]) -> io::Result<()>;
 }
 
 impl Written for UnixAddr {
+    type Socket = UnixDatagram;
+
     fn connected_pair() -> (Socket, Socket) {
         Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap()
     }
 
     /// Until the queue is full; then waits for room.
-    async fn send(socket: &DatagramSocket<Self>, payload: &[u8]) -> io::Result<()> {
+    async fn send(socket: &Self::Socket, payload: &[u8]) -> io::Result<()> {
         loop {
             match socket.try_send(payload) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -336,6 +342,8 @@ impl Written for UnixAddr {
 }
 
 impl Written for SocketAddr {
+    type Socket = Ours;
+
     fn connected_pair() -> (Socket, Socket) {
         let (writer, counter) = (udp_socket(), udp_socket());
         writer.connect(counter.local_addr().unwrap()).unwrap();
@@ -343,7 +351,7 @@ impl Written for SocketAddr {
         (writer.into(), counter.into())
     }
 
-    async fn send(socket: &DatagramSocket<Self>, payload: &[u8]) -> io::Result<()> {
+    async fn send(socket: &Self::Socket, payload: &[u8]) -> io::Result<()> {
         socket.send(payload).await.map(drop)
     }
 }
