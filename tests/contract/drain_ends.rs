@@ -43,7 +43,7 @@ fn every_accepted_unix_datagram_is_delivered(shape: Shape) {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         let flood = runtime.block_on(async {
             let (socket, flood) = flooded_unix();
-            ebbtide::spawn(receive(Rc::new(socket), Rc::clone(&ledger)));
+            ebbtide::spawn(receive(Rc::new(socket.into()), Rc::clone(&ledger)));
             until(|| ledger.borrow().received >= some(seed)).await;
             flood
         });
@@ -66,7 +66,7 @@ fn only_the_drop_counter_explains_a_hole_in_a_udp_sequence(shape: Shape) {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         let flood = runtime.block_on(async {
             let (socket, flood) = flooded_udp();
-            ebbtide::spawn(receive(Rc::new(socket), Rc::clone(&ledger)));
+            ebbtide::spawn(receive(Rc::new(socket.into()), Rc::clone(&ledger)));
             until(|| ledger.borrow().received >= some(seed)).await;
             flood
         });
@@ -122,7 +122,7 @@ fn drain_accounts_for_every_datagram(
     runtime.block_on(async {
         let (socket, flood) = flooded();
         let watch = duplicate(&socket);
-        let socket = Rc::new(socket);
+        let socket: Rc<DatagramSocket<_>> = Rc::new(socket.into());
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         ebbtide::spawn(receive(Rc::clone(&socket), Rc::clone(&ledger)));
         until(|| ledger.borrow().received >= least).await;
@@ -140,14 +140,14 @@ fn drain_accounts_for_every_datagram(
 
 fn a_slow_unix_receiver_is_bounded_by_the_deadline(shape: Shape) {
     for seed in 0..SEEDS {
-        let (report, accepted) = cut_short(shape, flooded_unix);
+        let (report, accepted) = cut_short(shape, || into(flooded_unix()));
         assert_eq!(report.stats.received, accepted, "{}, seed {seed}: {report}", shape.name);
     }
 }
 
 fn a_slow_udp_receiver_is_bounded_by_the_deadline(shape: Shape) {
     for _ in 0..SEEDS {
-        cut_short(shape, flooded_udp);
+        cut_short(shape, || into(flooded_udp()));
     }
 }
 
@@ -272,4 +272,8 @@ fn flood_udp(socket: UdpSocket) -> (UdpSocket, Flood) {
         move |payload| sender.send(payload)
     });
     (socket, flood)
+}
+
+fn into<A>((socket, flood): (impl Into<DatagramSocket<A>>, Flood)) -> (DatagramSocket<A>, Flood) {
+    (socket.into(), flood)
 }

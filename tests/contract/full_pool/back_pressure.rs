@@ -41,7 +41,7 @@ type Pair<A> = (DatagramSocket<A>, Socket);
 fn unix() -> Pair<ebbtide::net::UnixAddr> {
     let (receiver, sender) = std::os::unix::net::UnixDatagram::pair().unwrap();
     sender.set_nonblocking(true).unwrap();
-    (UnixDatagram::from_std(receiver).unwrap(), sender.into())
+    (UnixDatagram::from_std(receiver).unwrap().into(), sender.into())
 }
 
 fn udp() -> Pair<std::net::SocketAddr> {
@@ -49,7 +49,7 @@ fn udp() -> Pair<std::net::SocketAddr> {
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     sender.connect(receiver.local_addr().unwrap()).unwrap();
     sender.set_nonblocking(true).unwrap();
-    (receiver, sender.into())
+    (receiver.into(), sender.into())
 }
 
 fn with_pool(shape: Shape, buffers: usize) -> Runtime {

@@ -55,12 +55,14 @@ fn udp() -> [Pair<std::net::SocketAddr>; 2] {
         let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let (to, from) = (receiver.local_addr().unwrap(), sender.local_addr().unwrap());
         let sender = Socket::from(sender);
-        Pair { kind: "UDP", receiver, sender, to: Some(to.into()), from }
+        Pair { kind: "UDP", receiver: receiver.into(), sender, to: Some(to.into()), from }
     };
-    let mut connected = Pair { kind: "UDP, connected", ..pair() };
-    connected.sender.connect(&connected.to.take().unwrap()).unwrap();
-    connected.receiver.connect(connected.from).unwrap();
-    [pair(), connected]
+    let Pair { receiver, sender, to, from, .. } = pair();
+    sender.connect(&to.unwrap()).unwrap();
+    let receiver = UdpSocket::from(receiver);
+    receiver.connect(from).unwrap();
+    let receiver = receiver.into();
+    [pair(), Pair { kind: "UDP, connected", receiver, sender, to: None, from }]
 }
 
 fn unix() -> [Pair<UnixAddr>; 3] {
@@ -69,7 +71,7 @@ fn unix() -> [Pair<UnixAddr>; 3] {
         let receiver = Plain::bind_addr(&unique_name("receiver")).unwrap();
         let to = Socket::from(receiver.try_clone().unwrap()).local_addr().unwrap();
         let from = sender.local_addr().unwrap();
-        let receiver = UnixDatagram::from_std(receiver).unwrap();
+        let receiver = UnixDatagram::from_std(receiver).unwrap().into();
         Pair { kind, receiver, sender: sender.into(), to: Some(to), from }
     };
     let unnamed = unconnected("Unix, unnamed sender", Plain::unbound().unwrap());
@@ -77,7 +79,7 @@ fn unix() -> [Pair<UnixAddr>; 3] {
     let named = unconnected("Unix, named sender", sender);
     let (receiver, sender) = Plain::pair().unwrap();
     let from = sender.local_addr().unwrap();
-    let receiver = UnixDatagram::from_std(receiver).unwrap();
+    let receiver = UnixDatagram::from_std(receiver).unwrap().into();
     let pair = Pair { kind: "Unix, connected", receiver, sender: sender.into(), to: None, from };
     [unnamed, named, pair]
 }
