@@ -163,7 +163,7 @@ fn miri(shell: &Shell, root: &Path) -> Result<()> {
 
 /// The tests that hold buffers longest.
 fn asan(shell: &Shell, _: &Path) -> Result<()> {
-    let tests = ["lifetimes", "dropped_futures", "pool", "regressions"];
+    let tests = ["lifetimes", "dropped_futures", "full_pool", "regressions"];
     match has_nightly(shell, &["--version"])? {
         true => asan::run(shell, &asan::Args::of_tests(&tests)),
         false => skip("there is no nightly toolchain"),
