@@ -98,18 +98,12 @@ impl Registration {
         self.handle.driver().cancel(key)
     }
 
-    /// Whether nothing of the sink is in flight.
-    #[must_use]
-    pub fn is_reaped(&self, key: ReceiveKey) -> bool {
-        self.handle.driver().is_reaped(key)
-    }
-
     /// Cancels the receive of a sink and waits for its final completion. This is short: a receive
     /// waits in a poll, and cancelling a poll never blocks.
     pub fn reap(&self, key: ReceiveKey) {
         let mut wakes = Wakes::default();
         self.handle.driver().cancel(key);
-        self.handle.collect_until(|| self.is_reaped(key), &mut wakes);
+        self.handle.collect_until(|| self.handle.driver().is_reaped(key), &mut wakes);
         self.handle.wake_from_outside(wakes);
     }
 

@@ -17,7 +17,6 @@ use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::{Builder, Drain, Drainable, Pass, ReadProgress, Runtime};
 use socket2::{SockFilter, Socket};
 
-use super::receive::Then;
 use crate::{Datagram, Exit, Transmit, UdpSocket};
 
 /// The state of the receive when the calls begin.
@@ -281,8 +280,7 @@ impl Rig {
                 self.send_many();
                 let endpoint = self.receiver.endpoint();
                 let _ = endpoint.seal();
-                let verdict = endpoint.receive.machine().stop(Then::Read);
-                endpoint.receive.carry_out(&endpoint.socket, verdict);
+                endpoint.cancel();
             }
             State::Left => {
                 self.send_many();

@@ -8,7 +8,6 @@ use ebbtide_runtime::driver::DriverChoice;
 use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::{Builder, Drain, Drainable, Pass, ReadProgress, Runtime};
 
-use super::receive::Then;
 use super::states::{LEN, Random, numbered};
 use crate::{Datagram, Exit, UnixAddr, UnixDatagram};
 
@@ -138,8 +137,7 @@ impl Rig {
             State::Sealing => {
                 self.send(150);
                 endpoint.seal().unwrap();
-                let verdict = endpoint.receive.machine().stop(Then::Read);
-                endpoint.receive.carry_out(&endpoint.socket, verdict);
+                endpoint.cancel();
             }
             State::Left => {
                 self.send(150);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::rc::Rc;
 
 use ebbtide_runtime::buffer::{Pool, Share};
@@ -77,7 +78,7 @@ pub(crate) struct ReceivedMessage {
 pub(super) struct Copies {
     chunk: Vec<u8>,
     /// Where each message starts in the chunk, and its contents.
-    messages: Vec<(usize, Contents)>,
+    messages: Vec<(Range<usize>, Contents)>,
 }
 
 /// The size in bytes of a block of memory that messages share. The block stays allocated while a
@@ -98,7 +99,8 @@ impl Copies {
         let contents = Contents::find(memory, len, layout)
             .expect("the memory holds all that the layout reserves");
         let start = self.chunk.len();
-        self.messages.push((start, contents.append(memory, &mut self.chunk)));
+        let contents = contents.append(memory, &mut self.chunk);
+        self.messages.push((start..self.chunk.len(), contents));
         if self.chunk.len() >= CHUNK {
             self.hand_over(pool, each);
         }
@@ -107,13 +109,7 @@ impl Copies {
     /// Passes the rest to `each`.
     pub(super) fn hand_over(&mut self, pool: &Pool, mut each: impl FnMut(ReceivedMessage)) {
         let bytes = Rc::new(mem::take(&mut self.chunk).into_boxed_slice());
-        let mut end = bytes.len();
-        let mut starts = Vec::with_capacity(self.messages.len());
-        for (start, contents) in self.messages.drain(..).rev() {
-            starts.push((start..end, contents));
-            end = start;
-        }
-        for (range, contents) in starts.into_iter().rev() {
+        for (range, contents) in self.messages.drain(..) {
             each(ReceivedMessage { share: pool.unpooled(&bytes, range, contents.note()) });
         }
     }

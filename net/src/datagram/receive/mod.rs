@@ -34,15 +34,11 @@ pub use self::future::{Incoming, Recv, RecvBatch, RecvFrom, RecvTrain};
 pub(crate) use self::gro::GroWish;
 use self::inbox::Claim;
 pub(crate) use self::inbox::Take;
-#[cfg(test)]
-pub(super) use self::machine::Then;
-#[cfg(not(test))]
-use self::machine::Then;
-use self::machine::{Outcome, Read, ReadOn};
+use self::machine::{Outcome, Read, ReadOn, Then};
 pub(crate) use self::message::ReceivedMessage;
 #[cfg(fuzzing)]
 pub(crate) use self::message::properties as message_properties;
-use self::seal::{Drops, Seal, Sealed};
+use self::seal::{Drops, Seal};
 use super::registered::{Life, RegisteredSocket};
 
 /// The receiving half of a socket.
@@ -369,7 +365,7 @@ impl ReceiveHalf {
                 Read::Error | Read::Interrupted | Read::Empty => 1,
             };
             let read_on = arrivals.machine.read(read);
-            if read_on == ReadOn::Yes && self.seal.use_up(count) == Sealed::UsedUp {
+            if read_on == ReadOn::Yes && self.seal.use_up(count) == ReadOn::No {
                 arrivals.machine.give_up();
             }
             left = left.saturating_sub(count);

@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::io;
 
+use super::machine::ReadOn;
 use crate::sys::socket::{Family, OwnFilter, Socket};
 
 /// The most datagrams that a drain reads from a socket that could not be sealed, because its queue
@@ -31,13 +32,6 @@ enum State {
     },
     /// The socket is left to others who hold it, and has no seal.
     Left,
-}
-
-/// Whether as much as is allowed was read from a socket without a seal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sealed {
-    ReadOn,
-    UsedUp,
 }
 
 /// How many datagrams the kernel has dropped.
@@ -111,11 +105,11 @@ impl Seal {
     }
 
     /// `read` more datagrams were read.
-    pub(super) fn use_up(&self, read: usize) -> Sealed {
-        let State::Refused { left } = self.state.get() else { return Sealed::ReadOn };
+    pub(super) fn use_up(&self, read: usize) -> ReadOn {
+        let State::Refused { left } = self.state.get() else { return ReadOn::Yes };
         let left = left.saturating_sub(read as u64);
         self.state.set(State::Refused { left });
-        if left == 0 { Sealed::UsedUp } else { Sealed::ReadOn }
+        if left == 0 { ReadOn::No } else { ReadOn::Yes }
     }
 
     /// Splits the kernel's drop counter, which is now `drops`. `None` if it is not known.
