@@ -17,6 +17,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use ebbtide_model::{Family, Rig};
+use ebbtide_testkit::socket::dropped;
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
@@ -248,20 +249,7 @@ impl Kernel for Real {
     }
 
     fn drops(&self) -> u32 {
-        let mut values = [0u32; 9];
-        let mut len = size_of_val(&values) as libc::socklen_t;
-        // SAFETY: the pointers name `values` and its length.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_MEMINFO,
-                values.as_mut_ptr().cast(),
-                &raw mut len,
-            )
-        };
-        assert_eq!(result, 0);
-        values[8]
+        dropped(&self.socket).unwrap()
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ebbtide::net::{Address, Datagram, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide::time::sleep;
 use ebbtide::{Drain, DrainReport, DriverChoice, JoinHandle, Runtime};
+use ebbtide_testkit::socket::dropped;
 use socket2::Socket;
 
 use super::account::Account;
@@ -391,7 +392,7 @@ impl Record {
 
     fn drops(&self) -> u64 {
         match self.is_udp() {
-            true => kernel::drops(&self.observer).unwrap_or(0),
+            true => dropped(&self.observer).map_or(0, u64::from),
             false => 0,
         }
     }

@@ -25,6 +25,24 @@ pub fn left_in_queue(socket: &Socket) -> usize {
     }
 }
 
+/// Datagrams that the kernel has dropped on a socket, before and after its seal. Wraps.
+///
+/// # Errors
+///
+/// Those of getsockopt(2).
+pub fn dropped(socket: &impl AsFd) -> io::Result<u32> {
+    /// Index of the drop counter in `SO_MEMINFO` (`SK_MEMINFO_DROPS`).
+    const DROPS: usize = 8;
+    let mut values = [0u32; DROPS + 1];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    let number = socket.as_fd().as_raw_fd();
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_MEMINFO);
+    let memory = (&raw mut values).cast();
+    // SAFETY: the pointers name `values` and its length, and the kernel writes no more than that.
+    let result = unsafe { libc::getsockopt(number, level, option, memory, &raw mut len) };
+    if result == 0 { Ok(values[DROPS]) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Sets an option to a number.
 ///
 /// # Panics

@@ -1,12 +1,13 @@
 //! The sockets of a measurement, made before the contestant starts and handed to it.
 
-// UNSAFETY: SO_MEMINFO has no safe wrapper.
+// UNSAFETY: SO_RCVBUFFORCE has no safe wrapper.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
+use ebbtide_testkit::socket::dropped;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Receive buffer of a socket that takes a whole backlog: 64 MiB, of which the kernel makes twice
@@ -55,21 +56,7 @@ pub(crate) fn may_force_receive_buffer() -> bool {
         .is_ok_and(|bytes| bytes >= RECEIVE_BUFFER)
 }
 
-/// Datagrams that the kernel has dropped because the socket's buffer was full (`SO_MEMINFO`, its
-/// ninth word).
+/// Datagrams that the kernel has dropped because the socket's buffer was full.
 pub(crate) fn dropped_by_kernel(socket: &Socket) -> io::Result<u64> {
-    const DROPS: usize = 8;
-    let mut words = [0_u32; 9];
-    let mut length = size_of_val(&words) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            words.as_mut_ptr().cast(),
-            &raw mut length,
-        )
-    };
-    if result == 0 { Ok(u64::from(words[DROPS])) } else { Err(io::Error::last_os_error()) }
+    dropped(socket).map(u64::from)
 }
