@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::net;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ fn every_accepted_unix_datagram_is_delivered(shape: Shape) {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         let flood = runtime.block_on(async {
             let (socket, flood) = flooded_unix();
-            ebbtide::spawn(receive(Rc::new(socket.into()), Rc::clone(&ledger)));
+            ebbtide::spawn(receive(Rc::new(socket), Rc::clone(&ledger)));
             until(|| ledger.borrow().received >= some(seed)).await;
             flood
         });
@@ -66,7 +67,7 @@ fn only_the_drop_counter_explains_a_hole_in_a_udp_sequence(shape: Shape) {
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         let flood = runtime.block_on(async {
             let (socket, flood) = flooded_udp();
-            ebbtide::spawn(receive(Rc::new(socket.into()), Rc::clone(&ledger)));
+            ebbtide::spawn(receive(Rc::new(socket), Rc::clone(&ledger)));
             until(|| ledger.borrow().received >= some(seed)).await;
             flood
         });
@@ -122,7 +123,7 @@ fn drain_accounts_for_every_datagram(
     runtime.block_on(async {
         let (socket, flood) = flooded();
         let watch = duplicate(&socket);
-        let socket: Rc<DatagramSocket<_>> = Rc::new(socket.into());
+        let socket = Rc::new(socket);
         let ledger = Rc::new(RefCell::new(Ledger::default()));
         ebbtide::spawn(receive(Rc::clone(&socket), Rc::clone(&ledger)));
         until(|| ledger.borrow().received >= least).await;
@@ -140,14 +141,14 @@ fn drain_accounts_for_every_datagram(
 
 fn a_slow_unix_receiver_is_bounded_by_the_deadline(shape: Shape) {
     for seed in 0..SEEDS {
-        let (report, accepted) = cut_short(shape, || into(flooded_unix()));
+        let (report, accepted) = cut_short(shape, flooded_unix);
         assert_eq!(report.stats.received, accepted, "{}, seed {seed}: {report}", shape.name);
     }
 }
 
 fn a_slow_udp_receiver_is_bounded_by_the_deadline(shape: Shape) {
     for _ in 0..SEEDS {
-        cut_short(shape, || into(flooded_udp()));
+        cut_short(shape, flooded_udp);
     }
 }
 
@@ -155,10 +156,11 @@ fn a_slow_udp_receiver_is_bounded_by_the_deadline(shape: Shape) {
 /// not end the delivery (all is delivered then), or when a datagram is counted twice or not at all.
 ///
 /// Gives the report, and how many datagrams the kernel accepted from the senders.
-fn cut_short<A: Address + 'static>(
-    shape: Shape,
-    flooded: fn() -> (DatagramSocket<A>, Flood),
-) -> (DrainReport, u64) {
+fn cut_short<S, A>(shape: Shape, flooded: fn() -> (S, Flood)) -> (DrainReport, u64)
+where
+    S: Deref<Target = DatagramSocket<A>> + 'static,
+    A: Address + 'static,
+{
     let runtime = shape.runtime();
     let taken = Rc::new(Cell::new(0));
     let flood = runtime.block_on(async {
@@ -180,13 +182,19 @@ fn cut_short<A: Address + 'static>(
     (report, accepted)
 }
 
-async fn receive<A: Address>(socket: Rc<DatagramSocket<A>>, ledger: Rc<RefCell<Ledger>>) {
+async fn receive<A: Address>(
+    socket: Rc<impl Deref<Target = DatagramSocket<A>>>,
+    ledger: Rc<RefCell<Ledger>>,
+) {
     while let Some(datagram) = socket.recv().await.unwrap() {
         ledger.borrow_mut().enter(&datagram);
     }
 }
 
-async fn receive_slowly<A: Address>(socket: Rc<DatagramSocket<A>>, taken: Rc<Cell<u64>>) {
+async fn receive_slowly<A: Address>(
+    socket: Rc<impl Deref<Target = DatagramSocket<A>>>,
+    taken: Rc<Cell<u64>>,
+) {
     while socket.recv().await.unwrap().is_some() {
         taken.set(taken.get() + 1);
         sleep(PAUSE).await;
@@ -272,8 +280,4 @@ fn flood_udp(socket: UdpSocket) -> (UdpSocket, Flood) {
         move |payload| sender.send(payload)
     });
     (socket, flood)
-}
-
-fn into<A>((socket, flood): (impl Into<DatagramSocket<A>>, Flood)) -> (DatagramSocket<A>, Flood) {
-    (socket.into(), flood)
 }
