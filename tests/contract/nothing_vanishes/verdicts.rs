@@ -22,6 +22,7 @@ on_every_shape!(
     a_blocking_call_that_never_returns_is_an_error,
     what_is_left_in_a_long_queue_is_counted,
     what_only_the_kernel_has_is_not_forgotten_with_its_receiver,
+    what_only_the_kernel_has_is_not_forgotten_where_the_program_goes_on,
 );
 
 const COUNT: usize = 300;
@@ -144,6 +145,23 @@ fn what_only_the_kernel_has_is_not_forgotten_with_its_receiver(shape: Shape) {
     let accounted = stats.delivered + report.undelivered + stats.dropped_by_kernel;
     assert_eq!(accounted, COUNT as u64, "{report}");
     drop(kept);
+}
+
+/// The receiver takes what was read of the queue, and ends. Nothing is thrown away, which would be
+/// counted. Fails when nobody looks into the kernel's queue before the drain is over.
+fn what_only_the_kernel_has_is_not_forgotten_where_the_program_goes_on(shape: Shape) {
+    shape.runtime().block_on(async {
+        let socket = Rc::new(long_queue());
+        let receiver = Rc::clone(&socket);
+        spawn(async move {
+            let waiting = || receiver.stats().received - receiver.stats().delivered;
+            while receiver.recv().await.unwrap().is_some() && waiting() > 0 {}
+        });
+        let report = drain_with(patient()).await;
+        assert_eq!(report.outcome, DrainOutcome::ReceiversGone, "{}: {report}", shape.name);
+        assert!(report.undelivered > 0, "{}: {report}", shape.name);
+        while socket.recv().await.unwrap().is_some() {}
+    });
 }
 
 /// The error of `run`, and the report in it.
