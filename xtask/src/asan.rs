@@ -13,8 +13,13 @@ use xshell::{Shell, cmd};
 /// `writer_and_counter` takes seven minutes.
 const NOT_BY_DEFAULT: [&str; 3] = ["examples", "resources", "writer_and_counter"];
 
-/// Limits the address space, of which the sanitizer needs terabytes.
-const LEFT_OUT: &str = "a_pool_that_does_not_fit_into_memory_names_its_setters";
+/// Parts of names of tests that are always left out. The first limits the address space, of which the
+/// sanitizer needs terabytes. The others forget a future or a waker, which is a leak on purpose.
+const LEFT_OUT: [&str; 3] = [
+    "a_pool_that_does_not_fit_into_memory_names_its_setters",
+    "_is_forgotten",
+    "wakers_that_panic_take_no_others_with_them",
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -34,7 +39,7 @@ pub(crate) fn run(shell: &Shell, args: &Args) -> Result<()> {
     let (mut binaries, names): (Vec<_>, Vec<_>) =
         args.tests.iter().cloned().partition(|test| all.contains(test));
     let mut units: &[&str] = &[];
-    let mut left_out = vec![LEFT_OUT.to_owned()];
+    let mut left_out: Vec<_> = LEFT_OUT.map(str::to_owned).into();
     if binaries.is_empty() {
         units = &["--lib", "-p", "ebbtide", "-p", "ebbtide-net", "-p", "ebbtide-runtime"];
         binaries.extend(all);
