@@ -45,6 +45,8 @@ struct Shared {
     threads: Threads,
     signals: signal_handler::Waiting,
     turn_ends: TurnEnds,
+    /// Datagrams that were sent since the last turn began.
+    sent: Cell<u64>,
     pool: Pool,
     /// The memory that drains read into.
     scratch: RefCell<Scratch>,
@@ -69,12 +71,12 @@ pub(crate) enum Phase {
 impl LocalHandle {
     pub(crate) fn new(
         limits: Limits,
-        inbox: Arc<RemoteQueue<Runnable>>,
+        remote_queue: Arc<RemoteQueue<Runnable>>,
         timers: Timers,
         driver: Driver,
     ) -> Self {
         let shared = Shared {
-            tasks: Rc::new(Tasks::new(inbox, limits.operations_per_poll)),
+            tasks: Rc::new(Tasks::new(remote_queue, limits.operations_per_poll)),
             timers: RefCell::new(timers),
             pool: driver.pool().clone(),
             driver: RefCell::new(driver),
@@ -85,6 +87,7 @@ impl LocalHandle {
             threads: Threads::default(),
             signals: signal_handler::Waiting::default(),
             turn_ends: TurnEnds::default(),
+            sent: Cell::new(0),
             limits,
             phase: Cell::new(Phase::Running),
             process: Process::current(),
@@ -232,6 +235,16 @@ impl LocalHandle {
 
     pub(crate) fn signals(&self) -> &signal_handler::Waiting {
         &self.shared.signals
+    }
+
+    #[inline]
+    pub(crate) fn note_sent(&self, datagrams: u64) {
+        self.shared.sent.set(self.shared.sent.get().saturating_add(datagrams));
+    }
+
+    /// How many datagrams the sockets have sent since the last call.
+    pub(crate) fn take_sent(&self) -> u64 {
+        self.shared.sent.take()
     }
 
     pub(crate) fn turn_ends(&self) -> &TurnEnds {

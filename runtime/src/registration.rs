@@ -14,7 +14,7 @@ use crate::driver::{Cancelled, Operation, Pace, ReceiveKey, Scratch, Sink, Wait}
 use crate::handle::{LocalHandle, Phase};
 use crate::in_flight::InFlight;
 use crate::retry::Retry;
-use crate::task::{TaskId, Told};
+use crate::task::{Answer, TaskId};
 use crate::turn_end::AtTurnEnd;
 use crate::wakes::Wakes;
 
@@ -73,7 +73,7 @@ impl Registration {
     /// A descriptor that is not a socket, to replace one that has to be closed.
     #[must_use]
     pub fn placeholder(&self) -> BorrowedFd<'_> {
-        self.handle.tasks().inbox().eventfd().as_fd()
+        self.handle.tasks().remote_queue().eventfd().as_fd()
     }
 
     /// Passes `operation` to the driver and returns the future of its result.
@@ -171,8 +171,15 @@ impl Registration {
     /// datagrams the sockets of the runtime have handed out, including this one.
     #[inline]
     #[must_use]
-    pub fn told(&self, told: Told) -> u32 {
-        self.handle.tasks().told(told)
+    pub fn note_answer(&self, answer: Answer) -> u32 {
+        self.handle.tasks().note_answer(answer)
+    }
+
+    /// Records that the socket has sent datagrams. Receivers of this runtime may have as many to
+    /// take.
+    #[inline]
+    pub fn note_sent(&self, datagrams: usize) {
+        self.handle.note_sent(datagrams as u64);
     }
 
     /// Whether a task of the runtime has not ended.

@@ -40,7 +40,6 @@ use crate::limits::{BUSY_TURNS_PER_LOOK, DATAGRAMS_PER_ROUND, Limits, ROUNDS_PER
 use crate::metrics::Metrics;
 use crate::task::{
     Cause, JoinHandle, Permission, RemoteQueue, Root, Runnable, by_pointer_if_large, refill_budget,
-    take_sent,
 };
 use crate::timers::Timers;
 use crate::wakes::Wakes;
@@ -120,9 +119,9 @@ impl Runtime {
     }
 
     fn with_driver(driver: Driver, eventfd: Arc<File>, limits: Limits, drain: Drain) -> Self {
-        let inbox = Arc::new(RemoteQueue::new(eventfd));
+        let remote_queue = Arc::new(RemoteQueue::new(eventfd));
         let timers = Timers::new(clock::now());
-        let handle = LocalHandle::new(limits, inbox, timers, driver);
+        let handle = LocalHandle::new(limits, remote_queue, timers, driver);
         Self { handle, wakes: Cell::default(), turns: Cell::new(0), drain }
     }
 
@@ -169,14 +168,14 @@ impl Runtime {
     /// The loop. `Err` if `until` allows it to stop before the future is ready.
     fn run_until<F: Future>(&self, future: F, until: Until) -> Result<F::Output, Stopped> {
         let mut future = pin!(future);
-        let root = Arc::new(Root::new(Arc::clone(self.handle.tasks().inbox())));
+        let root = Arc::new(Root::new(Arc::clone(self.handle.tasks().remote_queue())));
         let waker = Waker::from(Arc::clone(&root));
         let running = self.handle.tasks().enter_root(&waker);
         loop {
             self.collect_completions();
             self.expire_timers();
             self.notice_signals();
-            self.handle.tasks().take_inbox();
+            self.handle.tasks().take_woken_elsewhere();
             if root.take_wake() {
                 refill_budget(self.handle.limits().operations_per_poll);
                 let polling = running.poll();
@@ -202,7 +201,7 @@ impl Runtime {
     fn collect_completions(&self) {
         let mut entered = EnterOutcome::Done;
         self.then_wake(|wakes| {
-            let sent = take_sent();
+            let sent = self.handle.take_sent();
             let mut collected = 0;
             for round in 1..=ROUNDS_PER_TURN {
                 let mut driver = self.handle.driver();
@@ -278,7 +277,7 @@ impl Runtime {
         let allowed = allowed && driver.resume_starved(Pace::AboutToSleep) != Resumed::NotAll;
         let entered = driver.submit_and_wait(if allowed { wait } else { Wait::No });
         drop(driver);
-        self.handle.tasks().inbox().awake();
+        self.handle.tasks().remote_queue().awake();
         self.check(entered);
     }
 
@@ -387,7 +386,7 @@ impl Runtime {
         drain::end_sockets(&self.handle);
         self.handle.driver().close(&mut wakes);
         wakes.run();
-        self.handle.tasks().inbox().close();
+        self.handle.tasks().remote_queue().close();
         self.handle.threads().close();
         match reaped {
             Reaped::All => 0,
@@ -507,7 +506,7 @@ mod tests {
 
     use super::*;
     use crate::driver::{DriverChoice, Interest, Readiness};
-    use crate::task::{TaskId, Told, yield_now};
+    use crate::task::{Answer, TaskId, yield_now};
 
     /// Fails when a datagram that was handed to a task that then ended is attributed to another
     /// task, which is then not expected back at its socket.
@@ -517,7 +516,7 @@ mod tests {
         let tasks = runtime.handle().tasks();
         let other = runtime.block_on(async {
             let handed = Rc::clone(tasks);
-            spawn(async move { handed.told(Told::Datagram) });
+            spawn(async move { handed.note_answer(Answer::Datagram) });
             let id = Rc::new(Cell::new(TaskId::NONE));
             let own = Rc::clone(&id);
             spawn(async move {

@@ -75,7 +75,7 @@ impl Exit {
 pub struct ExitHold {
     /// `None` while it is being dropped.
     hold: Option<CallGuard>,
-    inbox: Arc<RemoteQueue<Runnable>>,
+    remote_queue: Arc<RemoteQueue<Runnable>>,
 }
 
 /// Holds the exit of this thread's runtime open until the guard is dropped. See [`ExitHold`].
@@ -92,7 +92,10 @@ impl LocalHandle {
     /// Holds the exit of this runtime open until the guard is dropped. See [`ExitHold`].
     #[must_use = "the exit is held open only as long as the guard lives"]
     pub fn hold_exit(&self) -> ExitHold {
-        ExitHold { hold: Some(self.blocking().hold()), inbox: Arc::clone(self.tasks().inbox()) }
+        ExitHold {
+            hold: Some(self.blocking().hold()),
+            remote_queue: Arc::clone(self.tasks().remote_queue()),
+        }
     }
 }
 
@@ -101,7 +104,7 @@ impl Drop for ExitHold {
     /// announced that it will sleep.
     fn drop(&mut self) {
         drop(self.hold.take());
-        self.inbox.wake();
+        self.remote_queue.wake();
     }
 }
 

@@ -91,20 +91,20 @@ impl Look {
     fn take_receiver(&mut self, is_left: bool, receiver: Receiver) {
         let Receiver { presence, waits_for_drain, has_moved_on, task } = receiver;
         match presence {
-            Presence::Waiting | Presence::Elsewhere if !is_left => {}
+            Presence::Waiting | Presence::Absent if !is_left => {}
             // It has handled what it was handed, or will afterwards. If it polls the drain together
             // with other futures, as in a join, it may come back if it sleeps or was handed a
             // datagram since.
-            Presence::Away | Presence::AwayBefore if waits_for_drain && !is_left => {
-                self.may_come |= presence == Presence::Away || task.is_asleep;
+            Presence::Handling | Presence::HandlingSinceBefore if waits_for_drain && !is_left => {
+                self.may_come |= presence == Presence::Handling || task.is_asleep;
             }
             _ if waits_for_drain => {
                 self.waits_for_itself = true;
                 // It may poll the drain together with other futures, as in a join.
-                self.may_come |= presence != Presence::Elsewhere || task.is_asleep;
+                self.may_come |= presence != Presence::Absent || task.is_asleep;
             }
             Presence::Waiting => self.expects = true,
-            Presence::Elsewhere => {
+            Presence::Absent => {
                 self.is_gone = true;
                 // Its sleep ends by itself.
                 self.expects |= task.is_asleep && !task.has_stopped_receiving;
@@ -114,8 +114,10 @@ impl Look {
                 self.may_come = true;
                 self.is_gone |= is_left;
             }
-            Presence::AwayBefore if !is_left && task.does_other_things => self.may_come = true,
-            Presence::Away | Presence::AwayBefore => self.expects = true,
+            Presence::HandlingSinceBefore if !is_left && task.does_other_things => {
+                self.may_come = true;
+            }
+            Presence::Handling | Presence::HandlingSinceBefore => self.expects = true,
         }
     }
 
@@ -383,32 +385,32 @@ mod tests {
 
     /// Fails when a receiver that was handed a datagram is forgotten, or is waited for for ever.
     #[test]
-    fn a_receiver_that_is_away_is_expected_unless_it_does_other_things() {
+    fn a_receiver_that_handles_a_datagram_is_expected_unless_it_does_other_things() {
         for undelivered in [0, 1] {
-            for presence in [Presence::Away, Presence::AwayBefore] {
-                let away = receiver(presence);
-                assert_eq!(standing(undelivered, away), Standing::Expecting);
-                let gone = Receiver { task: GONE, ..away };
+            for presence in [Presence::Handling, Presence::HandlingSinceBefore] {
+                let handling = receiver(presence);
+                assert_eq!(standing(undelivered, handling), Standing::Expecting);
+                let gone = Receiver { task: GONE, ..handling };
                 assert_eq!(standing(undelivered, gone), Standing::Uncertain);
                 assert_eq!(look(undelivered, gone).is_gone, undelivered > 0);
-                let elsewhere = Receiver { has_moved_on: true, ..away };
-                assert_eq!(standing(undelivered, elsewhere), Standing::Uncertain);
+                let moved_on = Receiver { has_moved_on: true, ..handling };
+                assert_eq!(standing(undelivered, moved_on), Standing::Uncertain);
             }
         }
         let busy = |presence| Receiver { task: BUSY, ..receiver(presence) };
-        assert_eq!(standing(0, busy(Presence::AwayBefore)), Standing::Uncertain);
-        assert_eq!(standing(1, busy(Presence::AwayBefore)), Standing::Expecting);
-        assert_eq!(standing(0, busy(Presence::Away)), Standing::Expecting);
+        assert_eq!(standing(0, busy(Presence::HandlingSinceBefore)), Standing::Uncertain);
+        assert_eq!(standing(1, busy(Presence::HandlingSinceBefore)), Standing::Expecting);
+        assert_eq!(standing(0, busy(Presence::Handling)), Standing::Expecting);
     }
 
     #[test]
     fn a_receiver_that_has_stopped_waiting_may_come_back() {
-        assert_eq!(standing(0, receiver(Presence::Elsewhere)), Standing::Quiescent);
-        assert_eq!(standing(1, receiver(Presence::Elsewhere)), Standing::Uncertain);
-        assert!(look(1, receiver(Presence::Elsewhere)).is_gone);
-        let elsewhere = |task| Receiver { task, ..receiver(Presence::Elsewhere) };
-        assert_eq!(standing(1, elsewhere(BUSY)), Standing::Expecting);
-        assert_eq!(standing(1, elsewhere(GONE)), Standing::Uncertain);
+        assert_eq!(standing(0, receiver(Presence::Absent)), Standing::Quiescent);
+        assert_eq!(standing(1, receiver(Presence::Absent)), Standing::Uncertain);
+        assert!(look(1, receiver(Presence::Absent)).is_gone);
+        let absent = |task| Receiver { task, ..receiver(Presence::Absent) };
+        assert_eq!(standing(1, absent(BUSY)), Standing::Expecting);
+        assert_eq!(standing(1, absent(GONE)), Standing::Uncertain);
     }
 
     /// Fails when an exit waits for nobody, or does not wait for a task that may come.
@@ -428,16 +430,16 @@ mod tests {
     /// dropped its receive and does not sleep.
     #[test]
     fn a_task_that_waits_for_the_drain_is_not_waited_for_to_the_deadline() {
-        for presence in [Presence::Waiting, Presence::Away, Presence::AwayBefore] {
+        for presence in [Presence::Waiting, Presence::Handling, Presence::HandlingSinceBefore] {
             assert!(look(1, drains(presence)).waits_for_itself);
             assert_eq!(standing(1, drains(presence)), Standing::Uncertain);
         }
         assert_eq!(standing(0, drains(Presence::Waiting)), Standing::Quiescent);
-        assert_eq!(standing(0, drains(Presence::AwayBefore)), Standing::Quiescent);
-        assert_eq!(standing(0, drains(Presence::Away)), Standing::Uncertain);
-        assert!(look(1, drains(Presence::Elsewhere)).waits_for_itself);
-        assert_eq!(standing(1, drains(Presence::Elsewhere)), Standing::Quiescent);
-        let asleep = Receiver { task: BUSY, ..drains(Presence::Elsewhere) };
+        assert_eq!(standing(0, drains(Presence::HandlingSinceBefore)), Standing::Quiescent);
+        assert_eq!(standing(0, drains(Presence::Handling)), Standing::Uncertain);
+        assert!(look(1, drains(Presence::Absent)).waits_for_itself);
+        assert_eq!(standing(1, drains(Presence::Absent)), Standing::Quiescent);
+        let asleep = Receiver { task: BUSY, ..drains(Presence::Absent) };
         assert_eq!(standing(1, asleep), Standing::Uncertain);
     }
 

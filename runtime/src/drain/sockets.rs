@@ -84,7 +84,7 @@ pub struct Member {
     /// Where the task is.
     pub presence: Presence,
     /// The number of the last datagram that it was handed:
-    /// [`Registration::told`](crate::Registration::told) counts them.
+    /// [`Registration::note_answer`](crate::Registration::note_answer) counts them.
     pub last_handed: u32,
 }
 
@@ -94,11 +94,11 @@ pub enum Presence {
     /// It waits for a datagram.
     Waiting,
     /// It was handed a datagram, and is expected to come back.
-    Away,
+    Handling,
     /// It was handed a datagram before the seal, and is expected to come back.
-    AwayBefore,
+    HandlingSinceBefore,
     /// It has asked for a datagram once, and does not wait now.
-    Elsewhere,
+    Absent,
 }
 
 /// Before or after the seal.

@@ -56,7 +56,7 @@ impl Backend {
         }
     }
 
-    /// Visits the kernel once: submits, lets it post completions, and waits as told.
+    /// Visits the kernel once: submits, lets it post completions, and waits as `wait` says.
     pub(super) fn enter(&mut self, wait: Wait) -> io::Result<EnterOutcome> {
         match self {
             Self::Ring(ring) => ring.enter(wait),

@@ -172,7 +172,7 @@ impl Epoll {
         !(self.attempts.is_empty() && self.readable.is_empty() && self.ended.is_empty())
     }
 
-    /// Collects readiness. Waits for it as told, if nothing is left to do.
+    /// Collects readiness. Waits for it as `wait` says, if nothing is left to do.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let timeout = match wait {
             _ if self.has_work() => 0,

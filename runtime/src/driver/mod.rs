@@ -343,7 +343,7 @@ impl Driver {
         Resumed::NotAll
     }
 
-    /// Submits what was queued, and waits as told. It never panics: it also runs for sockets that
+    /// Submits what was queued, and waits as `wait` says. It never panics: it also runs for sockets that
     /// are dropped while a panic unwinds.
     pub(crate) fn submit_and_wait(&mut self, wait: Wait) -> EnterOutcome {
         // Does not sleep while a recovery is needed.

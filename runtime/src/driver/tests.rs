@@ -16,7 +16,7 @@ use crate::limits::Limits;
 #[cfg(ebbtide_model)]
 mod lost;
 #[cfg(ebbtide_model)]
-mod told;
+mod scripted;
 
 /// A socket that nobody sends to.
 struct Quiet(UnixDatagram);

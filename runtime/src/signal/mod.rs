@@ -129,7 +129,7 @@ impl Signals {
             return Err(error);
         }
         let handle = LocalHandle::try_current()?;
-        handle.signals().register(handle.tasks().inbox().eventfd())?;
+        handle.signals().register(handle.tasks().remote_queue().eventfd())?;
         Ok(handle)
     }
 

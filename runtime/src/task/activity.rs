@@ -53,7 +53,7 @@ pub(crate) enum Cause {
 
 /// What a socket reports to a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum Answer {
     /// No datagram: the receiver waits.
     Nothing,
     /// A datagram was handed to the receiver.
@@ -202,17 +202,17 @@ impl Activity {
 
     /// In the poll that has ended, this was the last report of a socket to it.
     #[inline]
-    pub(super) fn told(&mut self, told: Told, now: impl FnOnce() -> Instant) {
-        match (told, self.work) {
+    pub(super) fn answered(&mut self, answer: Answer, now: impl FnOnce() -> Instant) {
+        match (answer, self.work) {
             // Work that others have given it is not done because it looks for datagrams, too.
-            (Told::Nothing, Work::Given | Work::Spawned) => {}
-            (Told::Nothing, _) => self.begin(Work::Nothing),
-            (Told::Datagram, _) => {
+            (Answer::Nothing, Work::Given | Work::Spawned) => {}
+            (Answer::Nothing, _) => self.begin(Work::Nothing),
+            (Answer::Datagram, _) => {
                 self.begin(Work::Datagram);
                 self.since = Some(now());
             }
-            (Told::End, Work::Ended | Work::EndedAgain) => self.work = Work::EndedAgain,
-            (Told::End, _) => self.begin(Work::Ended),
+            (Answer::End, Work::Ended | Work::EndedAgain) => self.work = Work::EndedAgain,
+            (Answer::End, _) => self.begin(Work::Ended),
         }
     }
 
@@ -333,8 +333,8 @@ mod tests {
             self.polled(cause, 0, false)
         }
 
-        fn is_told(&mut self, told: Told) {
-            self.told(told, Instant::now);
+        fn is_answered(&mut self, answer: Answer) {
+            self.answered(answer, Instant::now);
         }
 
         fn sleeps(&mut self) {
@@ -349,17 +349,17 @@ mod tests {
     fn handed() -> Activity {
         let mut activity = Activity::default();
         activity.is_polled(Cause::Outside);
-        activity.is_told(Told::Datagram);
+        activity.is_answered(Answer::Datagram);
         activity
     }
 
     #[test]
     fn work_is_handed_on_by_wakes_and_by_spawning() {
-        for told in [Told::Datagram, Told::End] {
+        for answer in [Answer::Datagram, Answer::End] {
             let mut receiver = Activity::default();
-            receiver.is_told(told);
+            receiver.is_answered(answer);
             let cause = receiver.is_polled(Cause::Outside);
-            assert_eq!(cause, Cause::WorkingTask, "{told:?}");
+            assert_eq!(cause, Cause::WorkingTask, "{answer:?}");
             let mut worker = Activity::default();
             worker.is_polled(cause);
             assert!(!worker.works() && worker.may_be_at_work(), "it waits for no sleep");
@@ -426,7 +426,7 @@ mod tests {
         let mut receiver = handed();
         receiver.sleeps();
         assert!(receiver.works());
-        receiver.is_told(Told::Nothing);
+        receiver.is_answered(Answer::Nothing);
         assert!(!receiver.works());
     }
 
@@ -435,7 +435,7 @@ mod tests {
     fn what_others_have_given_is_not_done_because_no_datagram_is_there() {
         let mut actor = Activity::default();
         actor.is_polled(Cause::WorkingTask);
-        actor.is_told(Told::Nothing);
+        actor.is_answered(Answer::Nothing);
         assert!(actor.may_be_at_work());
     }
 
@@ -471,11 +471,11 @@ mod tests {
     #[test]
     fn sleeps_after_the_end_are_a_part_of_it_unless_it_is_asked_for_again() {
         let mut finishing = Activity::default();
-        finishing.is_told(Told::End);
+        finishing.is_answered(Answer::End);
         finishing.sleeps();
         finishing.is_polled(Cause::Timer);
         assert!(finishing.works() && finishing.works_on());
-        finishing.is_told(Told::End);
+        finishing.is_answered(Answer::End);
         assert!(!finishing.works() && !finishing.works_on());
         assert!(finishing.may_be_at_work());
     }
@@ -493,7 +493,7 @@ mod tests {
             receiver.is_polled(Cause::IdleTask);
         }
         assert!(receiver.has_stopped_receiving());
-        receiver.is_told(Told::Datagram);
+        receiver.is_answered(Answer::Datagram);
         assert!(!does_other_things(&receiver));
     }
 

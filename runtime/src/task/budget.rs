@@ -16,8 +16,6 @@ thread_local! {
     static RECEIVES: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
     static SENDS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
     static EVENTS: Cell<Budget> = const { Cell::new(Budget::Unlimited) };
-    /// Datagrams that were sent since [`take_sent`] was last called.
-    static SENT: Cell<u64> = const { Cell::new(0) };
 }
 
 #[derive(Clone, Copy)]
@@ -110,16 +108,6 @@ impl GiveWay {
         self.has_given_way = false;
         Poll::Ready(())
     }
-}
-
-/// Records that this thread has sent datagrams: receivers on it may have as many to take.
-pub fn note_sent(datagrams: usize) {
-    SENT.set(SENT.get().saturating_add(datagrams as u64));
-}
-
-/// How many datagrams this thread has sent since the last call.
-pub(crate) fn take_sent() -> u64 {
-    SENT.replace(0)
 }
 
 fn yield_to_others(cx: &Context<'_>) -> Poll<()> {

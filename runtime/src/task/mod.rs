@@ -40,10 +40,10 @@ mod root;
 mod tasks;
 mod yield_now;
 
+pub use self::activity::Answer;
 pub(crate) use self::activity::Cause;
-pub use self::activity::Told;
-pub use self::budget::{GiveWay, note_sent, poll_receive_budget, poll_send_budget};
-pub(crate) use self::budget::{OuterBudget, refill_budget, set_budget_aside, take_sent};
+pub use self::budget::{GiveWay, poll_receive_budget, poll_send_budget};
+pub(crate) use self::budget::{OuterBudget, refill_budget, set_budget_aside};
 pub use self::current::TaskId;
 pub use self::join::{JoinError, JoinHandle};
 pub(crate) use self::remote_queue::{Permission, RemoteQueue};

@@ -7,7 +7,7 @@ use std::task::Wake;
 
 use super::{Permission, RemoteQueue, Root};
 
-fn inbox() -> (Arc<RemoteQueue<u32>>, Arc<File>) {
+fn remote_queue() -> (Arc<RemoteQueue<u32>>, Arc<File>) {
     let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
     (Arc::new(RemoteQueue::new(Arc::clone(&eventfd))), eventfd)
 }
@@ -22,45 +22,45 @@ fn writes(eventfd: &File) -> u64 {
 
 #[test]
 fn many_wakes_in_one_sleep_write_once() {
-    let (inbox, eventfd) = inbox();
-    assert_eq!(inbox.fall_asleep(), Permission::Sleep);
+    let (remote_queue, eventfd) = remote_queue();
+    assert_eq!(remote_queue.fall_asleep(), Permission::Sleep);
     for item in 0..100 {
-        inbox.push(item);
+        remote_queue.push(item);
     }
     assert_eq!(writes(&eventfd), 1);
 }
 
 #[test]
 fn wakes_while_awake_write_nothing() {
-    let (inbox, eventfd) = inbox();
-    inbox.push(1);
+    let (remote_queue, eventfd) = remote_queue();
+    remote_queue.push(1);
     assert_eq!(writes(&eventfd), 0);
-    assert_eq!(inbox.fall_asleep(), Permission::StayAwake);
+    assert_eq!(remote_queue.fall_asleep(), Permission::StayAwake);
 }
 
 #[test]
 fn what_is_pushed_after_the_end_is_dropped() {
     let eventfd = Arc::new(crate::driver::descriptor::eventfd().unwrap());
-    let inbox = RemoteQueue::new(eventfd);
+    let remote_queue = RemoteQueue::new(eventfd);
     let item = Arc::new(());
-    inbox.push(Arc::clone(&item));
-    inbox.close();
+    remote_queue.push(Arc::clone(&item));
+    remote_queue.close();
     assert_eq!(Arc::strong_count(&item), 1);
-    inbox.push(Arc::clone(&item));
+    remote_queue.push(Arc::clone(&item));
     assert_eq!(Arc::strong_count(&item), 1);
 }
 
 /// Fails when only the queue is checked before the sleep: nobody would poll that future again.
 #[test]
 fn a_future_of_block_on_that_was_woken_is_not_slept_over() {
-    let (inbox, eventfd) = inbox();
-    let root = Arc::new(Root::new(Arc::clone(&inbox)));
+    let (remote_queue, eventfd) = remote_queue();
+    let root = Arc::new(Root::new(Arc::clone(&remote_queue)));
     assert_eq!(root.fall_asleep(), Permission::StayAwake, "it has to be polled once");
-    inbox.awake();
+    remote_queue.awake();
     assert!(root.take_wake());
     assert_eq!(root.fall_asleep(), Permission::Sleep);
     Wake::wake_by_ref(&root);
     assert_eq!(writes(&eventfd), 1);
-    inbox.awake();
+    remote_queue.awake();
     assert_eq!(root.fall_asleep(), Permission::StayAwake);
 }

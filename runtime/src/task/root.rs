@@ -11,13 +11,13 @@ use crate::sync::{AtomicBool, Ordering};
 pub(crate) struct Root<T> {
     /// True exactly when the future has to be polled.
     woken: AtomicBool,
-    inbox: Arc<RemoteQueue<T>>,
+    remote_queue: Arc<RemoteQueue<T>>,
 }
 
 impl<T> Root<T> {
     /// It is woken from the start, because the future has to be polled once.
-    pub(crate) fn new(inbox: Arc<RemoteQueue<T>>) -> Self {
-        Self { woken: AtomicBool::new(true), inbox }
+    pub(crate) fn new(remote_queue: Arc<RemoteQueue<T>>) -> Self {
+        Self { woken: AtomicBool::new(true), remote_queue }
     }
 
     pub(crate) fn is_woken(&self) -> bool {
@@ -31,7 +31,7 @@ impl<T> Root<T> {
 
     /// The owner is about to sleep. It calls `awake` of the queue next, whatever this returns.
     pub(crate) fn fall_asleep(&self) -> Permission {
-        match self.inbox.fall_asleep() {
+        match self.remote_queue.fall_asleep() {
             Permission::Sleep if !self.is_woken() => Permission::Sleep,
             _ => Permission::StayAwake,
         }
@@ -45,6 +45,6 @@ impl<T: Send> Wake for Root<T> {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.woken.store(true, Ordering::SeqCst);
-        self.inbox.wake();
+        self.remote_queue.wake();
     }
 }

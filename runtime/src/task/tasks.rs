@@ -13,7 +13,7 @@ use async_task::Builder;
 use pin_project_lite::pin_project;
 use slab::Slab;
 
-use super::activity::{Activity, Cause, Told};
+use super::activity::{Activity, Answer, Cause};
 use super::budget::refill_budget;
 use super::current::{Polling, TaskId};
 use super::join::{JoinError, JoinHandle};
@@ -45,7 +45,7 @@ pub(crate) struct Tasks {
     root_waker: RefCell<Option<Waker>>,
     /// How often sockets reported something to the future of `block_on`. Outlives that future.
     root_told: RefCell<Rc<Cell<u64>>>,
-    inbox: Arc<RemoteQueue<Runnable>>,
+    remote_queue: Arc<RemoteQueue<Runnable>>,
     operations_per_poll: u32,
     /// True after `drop_all` has begun: what is spawned from then on never runs.
     closed: Cell<bool>,
@@ -54,7 +54,7 @@ pub(crate) struct Tasks {
     /// Why the task became ready that is polled next.
     polled_by: Cell<Cause>,
     /// What a socket has reported last to the task that is being polled.
-    told: Cell<Option<Told>>,
+    answer: Cell<Option<Answer>>,
     /// Whether the future of `block_on` is being polled.
     is_polling_root: Cell<bool>,
     /// How many datagrams were handed to receivers.
@@ -118,19 +118,19 @@ impl Entry {
 }
 
 impl Tasks {
-    pub(crate) fn new(inbox: Arc<RemoteQueue<Runnable>>, operations_per_poll: u32) -> Self {
+    pub(crate) fn new(remote_queue: Arc<RemoteQueue<Runnable>>, operations_per_poll: u32) -> Self {
         Self {
             ready: RefCell::default(),
             living: RefCell::default(),
             root: Cell::new(None),
             root_waker: RefCell::default(),
             root_told: RefCell::default(),
-            inbox,
+            remote_queue,
             operations_per_poll,
             closed: Cell::new(false),
             cause: Cell::default(),
             polled_by: Cell::default(),
-            told: Cell::default(),
+            answer: Cell::default(),
             is_polling_root: Cell::default(),
             handed_out: Cell::default(),
             last_handed: Cell::default(),
@@ -144,8 +144,8 @@ impl Tasks {
         Current::enter(&CURRENT, Rc::clone(self))
     }
 
-    pub(crate) fn inbox(&self) -> &Arc<RemoteQueue<Runnable>> {
-        &self.inbox
+    pub(crate) fn remote_queue(&self) -> &Arc<RemoteQueue<Runnable>> {
+        &self.remote_queue
     }
 
     /// How many tasks have not ended.
@@ -183,7 +183,7 @@ impl Tasks {
             key
         };
         let living = Living { tasks: Rc::clone(self), key };
-        let home = Home(Arc::clone(&self.inbox));
+        let home = Home(Arc::clone(&self.remote_queue));
         let guarded = Guarded { future: Some(future), living };
         let (runnable, task) = Builder::new().metadata(home).spawn_local(|_| guarded, schedule);
         if self.closed.get() {
@@ -201,8 +201,8 @@ impl Tasks {
     }
 
     /// Moves what other threads have woken into the ready queue.
-    pub(crate) fn take_inbox(&self) {
-        while let Some(runnable) = self.inbox.pop() {
+    pub(crate) fn take_woken_elsewhere(&self) {
+        while let Some(runnable) = self.remote_queue.pop() {
             self.push(runnable, Cause::Outside);
         }
     }
@@ -257,14 +257,14 @@ impl Tasks {
     /// anything to it yet.
     fn begin_poll(&self, cause: Cause) {
         self.cause.set(cause);
-        self.told.set(None);
+        self.answer.set(None);
         self.last_handed.set(None);
     }
 
     /// Records what sockets have reported to the task that was polled.
     fn note_told(&self, activity: &mut Activity) {
-        if let Some(told) = self.told.get() {
-            activity.told(told, clock::now);
+        if let Some(answer) = self.answer.get() {
+            activity.answered(answer, clock::now);
         }
         if let Some(last) = self.last_handed.get() {
             activity.handed(last);
@@ -275,7 +275,7 @@ impl Tasks {
     fn ends(&self, key: usize) {
         let (has_work, awaited) = {
             let activity = &self.living.borrow()[key].activity;
-            (activity.has_certain_work() || self.told.get().is_some(), activity.awaited())
+            (activity.has_certain_work() || self.answer.get().is_some(), activity.awaited())
         };
         if has_work && let Some((task, poll)) = awaited {
             self.with_activity(task, |activity| {
@@ -319,7 +319,7 @@ impl Tasks {
             for waker in wakers {
                 waker.wake();
             }
-            self.take_inbox();
+            self.take_woken_elsewhere();
             loop {
                 let ready = self.ready.borrow_mut().pop_front();
                 let Some(ready) = ready else { break };
@@ -378,17 +378,17 @@ impl Tasks {
     /// Records what a socket has reported to the task that is being polled. Returns how many
     /// datagrams were handed out so far.
     #[inline]
-    pub(crate) fn told(&self, told: Told) -> u32 {
-        self.told.set(Some(told));
+    pub(crate) fn note_answer(&self, answer: Answer) -> u32 {
+        self.answer.set(Some(answer));
         if self.is_polling_root.get() {
             let root_told = self.root_told.borrow();
             root_told.set(root_told.get() + 1);
         }
-        if told == Told::Datagram {
+        if answer == Answer::Datagram {
             self.handed_out.set(self.handed_out.get().wrapping_add(1));
             self.last_handed.set(Some(self.handed_out.get()));
         }
-        if told != Told::Nothing {
+        if answer != Answer::Nothing {
             self.cause.set(Cause::WorkingTask);
         }
         self.handed_out.get()
@@ -564,7 +564,7 @@ fn schedule(runnable: Runnable) {
         current.with(|current| {
             if let Some(tasks) = current
                 && let Some(runnable) =
-                    runnable.take_if(|task| Arc::ptr_eq(&tasks.inbox, &task.metadata().0))
+                    runnable.take_if(|task| Arc::ptr_eq(&tasks.remote_queue, &task.metadata().0))
             {
                 tasks.push(runnable, tasks.cause.get());
             }
@@ -572,8 +572,8 @@ fn schedule(runnable: Runnable) {
     });
     if let Some(runnable) = runnable {
         // Cloned, because the task may have run and gone before the push is over.
-        let inbox = Arc::clone(&runnable.metadata().0);
-        inbox.push(runnable);
+        let remote_queue = Arc::clone(&runnable.metadata().0);
+        remote_queue.push(runnable);
     }
 }
 

@@ -2,18 +2,18 @@
 //!
 //! ```text
 //!              waits                handed a datagram
-//!   (nobody) --------> Waiting(member) <----------> Away(member)
+//!   (nobody) --------> Waiting(member) <----------> Handling(member)
 //!      ^                |        ^      waits again      |
 //!      |   its future   v        |                       |
-//!      |   is dropped  Elsewhere +                       |
+//!      |   is dropped  Absent ---+                       |
 //!      +------------------------ told the end -----------+
 //! ```
 //!
 //! A member is a place that receives: a task, or one of several futures in it that have separate
 //! wakers (`FuturesUnordered`).
 //!
-//! A member that waits is told the end by the drain. One that was handed a datagram is away: it may
-//! be handling the datagram, and comes back for the end when it is done. One whose future was
+//! A member that waits is told the end by the drain. One that was handed a datagram may be
+//! handling it, and comes back for the end when it is done. One whose future was
 //! dropped while it waited may come back, too.
 
 use std::cell::{Cell, RefCell};
@@ -90,13 +90,13 @@ impl Audience {
 
     /// `member` has come, found nothing, and does not wait.
     pub(super) fn looked(&self, member: Member, is_alive: impl Fn(TaskId) -> bool) {
-        self.comes(member, Presence::Elsewhere, is_alive);
+        self.comes(member, Presence::Absent, is_alive);
     }
 
     /// `member` has come, and was handed a datagram: number `last`, as the runtime counts them.
     #[inline]
     pub(super) fn handed(&self, member: Member, last: u32, is_alive: impl Fn(TaskId) -> bool) {
-        self.comes(member, Presence::Away, is_alive);
+        self.comes(member, Presence::Handling, is_alive);
         self.last_handed.set(last);
     }
 
@@ -132,13 +132,13 @@ impl Audience {
     /// `member` was told the end. Whether it asks again is not known.
     pub(super) fn told_end(&self, member: Member) {
         let mut others = self.others.borrow_mut();
-        let is_told = |other: Member| match member.waker {
+        let is_answered = |other: Member| match member.waker {
             // All members of the task.
             0 => other.task == member.task,
             _ => other == member || other == Member { waker: 0, ..member },
         };
-        others.retain(|other, _| !is_told(*other));
-        if is_told(self.last.get()) {
+        others.retain(|other, _| !is_answered(*other));
+        if is_answered(self.last.get()) {
             self.presence.set(None);
         }
     }
@@ -151,21 +151,21 @@ impl Audience {
     fn stop_waiting_at(&self, address: usize) {
         if self.last.get().waker == address {
             if self.presence.get() == Some(Presence::Waiting) {
-                self.presence.set(Some(Presence::Elsewhere));
+                self.presence.set(Some(Presence::Absent));
             }
             return;
         }
         for (member, (presence, _)) in self.others.borrow_mut().iter_mut() {
             if member.waker == address && *presence == Presence::Waiting {
-                *presence = Presence::Elsewhere;
+                *presence = Presence::Absent;
             }
         }
     }
 
-    /// The socket is sealed. Members that are away were handed their datagram before the seal.
+    /// The socket is sealed. Members that handle a datagram were handed their datagram before the seal.
     pub(super) fn sealed(&self) {
         let before = |presence| match presence {
-            Presence::Away => Presence::AwayBefore,
+            Presence::Handling => Presence::HandlingSinceBefore,
             other => other,
         };
         self.presence.set(self.presence.get().map(before));
@@ -236,17 +236,17 @@ mod tests {
     }
 
     #[test]
-    fn a_member_waits_is_away_and_is_told_the_end() {
+    fn a_member_waits_handles_and_is_told_the_end() {
         let [one] = members();
         let audience = Audience::default();
         assert!(audience.is_nobody(ALL));
         audience.waits(one, ALL);
         assert_eq!(presences(&audience, [one]), [Some(Presence::Waiting)]);
         audience.handed(one, 1, ALL);
-        assert_eq!(presences(&audience, [one]), [Some(Presence::Away)]);
+        assert_eq!(presences(&audience, [one]), [Some(Presence::Handling)]);
         assert!(!audience.is_nobody(ALL) && audience.is_nobody(|_| false));
         audience.sealed();
-        assert_eq!(presences(&audience, [one]), [Some(Presence::AwayBefore)]);
+        assert_eq!(presences(&audience, [one]), [Some(Presence::HandlingSinceBefore)]);
         audience.told_end(one);
         assert!(audience.is_nobody(ALL));
     }
@@ -258,9 +258,9 @@ mod tests {
         audience.handed(first, 1, ALL);
         audience.waits(second, ALL);
         let both = [first, second];
-        assert_eq!(presences(&audience, both), [Some(Presence::Away), Some(Presence::Waiting)]);
+        assert_eq!(presences(&audience, both), [Some(Presence::Handling), Some(Presence::Waiting)]);
         audience.told_end(second);
-        assert_eq!(presences(&audience, both), [Some(Presence::Away), None]);
+        assert_eq!(presences(&audience, both), [Some(Presence::Handling), None]);
         audience.waits(first, ALL);
         assert_eq!(presences(&audience, both), [Some(Presence::Waiting), None]);
     }
@@ -273,7 +273,10 @@ mod tests {
         let audience = Audience::default();
         audience.handed(a, 1, ALL);
         audience.waits(b, ALL);
-        assert_eq!(presences(&audience, [a, b]), [Some(Presence::Away), Some(Presence::Waiting)]);
+        assert_eq!(
+            presences(&audience, [a, b]),
+            [Some(Presence::Handling), Some(Presence::Waiting)]
+        );
     }
 
     #[test]
@@ -295,15 +298,12 @@ mod tests {
         }
         audience.stop_waiting_at(first.waker);
         let both = [first, second];
-        assert_eq!(
-            presences(&audience, both),
-            [Some(Presence::Elsewhere), Some(Presence::Waiting)]
-        );
+        assert_eq!(presences(&audience, both), [Some(Presence::Absent), Some(Presence::Waiting)]);
         audience.stop_waiting_at(second.waker);
-        assert_eq!(presences(&audience, [second]), [Some(Presence::Elsewhere)]);
+        assert_eq!(presences(&audience, [second]), [Some(Presence::Absent)]);
         audience.handed(first, 1, ALL);
         audience.stop_waiting_at(first.waker);
-        assert_eq!(presences(&audience, [first]), [Some(Presence::Away)], "it did not wait");
+        assert_eq!(presences(&audience, [first]), [Some(Presence::Handling)], "it did not wait");
     }
 
     /// Fails when a socket keeps every task that used it once.

@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use ebbtide_runtime::Wakes;
-use ebbtide_runtime::task::{Told, poll_receive_budget};
+use ebbtide_runtime::task::{Answer, poll_receive_budget};
 
 use super::audience::Member;
 use super::inbox::{Arrival, Take};
@@ -39,7 +39,7 @@ impl ReceiveHalf {
         socket.registration.check_process()?;
         let member = Member::polled_with(cx.waker());
         if self.arrivals.borrow().inbox.is_empty() && self.look(socket) == Look::Nothing {
-            self.told(socket, member, Told::Nothing);
+            self.note_answer(socket, member, Answer::Nothing);
             return self.wait(waiter, cx);
         }
         // Only a datagram uses up budget: a `select` over many sockets polls them all.
@@ -48,7 +48,7 @@ impl ReceiveHalf {
             self.leave_queue(key);
         }
         if let Some(datagram) = self.take_single(socket) {
-            self.told(socket, member, Told::Datagram);
+            self.note_answer(socket, member, Answer::Datagram);
             return Poll::Ready(Ok(Some(wrap(datagram))));
         }
         self.take_or_end(socket, take, member, wrap)
@@ -56,15 +56,15 @@ impl ReceiveHalf {
 
     /// Notes what `member` was told.
     #[inline]
-    fn told(&self, socket: &RegisteredSocket, member: Member, told: Told) {
+    fn note_answer(&self, socket: &RegisteredSocket, member: Member, answer: Answer) {
         let registration = &socket.registration;
-        let handed_out = registration.told(told);
-        match told {
-            Told::Nothing => self.audience.waits(member, |task| registration.is_alive(task)),
-            Told::Datagram => {
+        let handed_out = registration.note_answer(answer);
+        match answer {
+            Answer::Nothing => self.audience.waits(member, |task| registration.is_alive(task)),
+            Answer::Datagram => {
                 self.audience.handed(member, handed_out, |task| registration.is_alive(task));
             }
-            Told::End => self.audience.told_end(member),
+            Answer::End => self.audience.told_end(member),
         }
     }
 
@@ -108,7 +108,7 @@ impl ReceiveHalf {
     ) -> Poll<io::Result<Option<T>>> {
         let taken = self.take_for(socket, take, member);
         if taken.is_none() {
-            self.told(socket, member, Told::End);
+            self.note_answer(socket, member, Answer::End);
         }
         Poll::Ready(taken.transpose().map(|taken| taken.map(wrap)))
     }
@@ -150,12 +150,12 @@ impl ReceiveHalf {
         match self.take_for(socket, take, member) {
             Some(taken) => taken.map(Some),
             None if self.is_drained(socket) => {
-                self.told(socket, member, Told::End);
+                self.note_answer(socket, member, Answer::End);
                 Ok(None)
             }
             None => {
                 let registration = &socket.registration;
-                let _ = registration.told(Told::Nothing);
+                let _ = registration.note_answer(Answer::Nothing);
                 self.audience.looked(member, |task| registration.is_alive(task));
                 Err(io::ErrorKind::WouldBlock.into())
             }
@@ -192,7 +192,7 @@ impl ReceiveHalf {
         }
     }
 
-    /// Takes the next arrival for `member`. A receiver that was handed an error counts as away,
+    /// Takes the next arrival for `member`. A receiver that was handed an error counts as handling it,
     /// too.
     fn take_for(
         &self,
@@ -201,7 +201,7 @@ impl ReceiveHalf {
         member: Member,
     ) -> Option<io::Result<ReceivedMessage>> {
         let taken = self.take(socket, take)?;
-        self.told(socket, member, Told::Datagram);
+        self.note_answer(socket, member, Answer::Datagram);
         Some(taken)
     }
 

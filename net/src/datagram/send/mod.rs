@@ -21,7 +21,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use ebbtide_runtime::task::{note_sent, poll_send_budget};
+use ebbtide_runtime::task::poll_send_budget;
 use ebbtide_runtime::{Again, Wakes};
 use socket2::SockAddr;
 
@@ -116,7 +116,7 @@ impl SendHalf {
             match on.socket.socket.send(payload, to) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(len) => {
-                    note_sent(1);
+                    on.socket.registration.note_sent(1);
                     return Ok(len);
                 }
                 Err(error) => return Err(error),
@@ -294,7 +294,8 @@ impl SendHalf {
                     self.note_refusal(longest);
                 }
                 progress.at = plan[sent - 1].end;
-                note_sent(plan[..sent].iter().map(Planned::datagrams).sum());
+                let datagrams = plan[..sent].iter().map(Planned::datagrams).sum();
+                socket.registration.note_sent(datagrams);
                 Step::Sent
             }
             Err(error) => match error.raw_os_error() {

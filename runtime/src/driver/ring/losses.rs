@@ -12,7 +12,7 @@ pub(super) struct Losses {
 
 /// Whether an enter has failed with `-EBADR`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum Reported {
     Yes,
     No,
 }
@@ -33,13 +33,13 @@ impl Losses {
     /// Records the kernel's counter after an enter. The counter shows a loss first: an enter that
     /// does not sleep never fails because of one.
     #[inline]
-    pub(super) fn note(&mut self, counter: u32, told: Told) -> Loss {
+    pub(super) fn note(&mut self, counter: u32, reported: Reported) -> Loss {
         let new = counter.wrapping_sub(self.seen);
-        if new == 0 && told == Told::No {
+        if new == 0 && reported == Reported::No {
             return Loss::None;
         }
         self.seen = counter;
-        let was_owed = std::mem::replace(&mut self.is_owed, told == Told::No);
+        let was_owed = std::mem::replace(&mut self.is_owed, reported == Reported::No);
         if new == 0 && was_owed {
             return Loss::None;
         }
@@ -55,16 +55,16 @@ mod tests {
     #[test]
     fn each_loss_is_counted_once() {
         let mut losses = Losses::default();
-        assert_eq!(losses.note(0, Told::No), Loss::None);
+        assert_eq!(losses.note(0, Reported::No), Loss::None);
         // The counter shows it first, an enter reports it later.
-        assert_eq!(losses.note(2, Told::No), Loss::New);
-        assert_eq!(losses.note(2, Told::No), Loss::None);
-        assert_eq!(losses.note(2, Told::Yes), Loss::None);
+        assert_eq!(losses.note(2, Reported::No), Loss::New);
+        assert_eq!(losses.note(2, Reported::No), Loss::None);
+        assert_eq!(losses.note(2, Reported::Yes), Loss::None);
         // Counted and reported at once.
-        assert_eq!(losses.note(3, Told::Yes), Loss::New);
-        assert_eq!(losses.note(3, Told::No), Loss::None);
+        assert_eq!(losses.note(3, Reported::Yes), Loss::New);
+        assert_eq!(losses.note(3, Reported::No), Loss::None);
         // By a kernel that does not count.
-        assert_eq!(losses.note(3, Told::Yes), Loss::New);
+        assert_eq!(losses.note(3, Reported::Yes), Loss::New);
         assert_eq!(losses.count(), 4);
     }
 }

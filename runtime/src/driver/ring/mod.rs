@@ -19,7 +19,7 @@ use std::sync::Arc;
 use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
 
-use self::losses::{Loss, Losses, Told};
+use self::losses::{Loss, Losses, Reported};
 pub(super) use self::queues::Found;
 use self::queues::{Push, Queues};
 pub(super) use self::setup::Opened;
@@ -194,7 +194,7 @@ impl Ring {
         self.losses.count()
     }
 
-    /// Submits what was pushed, lets the kernel post what it has ready, and waits as told. It takes
+    /// Submits what was pushed, lets the kernel post what it has ready, and waits as `wait` says. It takes
     /// one system call, or none if there is nothing to do.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<EnterOutcome> {
         loop {
@@ -207,11 +207,11 @@ impl Ring {
             }
             self.enters += 1;
             let entered = self.queues.enter(queued, wait);
-            let told = match &entered {
-                Err(error) if error.raw_os_error() == Some(libc::EBADR) => Told::Yes,
-                _ => Told::No,
+            let reported = match &entered {
+                Err(error) if error.raw_os_error() == Some(libc::EBADR) => Reported::Yes,
+                _ => Reported::No,
             };
-            if self.losses.note(self.queues.lost(), told) == Loss::New {
+            if self.losses.note(self.queues.lost(), reported) == Loss::New {
                 return Ok(EnterOutcome::CompletionLost);
             }
             let submitted = match entered {

@@ -90,7 +90,7 @@ impl Queues {
         }
     }
 
-    /// Submits `queued` entries, lets the kernel post what it has ready, and waits as told. Returns
+    /// Submits `queued` entries, lets the kernel post what it has ready, and waits as `wait` says. Returns
     /// how many entries were submitted.
     pub(super) fn enter(&mut self, queued: usize, wait: Wait) -> io::Result<usize> {
         let least = u32::from(wait != Wait::No);

@@ -17,9 +17,9 @@ use crate::model::ModelQueues;
 
 /// A kernel that posts what it is told to: user data, result, flags.
 #[derive(Clone, Default)]
-struct Told(Rc<RefCell<Vec<(u64, i32, u32)>>>);
+struct Scripted(Rc<RefCell<Vec<(u64, i32, u32)>>>);
 
-impl ModelQueues for Told {
+impl ModelQueues for Scripted {
     fn register_buffers(&mut self, _: u64, _: u16) {}
 
     fn unregister_buffers(&self) {}
@@ -37,8 +37,8 @@ impl ModelQueues for Told {
     }
 
     fn take_completions(&mut self, take: &mut dyn FnMut(u64, i32, u32)) {
-        let told = self.0.take();
-        told.into_iter().for_each(|(user_data, result, flags)| take(user_data, result, flags));
+        let posted = self.0.take();
+        posted.into_iter().for_each(|(user_data, result, flags)| take(user_data, result, flags));
     }
 
     fn cancel_now(&mut self, _: u64) -> bool {
@@ -66,7 +66,7 @@ impl ModelQueues for Told {
 const HAS_BUFFER: u32 = 1;
 const MORE: u32 = 2;
 
-impl Told {
+impl Scripted {
     /// A completion that names the buffer `buffer`.
     fn tell(&self, index: u64, result: i32, buffer: u32) {
         self.0.borrow_mut().push((index, result, buffer << 16 | HAS_BUFFER | MORE));
@@ -83,7 +83,7 @@ impl Told {
 /// Fails when the pool never gets a buffer back: the memory of the whole pool would stay.
 #[test]
 fn a_buffer_with_no_message_for_anybody_goes_back_to_the_pool() {
-    let kernel = Told::default();
+    let kernel = Scripted::default();
     let mut driver = kernel.driver();
     kernel.tell(7, 16, 0);
     kernel.tell(7, -libc::EFAULT, 1);
@@ -128,7 +128,7 @@ impl Sink for Counting {
 /// next sink.
 #[test]
 fn what_a_sink_that_panics_leaves_goes_to_no_other() {
-    let kernel = Told::default();
+    let kernel = Scripted::default();
     let mut driver = kernel.driver();
     let sinks = [true, false].map(|panics| {
         let socket = UnixDatagram::unbound().unwrap();
@@ -183,7 +183,7 @@ impl Sink for Noting {
 /// Fails when messages of two sockets go to one, or when a later completion overtakes a message.
 #[test]
 fn a_batch_is_of_one_socket_and_comes_before_what_follows_it() {
-    let kernel = Told::default();
+    let kernel = Scripted::default();
     let mut driver = kernel.driver();
     let log = Rc::new(RefCell::new(Vec::new()));
     for number in 0..2 {
