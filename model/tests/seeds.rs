@@ -9,7 +9,7 @@ use ebbtide_model::{Coverage, Options, run_seed};
 #[test]
 fn no_program_loses_a_datagram_on_the_kernel_in_memory() {
     let small = cfg!(miri);
-    let seeds = if small { 20 } else { 3_000 };
+    let seeds = if small { 20 } else { 20_000 };
     let mut coverage = Coverage::default();
     for seed in 1..=seeds {
         match run_seed(seed, Options { small, trace: false }) {
