@@ -17,6 +17,7 @@ use super::{pair, receive, train};
 
 on_every_shape!(
     a_batch_arrives_once_and_in_order,
+    a_batch_of_one_is_a_plain_send,
     a_batch_waits_for_room,
     a_transmit_for_whose_end_there_is_no_room_leaves_in_part,
     datagrams_too_long_to_be_cut_leave_one_by_one,
@@ -44,6 +45,33 @@ fn a_batch_arrives_once_and_in_order(shape: Shape) {
         }
         assert_eq!((ledger.received, ledger.holes), (sent, 0));
     });
+}
+
+/// Fails when a batch of one is planned and sent as several are, which costs a third more, or when
+/// it does not wait for buffer space.
+fn a_batch_of_one_is_a_plain_send(shape: Shape) {
+    let fault = Fault::every(libc::SYS_sendmmsg, 1, Manner::Refuse(libc::EIO));
+    let ((), tally) = with_fault(fault, || {
+        run(&shape.runtime(), async {
+            let (receiver, sender) = pair();
+            assert_eq!(sender.send_batch(&[Transmit::new(b"one")]).await.unwrap(), 1);
+            let to = Transmit::to(b"two", receiver.local_addr().unwrap()).segment_size(3);
+            assert_eq!(sender.try_send_batch(&[to]).unwrap(), 1);
+            assert_eq!(receiver.recv().await.unwrap().expect("not drained")[..], *b"one");
+            assert_eq!(receiver.recv().await.unwrap().expect("not drained")[..], *b"two");
+        });
+    });
+    assert_eq!(tally.failures, 0);
+    let fault = Fault::once(libc::SYS_sendto, 1, Manner::Refuse(libc::EAGAIN));
+    let ((), tally) = with_fault(fault, || {
+        run(&shape.runtime(), async {
+            let (receiver, sender) = pair();
+            assert_eq!(sender.send_batch(&[Transmit::new(b"one")]).await.unwrap(), 1);
+            assert_eq!(receiver.recv().await.unwrap().expect("not drained")[..], *b"one");
+            assert!(receiver.try_recv().is_err(), "it was sent twice");
+        });
+    });
+    assert_eq!(tally.failures, 1);
 }
 
 /// Loopback always has room, so that each fifth call is told that there is none, which falls into

@@ -1,11 +1,11 @@
 //! [`SendHalf`]: how a socket sends.
 //!
-//! A single send is one sendmsg(2), a batch is one sendmmsg(2). Each waits for buffer space as
-//! often as there is none. With coalescing, the sends of several tasks wait in the [`Coalescer`]
+//! A single send is one sendto(2), and so is a batch of one. A larger batch is one sendmmsg(2).
+//! Each waits for buffer space as often as there is none. With coalescing, the sends of several tasks wait in the [`Coalescer`]
 //! until all tasks that were ready have run. Then the socket sends them as a batch.
 //!
 //! ```text
-//! send  -> sendmsg                     ── EAGAIN ──> SpaceWait ─┐
+//! send  -> sendto                      ── EAGAIN ──> SpaceWait ─┐
 //! batch -> next_message .. -> sendmmsg ── EAGAIN ──> SpaceWait ─┤ again
 //! send, coalescing -> Coalescer ── end of turn ──> as a batch <────┘
 //! ```
@@ -18,6 +18,7 @@ mod space;
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -275,6 +276,11 @@ impl SendHalf {
         transmits: &[Transmit<'_>],
         progress: &mut Progress,
     ) -> Step {
+        if let [last] = &transmits[progress.at.index..]
+            && let Some((payload, to)) = last.as_plain()
+        {
+            return self.send_last(socket, payload, to, progress);
+        }
         let mut at = progress.at;
         let classes = self.traffic_classes.get();
         let left = transmits.len().saturating_sub(at.index).min(MESSAGES_PER_CALL);
@@ -290,12 +296,8 @@ impl SendHalf {
         let Some(first) = plan.first() else { return Step::Done };
         match socket.socket.send_many(plan.iter().map(|planned| &planned.message), &slices) {
             Ok(sent) => {
-                if let Some(longest) = progress.refusal.take() {
-                    self.note_refusal(longest);
-                }
-                progress.at = plan[sent - 1].end;
                 let datagrams = plan[..sent].iter().map(Planned::datagrams).sum();
-                socket.registration.note_sent(datagrams);
+                self.note_sent(socket, datagrams, plan[sent - 1].end, progress);
                 Step::Sent
             }
             Err(error) => match error.raw_os_error() {
@@ -316,6 +318,46 @@ impl SendHalf {
                 }
             },
         }
+    }
+
+    /// Sends the last datagram of a batch, or a batch of one, without a plan: one sendto(2).
+    fn send_last(
+        &self,
+        socket: &RegisteredSocket,
+        payload: &[u8],
+        to: Option<SocketAddr>,
+        progress: &mut Progress,
+    ) -> Step {
+        match socket.socket.send(payload, to.map(SockAddr::from).as_ref()) {
+            Ok(_) => {
+                let end = Cursor { index: progress.at.index + 1, offset: 0 };
+                self.note_sent(socket, 1, end, progress);
+                Step::Done
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR) => Step::Sent,
+                Some(libc::EAGAIN) => Step::Full,
+                _ => {
+                    progress.refusal = None;
+                    Step::Failed(error)
+                }
+            },
+        }
+    }
+
+    /// Datagrams of a batch were sent, up to `end`.
+    fn note_sent(
+        &self,
+        socket: &RegisteredSocket,
+        datagrams: usize,
+        end: Cursor,
+        progress: &mut Progress,
+    ) {
+        if let Some(longest) = progress.refusal.take() {
+            self.note_refusal(longest);
+        }
+        progress.at = end;
+        socket.registration.note_sent(datagrams);
     }
 
     fn offload(&self) -> Offload {

@@ -113,6 +113,12 @@ impl<'a> Transmit<'a> {
         self.stride() == self.len()
     }
 
+    /// The contents and the destination, if they are all that the kernel has to know.
+    pub(super) fn as_plain(&self) -> Option<(&'a [u8], Option<SocketAddr>)> {
+        let is_plain = self.is_single() && self.ecn.is_none() && self.src_ip.is_none();
+        is_plain.then_some((self.contents, self.destination))
+    }
+
     /// Whether both have the same parameters, so that only their contents differ.
     fn goes_with(&self, other: &Self) -> bool {
         (self.destination, self.ecn, self.src_ip) == (other.destination, other.ecn, other.src_ip)
