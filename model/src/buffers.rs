@@ -169,9 +169,9 @@ impl Buffers {
         let index = usize::from(at & (self.entries - 1));
         let at = self.address + index * size_of::<BufRingEntry>();
         let entry: *const BufRingEntry = ptr::with_exposed_provenance(at);
-        // SAFETY: `index` is below `entries`, the ring is mapped as long as it is registered, and
-        // the program's side does not touch entries below the tail, nor the tail while the model
-        // runs, which is on the same thread.
+        // SAFETY: `index` is below `entries`, and the ring is mapped while it is registered. The
+        // program's side does not touch entries below the tail. The model runs on the same thread,
+        // so the tail does not change in that time.
         let entry = unsafe { &*entry };
         Buffer { id: entry.bid(), address: entry.addr() as usize, len: entry.len() as usize }
     }

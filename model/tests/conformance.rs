@@ -4,8 +4,8 @@
 //!
 //! Compared are the completions of each request in order (result, more or final, payload,
 //! truncation), the results of direct reads, the errnos of sends, and the drop counter. Not
-//! compared are the order of completions of different requests, which the kernel does not promise,
-//! the choice of buffers, and how many datagrams one enter delivers, which are fewer in the model.
+//! compared are the choice of buffers, the order of completions of different requests, which the
+//! kernel does not promise, and how many datagrams one enter delivers. The model delivers fewer.
 
 // UNSAFETY: entries and the ring of buffers name memory by its address.
 #![cfg(all(ebbtide_model, not(miri)))]

@@ -78,7 +78,7 @@ pub(super) fn run(
     }
 }
 
-/// A task that sends to the channels of its own runtime, and drops sends that wait.
+/// A task that sends to the channels of its runtime, and drops sends that wait.
 pub(super) async fn run_inside(mut random: Random, open: Rc<Open>, totals: &Totals) {
     let sockets = ebbtide::net::UdpSocket::bind("127.0.0.1:0")
         .and_then(|udp| Ok((udp, ebbtide::net::UnixDatagram::unbound()?)));

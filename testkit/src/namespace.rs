@@ -54,7 +54,7 @@ fn unshare_at_start(child: &mut Command) {
         // SAFETY: takes a number.
         checked(unsafe { libc::unshare(own | libc::CLONE_NEWUSER) })?;
         files.iter().try_for_each(|(path, text)| {
-            // SAFETY: a path that ends in a zero.
+            // SAFETY: a path that ends in NUL.
             let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
             checked(file)?;
             // SAFETY: the bytes and their length.
@@ -69,7 +69,7 @@ fn unshare_at_start(child: &mut Command) {
 fn set_up() -> io::Result<()> {
     keep_mounts_private()?;
     let (kind, place) = (c"sysfs".as_ptr(), c"/sys".as_ptr());
-    // SAFETY: strings that end in a zero; null where there is nothing to say.
+    // SAFETY: strings that end in NUL. Null means no value.
     checked(unsafe { libc::mount(kind, place, kind, 0, ptr::null()) })?;
     loopback_up()
 }
@@ -86,14 +86,14 @@ pub fn mount_privately(file: &str, target: &str) -> io::Result<()> {
     checked(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     keep_mounts_private()?;
     let (file, target) = (file.as_ptr(), target.as_ptr());
-    // SAFETY: two paths that end in a zero; null where there is nothing to say.
+    // SAFETY: two paths that end in NUL. Null means no value.
     checked(unsafe { libc::mount(file, target, ptr::null(), libc::MS_BIND, ptr::null()) })
 }
 
 /// Hides later mounts from the namespace that this one was copied from.
 fn keep_mounts_private() -> io::Result<()> {
     let (root, flags) = (c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
-    // SAFETY: a path that ends in a zero; null where there is nothing to say.
+    // SAFETY: a path that ends in NUL. Null means no value.
     checked(unsafe { libc::mount(ptr::null(), root, ptr::null(), flags, ptr::null()) })
 }
 
@@ -150,7 +150,7 @@ pub fn add_address_v6(address: &str) -> io::Result<u32> {
         index: i32,
     }
     let name = CString::new("lo").expect("the name has no NUL");
-    // SAFETY: a name that ends in a zero.
+    // SAFETY: a name that ends in NUL.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     let address: Ipv6Addr = address.parse().map_err(io::Error::other)?;
     let request = Request { address: address.octets(), prefix: 64, index: index as i32 };

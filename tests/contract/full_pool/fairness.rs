@@ -12,10 +12,10 @@ on_every_shape!(a_flooded_socket_delays_others_by_a_bounded_number_of_datagrams)
 const OTHERS: usize = 99;
 const ROUNDS: usize = 50;
 
-/// The bound of ARCHITECTURE.md, counted in datagrams and not in time. Between the send and the
-/// receipt of a datagram, a flooded socket gets at most as many datagrams as the pool has buffers
-/// and the runtime has sockets, and 66 more for two enters. Fails, on a tiny pool, when a receive
-/// that resumes does not join the end of those that wait for buffers.
+/// The bound of ARCHITECTURE.md, counted in datagrams and not in time. It limits how many datagrams
+/// a flooded socket gets between the send and the receipt of another datagram: the buffers of the
+/// pool, the sockets of the runtime, and 66 more for two enters. Fails, on a tiny pool, when a
+/// receive that resumes does not join the end of those that wait for buffers.
 fn a_flooded_socket_delays_others_by_a_bounded_number_of_datagrams(shape: Shape) {
     let runtime = shape.runtime();
     let bound = runtime.metrics().free_buffers as u64 + OTHERS as u64 + 66;

@@ -211,8 +211,8 @@ fn trains_are_told_apart_whatever_else_comes_with_them(shape: Shape) {
     }
 }
 
-/// Every size of segments up to that of an Ethernet frame, with few, some and as many segments as
-/// possible, and with the shortest, a random and the longest last segment.
+/// Every size of segments up to that of an Ethernet frame. The counts are few, some, and as many as
+/// possible. The last segment has the minimum, a random, or the maximum length.
 #[test]
 #[ignore = "the long form: every size of segments"]
 fn every_datagram_of_trains_of_every_size_arrives_once_and_in_order() {

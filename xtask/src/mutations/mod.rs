@@ -17,8 +17,8 @@
 //! runs has to fail. A test that hangs has also caught the mutation. If no test can notice that the
 //! step is missing, the file has `expect = "missed"`, and `reason = ".."` says why.
 //!
-//! It is an error of the list if the `before` of a change does not occur exactly once, if the code
-//! does not compile, or if the test does not exist or fails on the unchanged code.
+//! These are errors of the list: a `before` that does not occur exactly once, code that does not
+//! compile, and a test that does not exist or fails on the unchanged code.
 
 mod check;
 mod checkout;
