@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `runtime/src/task/remote_queue.rs` | hand over tasks, wake the sleeping owner, meet its end |
 //! | `runtime/src/task/root.rs` | wake the future of `block_on`, which is in no queue |
-//! | `runtime/src/blocking/calls.rs` | end a blocking call, or drop a hold, while the drain checks |
+//! | `runtime/src/blocking/calls.rs` | end a blocking call, or drop a hold, while the drain looks |
 //!
 //! The owner's side is written here, after `Runtime::run_until` and `Runtime::submit_and_wait`:
 //! take everything, look, set "asleep", look again, sleep, reset "asleep".
