@@ -1,10 +1,10 @@
-// The plain form of a fuzz target, included by the test beside its properties: without libFuzzer,
-// on every toolchain, the same mutations at every run.
+// The plain form of a fuzz target. The test beside its properties includes it. It needs no
+// libFuzzer, runs on every toolchain, and makes the same mutations at every run.
 
-/// Mutated inputs per run of a test.
+/// How many mutated inputs a run of a test checks.
 const MUTATIONS: u64 = if cfg!(miri) { 50 } else { 20_000 };
 
-/// Checks `holds` on every input of a corpus, and on seeded mutations of them.
+/// Checks `holds` on every input of a corpus, and on seeded mutations of these inputs.
 fn replay(corpus: &str, holds: fn(&[u8])) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus").join(corpus);
     let mut inputs: Vec<(String, Vec<u8>)> = std::fs::read_dir(&folder)

@@ -1,4 +1,4 @@
-//! Socket addresses: `net/src/address.rs`.
+//! Socket addresses: `net/src/sys/address.rs`.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Control messages: `net/src/control.rs`.
+//! Control messages: `net/src/sys/control.rs`.
 
 #![no_main]
 

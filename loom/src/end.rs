@@ -1,5 +1,5 @@
-//! The owner ends while others still push: nothing stays in the inbox, where nobody would ever drop
-//! it.
+//! The owner ends while other threads push. Nothing may stay in the queue, because nobody would
+//! ever drop it.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use loom::thread;
 use crate::sync::Eventfd;
 use crate::task::RemoteQueue;
 
-/// Counts that it was dropped.
+/// Counts its drops.
 struct Item {
     dropped: Arc<AtomicUsize>,
 }
@@ -20,8 +20,8 @@ impl Drop for Item {
     }
 }
 
-/// Threads push while the owner takes what there is and closes. When all have come to their end,
-/// every item was taken or dropped: none is left in the inbox, though that lives on.
+/// Threads push while the owner pops and closes. When all have ended, every item was popped or
+/// dropped. None is left in the queue, which is still alive.
 fn nothing_is_left(pushes: &[usize]) {
     let inbox = Arc::new(RemoteQueue::new(Arc::new(Eventfd::default())));
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -39,7 +39,7 @@ fn nothing_is_left(pushes: &[usize]) {
     drop(inbox.pop());
     inbox.close();
     for thread in threads {
-        thread.join().expect("it does not panic");
+        thread.join().expect("the thread does not panic");
     }
     assert_eq!(dropped.load(Ordering::Relaxed), pushes.iter().sum::<usize>());
 }
@@ -49,7 +49,7 @@ pub fn nothing_of_one_thread_is_left_after_the_end() {
     nothing_is_left(&[2]);
 }
 
-/// Two threads push at once: each may drop the other's item.
+/// Two threads push at the same time. Each may drop the item of the other.
 pub fn nothing_of_two_threads_is_left_after_the_end() {
     nothing_is_left(&[1, 1]);
 }

@@ -1,5 +1,5 @@
-//! The owner sleeps only when nothing is left, and whoever comes then wakes it: no wake is lost. A
-//! lost one leaves the owner asleep for ever, which loom reports as a deadlock.
+//! The owner sleeps only when nothing is left, and a thread that pushes or wakes afterwards wakes
+//! it. A lost wake-up leaves the owner asleep for ever, which loom reports as a deadlock.
 
 use std::sync::Arc;
 use std::task::Wake;
@@ -18,13 +18,13 @@ struct Owner<T> {
     taken: Vec<T>,
     /// How often the root was polled.
     polls: usize,
-    /// How often it said that it sleeps.
+    /// How often it set "asleep".
     sleeps: u64,
-    /// What it has read from the eventfd.
+    /// The count that it has read from the eventfd.
     writes: u64,
-    /// What holds the exit open.
+    /// What keeps the exit open.
     holds: BlockingCalls,
-    /// Whether it was held open at the last look.
+    /// Whether the exit was kept open at the last look.
     is_held_open: bool,
 }
 
@@ -38,7 +38,8 @@ impl<T: Send + 'static> Owner<T> {
         Self { inbox, root, eventfd, taken, polls, sleeps, writes, holds, is_held_open }
     }
 
-    /// `Runtime::run_until`, until `is_done` after a poll of the root or a look at the tasks.
+    /// `Runtime::run_until`, until `is_done` is true after a poll of the root or a look at the
+    /// tasks.
     fn run_until(&mut self, mut is_done: impl FnMut(&mut Self) -> bool) {
         loop {
             while let Some(item) = self.inbox.pop() {
@@ -68,8 +69,8 @@ impl<T: Send + 'static> Owner<T> {
     }
 }
 
-/// Two threads hand over two tasks and one, in their order. The owner gets all of them, each
-/// thread's in order, and the eventfd is written at most once per sleep.
+/// Two threads hand over two tasks and one task. The owner gets all of them, those of each thread
+/// in order. The eventfd is written at most once per sleep.
 pub fn every_task_that_is_handed_over_is_taken() {
     let mut owner = Owner::new();
     let threads: Vec<_> = [&[10, 11][..], &[20]]
@@ -81,7 +82,7 @@ pub fn every_task_that_is_handed_over_is_taken() {
         .collect();
     owner.run_until(|owner| owner.taken.len() == 3);
     for thread in threads {
-        thread.join().expect("it does not panic");
+        thread.join().expect("the thread does not panic");
     }
     let of = |tens| owner.taken.iter().copied().filter(move |item| item / 10 == tens);
     assert_eq!(of(1).collect::<Vec<u32>>(), [10, 11]);
@@ -90,8 +91,8 @@ pub fn every_task_that_is_handed_over_is_taken() {
     assert!(writes <= owner.sleeps, "{writes} writes for {} sleeps", owner.sleeps);
 }
 
-/// Two threads set a flag each and wake the root. It is polled after the last flag was set, and
-/// once at the start.
+/// Two threads set a flag each and wake the root. The root is polled after the last flag was set,
+/// and once at the start.
 pub fn every_wake_of_the_root_leads_to_a_poll() {
     let mut owner = Owner::<()>::new();
     let flags = Arc::new([
@@ -101,7 +102,7 @@ pub fn every_wake_of_the_root_leads_to_a_poll() {
     for index in 0..flags.len() {
         let (root, flags) = (Arc::clone(&owner.root), Arc::clone(&flags));
         thread::spawn(move || {
-            // What a waker stands for is written before, in whatever order its owner likes.
+            // The event behind a wake is written before it, with any ordering.
             flags[index].store(true, loom::sync::atomic::Ordering::Relaxed);
             root.wake_by_ref();
         });
@@ -118,10 +119,10 @@ pub fn every_wake_of_the_root_leads_to_a_poll() {
     assert!(owner.polls <= 3, "polled {} times", owner.polls);
 }
 
-/// One thread hands a task over, another wakes the root: both share the one "asleep".
+/// One thread hands over a task, another wakes the root. Both share one "asleep".
 pub fn a_task_and_the_root_wake_the_same_sleep() {
     let mut owner = Owner::new();
-    // The poll that every root gets at the start.
+    // Each root is polled once at the start.
     assert!(owner.root.take_wake());
     let inbox = Arc::clone(&owner.inbox);
     thread::spawn(move || inbox.push(1));
@@ -132,10 +133,10 @@ pub fn a_task_and_the_root_wake_the_same_sleep() {
     assert!(writes <= owner.sleeps, "{writes} writes for {} sleeps", owner.sleeps);
 }
 
-/// A blocking call ends on its thread, which hands its task over; the owner takes the result and
-/// lets go; the drain, which looks at the count before each sleep, ends then and not before.
+/// A blocking call ends on its thread, which hands over its task. The owner takes the result and
+/// drops the hold. The drain checks the count before each sleep, and ends after that, not before.
 ///
-/// As in `spawn_blocking`: the call's own hold ends with the call, and its task has one as well.
+/// As in `spawn_blocking`, the hold of the call ends with the call, and its task has another.
 pub fn the_drain_ends_after_the_last_blocking_call_was_taken() {
     let mut owner = Owner::new();
     let blocking = BlockingCalls::default();
@@ -158,12 +159,12 @@ pub fn the_drain_ends_after_the_last_blocking_call_was_taken() {
     });
     assert_eq!(owner.taken.len(), 2, "the drain ended before a result was taken");
     for call in calls {
-        call.join().expect("it does not panic");
+        call.join().expect("the thread does not panic");
     }
 }
 
-/// Two threads let go of the exit, and wake the owner after that, as `ExitHold` does; the drain, which
-/// looks at the count before each sleep and again when it has said "asleep", ends.
+/// Two threads drop their holds of the exit, and then wake the owner, as `ExitHold` does. The drain
+/// checks the count before each sleep, and again after it has set "asleep". It ends.
 pub fn the_drain_ends_when_other_threads_have_let_go() {
     let mut owner = Owner::<()>::new();
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! What `runtime/src/sync.rs` gives, made of loom's parts.
+//! What `runtime/src/sync.rs` provides, built from the types of loom.
 
 use std::collections::VecDeque;
 
@@ -6,9 +6,9 @@ pub(crate) use loom::sync::atomic::Ordering;
 use loom::sync::atomic::{self, fence};
 use loom::sync::{Condvar, Mutex};
 
-/// Loom treats sequentially consistent accesses as acquire and release, and only its fences as what
-/// they are. A fence after each write, none after a read, is one of the two known ways to make the
-/// one of the other; the other way would hide a write that is too weak.
+/// loom treats sequentially consistent accesses as acquire and release. It models only fences
+/// exactly. A fence after each write and none after a read is one of the two known ways to
+/// implement sequentially consistent accesses. The other way would hide a write that is too weak.
 fn after_write(ordering: Ordering) {
     if ordering == Ordering::SeqCst {
         fence(Ordering::SeqCst);
@@ -27,10 +27,10 @@ impl AtomicBool {
         self.0.load(ordering)
     }
 
-    /// An exchange. After a plain store, loom lets an exchange of another thread that came before
-    /// it be the last one in the order of modification, though it follows what it has read: the
-    /// waker that took "asleep" away from one sleep would take it away from the next one as well.
-    /// It acquires nothing, as a store.
+    /// Implemented as an exchange. With a plain store, loom could order an earlier exchange of
+    /// another thread after it in the modification order, although that exchange read an older
+    /// value. A waker that took "asleep" of one sleep would then take it from the next sleep as
+    /// well. Like a store, it acquires nothing.
     pub(crate) fn store(&self, value: bool, ordering: Ordering) {
         let release = match ordering {
             Ordering::SeqCst => Ordering::Release,
@@ -68,8 +68,8 @@ impl AtomicUsize {
     }
 }
 
-/// For `SegQueue`. A look whether it is empty takes no lock, so that it orders nothing that the
-/// look of `SegQueue` would not.
+/// Replaces `SegQueue`. The check for an empty queue takes no lock, so it orders nothing that the
+/// check of `SegQueue` would not order.
 pub(crate) struct Queue<T> {
     items: Mutex<VecDeque<T>>,
     len: AtomicUsize,
@@ -86,7 +86,7 @@ impl<T> Queue<T> {
         self.len.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// As `SegQueue::pop`: a fence, a relaxed look, and only then the item.
+    /// Does what `SegQueue::pop` does: a fence, a relaxed check, and only then the item.
     pub(crate) fn pop(&self) -> Option<T> {
         fence(Ordering::SeqCst);
         if self.len.load(Ordering::Relaxed) == 0 {
@@ -103,7 +103,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// For the eventfd and the driver that watches it.
+/// Replaces the eventfd and the driver that watches it.
 #[derive(Default)]
 pub(crate) struct Eventfd {
     count: Mutex<u64>,
@@ -111,7 +111,7 @@ pub(crate) struct Eventfd {
 }
 
 impl Eventfd {
-    /// Sleeps until it is written, also if that was before; takes the count.
+    /// Sleeps until the eventfd is written, also if that was before. Takes the count.
     pub(crate) fn wait(&self) -> u64 {
         let mut count = self.count.lock().expect("no model panics while it holds the lock");
         while *count == 0 {
@@ -120,7 +120,7 @@ impl Eventfd {
         std::mem::take(&mut count)
     }
 
-    /// What was written and has woken nobody yet.
+    /// Takes the count of writes that have woken nobody yet.
     pub(crate) fn take(&self) -> u64 {
         std::mem::take(&mut *self.count.lock().expect("no model panics while it holds the lock"))
     }

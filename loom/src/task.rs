@@ -1,7 +1,7 @@
-//! The files of the runtime's `task/` that threads share.
+//! The files of the runtime's `task/` that several threads use.
 
 #[path = "../../runtime/src/task/remote_queue.rs"]
-#[expect(dead_code, reason = "the models use a part of it")]
+#[expect(dead_code, reason = "the models use only a part")]
 mod remote_queue;
 #[path = "../../runtime/src/task/root.rs"]
 mod root;

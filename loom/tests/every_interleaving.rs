@@ -1,13 +1,12 @@
-//! Runs the models. Each prints how many executions it took, with `--nocapture`.
+//! Runs the models. With `--nocapture`, each prints how many executions it took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ebbtide_loom::{end, sleep};
 
-/// Most times that an execution takes the processor from a thread that could go on. Three reach
-/// every bug that was planted (`cargo xtask mutations loom`), two do as well. Without a bound, three
-/// threads take hours.
+/// The largest number of preemptions in an execution. Both two and three find every planted bug
+/// (`cargo xtask mutations loom`). Without a bound, three threads take hours.
 const PREEMPTIONS: usize = 3;
 
 fn in_every_interleaving(name: &str, preemptions: Option<usize>, model: fn()) {

@@ -1,4 +1,4 @@
-//! [`Peer`]: which sender of a world an address names.
+//! [`Peer`]: which sender of a world an address belongs to.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -13,10 +13,10 @@ pub(crate) trait Peer: Address + 'static {
     /// The sockets that receive from it.
     type Socket: Deref<Target = DatagramSocket<Self>> + 'static;
 
-    /// Whose address it is. `None`: a socket without a name.
+    /// The sender with this address. `None` for a socket without a name.
     fn sender(&self) -> Option<u16>;
 
-    /// Receives a train, where there is such a thing.
+    /// Receives a train, if the socket can.
     fn recv_train(socket: &Self::Socket) -> Option<RecvTrain<'_>>;
 }
 

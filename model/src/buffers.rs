@@ -1,7 +1,7 @@
-//! [`Buffers`]: the kernel's side of a ring of provided buffers. Takes at the head, and watches that
-//! nothing is given twice.
+//! [`Buffers`]: the kernel's side of a ring of provided buffers. It takes buffers at the head, and
+//! checks that none is provided twice.
 
-// UNSAFETY: the ring and the buffers lie in memory that is shared with the pool.
+// UNSAFETY: the ring and the buffers are memory that is shared with the pool.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::ptr;
@@ -11,36 +11,36 @@ use io_uring::types::BufRingEntry;
 
 use crate::entry::Reserved;
 
-/// Where the tail lies: in the reserved field of the first entry.
+/// The offset of the tail: the reserved field of the first entry.
 const TAIL: usize = 14;
-/// Bytes that multishot recvmsg writes in front of everything (`struct io_uring_recvmsg_out`).
+/// The length of what multishot recvmsg writes first (`struct io_uring_recvmsg_out`).
 pub(crate) const HEADER_LEN: usize = 16;
 
 /// A registered ring of buffers.
 pub(crate) struct Buffers {
-    /// Where it lies. 0 while none is registered.
+    /// The address of the ring. 0 while none is registered.
     address: usize,
     entries: u16,
     /// The next entry that the kernel takes.
     head: u16,
-    /// Up to where entries were looked at.
+    /// The end of the entries that were observed.
     seen: u16,
-    /// Who has each buffer, by id.
+    /// Who holds each buffer, by id.
     holders: Vec<Holder>,
-    /// How many of them are the program's side.
+    /// How many buffers the program's side holds.
     with_program: usize,
 }
 
-/// Who has a buffer.
+/// Who holds a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
     /// It was never provided.
     Nobody,
-    /// The kernel, free.
+    /// The kernel, and it is free.
     Kernel,
     /// A completion that was not taken yet.
     Completion,
-    /// The program's side: the pool's, an inbox's, or a task's.
+    /// The program's side: the pool, an inbox or a task.
     Program,
 }
 
@@ -67,7 +67,7 @@ impl Buffers {
     pub(crate) fn register(&mut self, address: u64, entries: u16) {
         let mut holders = std::mem::take(&mut self.holders);
         holders.resize(usize::from(entries), Holder::Nobody);
-        // Registered again: the program's side may have some still.
+        // Registered again. The program's side may still hold buffers.
         for holder in &mut holders {
             if *holder != Holder::Program {
                 *holder = Holder::Nobody;
@@ -86,7 +86,7 @@ impl Buffers {
         self.address != 0
     }
 
-    /// Looks at what was provided meanwhile. The error says what is wrong with it.
+    /// Observes the entries that were provided since the last call. The error says what is wrong.
     pub(crate) fn observe(&mut self) -> Result<(), String> {
         if !self.is_registered() {
             return Ok(());
@@ -113,14 +113,14 @@ impl Buffers {
         Ok(())
     }
 
-    /// The next free buffer, which stays where it is.
+    /// The next free buffer. It stays in the ring.
     pub(crate) fn next(&self) -> Option<Buffer> {
         (self.is_registered() && self.head != self.seen).then(|| self.entry(self.head))
     }
 
     /// Takes the next free buffer out of the ring and writes a message into it, as multishot
-    /// recvmsg lays it out. Gives what the completion says. The name is cut where the room for it
-    /// ends, but its length is given in full; what is not written keeps its old bytes.
+    /// recvmsg lays it out. Returns the result of the completion. A name that is too long is cut,
+    /// but the header has its full length. Bytes that are not written keep their old values.
     pub(crate) fn fill(
         &mut self,
         buffer: Buffer,
@@ -143,25 +143,25 @@ impl Buffers {
         (offset + captured) as i32
     }
 
-    /// Whether the buffer has room for a message with this reservation at all.
+    /// Whether the buffer has space for a message with this reservation.
     pub(crate) fn holds(buffer: Buffer, reserved: Reserved) -> bool {
         buffer.len >= HEADER_LEN + reserved.name + reserved.control
     }
 
-    /// The completion that says that the buffer `id` was filled is taken.
+    /// The completion for the buffer `id` was taken.
     pub(crate) fn hand_over(&mut self, id: u16) {
         self.holders[usize::from(id)] = Holder::Program;
         self.with_program += 1;
     }
 
-    /// How many buffers the program's side has.
+    /// How many buffers the program's side holds.
     pub(crate) fn with_program(&self) -> usize {
         self.with_program
     }
 
     fn tail(&self) -> u16 {
         let tail: *mut u16 = ptr::with_exposed_provenance_mut(self.address + TAIL);
-        // SAFETY: the ring is mapped as long as it is registered; both sides use atomic accesses.
+        // SAFETY: the ring is mapped while it is registered. Both sides use atomic accesses.
         unsafe { AtomicU16::from_ptr(tail) }.load(Ordering::Acquire)
     }
 
@@ -169,9 +169,9 @@ impl Buffers {
         let index = usize::from(at & (self.entries - 1));
         let at = self.address + index * size_of::<BufRingEntry>();
         let entry: *const BufRingEntry = ptr::with_exposed_provenance(at);
-        // SAFETY: `index` is below `entries`, the ring is mapped as long as it is registered, and
-        // the program's side does not touch entries below the tail, nor the tail while the model
-        // runs, which is on the same thread.
+        // SAFETY: `index` is below `entries`, and the ring is mapped while it is registered. The
+        // program's side does not touch entries below the tail. The model runs on the same thread,
+        // so the tail does not change in that time.
         let entry = unsafe { &*entry };
         Buffer { id: entry.bid(), address: entry.addr() as usize, len: entry.len() as usize }
     }
@@ -188,7 +188,7 @@ pub(crate) fn header(name: usize, control: usize, payload: usize, flags: i32) ->
 }
 
 fn write(buffer: Buffer, at: usize, bytes: &[u8]) {
-    assert!(at + bytes.len() <= buffer.len, "the kernel writes inside of the buffer");
+    assert!(at + bytes.len() <= buffer.len, "the kernel writes past the buffer");
     let start: *mut u8 = ptr::with_exposed_provenance_mut(buffer.address + at);
     // SAFETY: the buffer was provided, so it is mapped, and nobody else reads or writes it until
     // its completion was taken.

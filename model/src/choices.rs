@@ -1,8 +1,8 @@
-//! [`Choices`]: who moves next, and which of several things that the kernel may do it does.
+//! [`Choices`]: who moves next, and which of its options the kernel takes.
 
-/// A source of decisions: random ones from a seed, or always the first.
+/// A source of decisions: random ones from a seed, or always the first option.
 pub(crate) struct Choices {
-    /// `None`: nothing is left to chance, for comparing with the real kernel.
+    /// `None`: always the first option, for comparison with the real kernel.
     random: Option<fastrand::Rng>,
 }
 
@@ -12,7 +12,7 @@ impl Choices {
         Self { random: Some(fastrand::Rng::with_seed(seed)) }
     }
 
-    /// What the kernel does when nothing disturbs it.
+    /// The kernel does what it does when nothing disturbs it.
     pub(crate) fn undisturbed() -> Self {
         Self { random: None }
     }
@@ -22,7 +22,7 @@ impl Choices {
         self.random.as_mut().map_or(0, |random| random.usize(..bound))
     }
 
-    /// A number from `least` to `most`.
+    /// A number from `least` to `most`, inclusive.
     pub(crate) fn between(&mut self, least: usize, most: usize) -> usize {
         least + self.below(most - least + 1)
     }
@@ -37,7 +37,7 @@ impl Choices {
         options[self.below(options.len())]
     }
 
-    /// Puts `items` into any order.
+    /// Shuffles `items`.
     pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
         if let Some(random) = &mut self.random {
             random.shuffle(items);

@@ -1,5 +1,5 @@
-//! Runs random programs on the kernel in memory: `--seeds N` runs N of them, `--seed N` replays one
-//! with every step printed.
+//! Runs random programs on the kernel in memory. `--seeds N` runs N programs. `--seed N` replays
+//! one and prints every step.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use crate::{Coverage, Options, run_seed};
 const USAGE: &str = "usage: ebbtide-model --seeds COUNT [--from FIRST] [--small]
        ebbtide-model --seed SEED [--small]
 
---seeds runs the programs of COUNT seeds, from FIRST (1 unless given) on.
+--seeds runs the programs of COUNT seeds, starting at FIRST (default 1).
 --seed replays one and prints every step.
---small keeps the programs small, as under Miri; a seed means another program then.";
+--small keeps the programs small, as under Miri. The same seed is then another program.";
 
-/// Seeds from which on a run has to have gone through everything.
+/// The number of seeds from which on a run must have seen every event.
 const ENOUGH_SEEDS: u64 = 20_000;
 
-/// Failures after which a run ends.
+/// The number of failures after which a run ends.
 const MOST_FAILURES: usize = 5;
 
 struct Arguments {
@@ -60,7 +60,7 @@ fn run(arguments: &Arguments) -> ExitCode {
     let mut done = 0;
     for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
         if cfg!(miri) {
-            // What Miri finds ends the process at once, without the name of the seed.
+            // An error of Miri ends the process at once, without printing the seed.
             println!("seed {seed}");
         }
         match run_seed(seed, arguments.options) {
@@ -68,7 +68,7 @@ fn run(arguments: &Arguments) -> ExitCode {
             Err(failure) => {
                 println!("{failure}");
                 let small = if arguments.options.small { " --small" } else { "" };
-                println!("  replay it: cargo xtask model --seed {seed}{small}");
+                println!("  replay: cargo xtask model --seed {seed}{small}");
                 failures.push(failure);
             }
         }

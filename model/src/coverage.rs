@@ -1,11 +1,11 @@
-//! [`Coverage`]: what the programs went through, so that a run can say what it tried, and fails if
-//! it never tried something.
+//! [`Coverage`]: which events the programs went through. A run reports them, and fails if it never
+//! saw one.
 
 use std::fmt;
 
 macro_rules! events {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
-        /// Something that a run must have gone through.
+        /// An event that a run must see.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Event { $($(#[$doc])* $name,)+ }
 
@@ -20,11 +20,11 @@ events! {
     Empty = "empty datagrams delivered",
     Truncated = "truncated datagrams delivered",
     DroppedFull = "dropped: the socket's queue was full",
-    Refused = "refused: they came after the seal",
+    Refused = "refused: datagrams that came after the seal",
     LateBeforeSeal = "late datagrams that came before the seal",
     LateAfterSeal = "late datagrams that met the seal",
-    BrokenPipe = "senders that met a sealed Unix socket",
-    SenderBlocked = "senders that found a Unix queue full",
+    BrokenPipe = "sends to a sealed Unix socket",
+    SenderBlocked = "sends to a Unix socket with a full queue",
     // The multishot receive.
     Armed = "receives armed",
     EndedEmpty = "receives ended by an empty datagram",
@@ -62,8 +62,8 @@ events! {
     DirectInterrupted = "direct reads interrupted by a signal",
     PeekedQueued = "sockets closed with datagrams queued",
     PeekedError = "sockets closed with an error pending",
-    NoRoom = "sends that found no room",
-    RoomCame = "waits for room that ended",
+    NoRoom = "sends that found no buffer space",
+    RoomCame = "waits for buffer space that ended",
     // Programs.
     Waited = "receives that waited",
     FutureDropped = "receive futures dropped while they waited",
@@ -71,7 +71,7 @@ events! {
     TimeoutElapsed = "receives that a timeout ended",
     BatchTaken = "batches of more than one",
     TrainTaken = "trains taken as a whole",
-    TrainBegun = "trains of which a part was held while the rest waited",
+    TrainBegun = "trains that were held in part while the rest waited",
     TriedEmpty = "try_recv that found nothing",
     ErrorDelivered = "socket errors delivered",
     Held = "datagrams held",
@@ -80,11 +80,11 @@ events! {
     Aborted = "tasks aborted",
     SocketDropped = "sockets dropped",
     SocketDropDiscarded = "sockets dropped with datagrams in the inbox",
-    SocketDrained = "sockets drained by themselves",
-    SocketOpenedLate = "sockets opened in the middle",
-    ProgramDrained = "drains in the middle",
-    SendDropped = "sends dropped while they waited for room",
-    SocketsLetGo = "sockets let go of while their receives were hardly submitted",
+    SocketDrained = "sockets drained alone",
+    SocketOpenedLate = "sockets opened while the program ran",
+    ProgramDrained = "drains while the program went on",
+    SendDropped = "sends dropped while they waited for buffer space",
+    SocketsLetGo = "sockets dropped right after their receives were submitted",
     // Ends.
     EndShutdown = "ends by shutdown",
     EndStop = "ends by stop",
@@ -92,19 +92,19 @@ events! {
     EndPanic = "ends by a panic that unwinds through the runtime",
     DeadlineZero = "ends with a deadline of zero",
     DeadlinePassed = "ends whose deadline passed",
-    EndSendWaits = "ends that began while a send waited for room",
+    EndSendWaits = "ends that began while a send waited for buffer space",
     Complete = "ends that were complete",
-    Discarded = "ends after sockets had been dropped over datagrams",
-    Unclaimed = "ends with datagrams that nobody claimed",
+    Discarded = "ends after sockets with datagrams had been dropped",
+    Unclaimed = "ends with datagrams that nobody received",
     MustComplete = "ends that had to be complete",
     TasksDropped = "tasks dropped at the end",
-    Undelivered = "datagrams undelivered at the end, and counted",
+    Undelivered = "datagrams counted as undelivered at the end",
     Paused = "receives paused at the socket's share",
     Starved = "receives starved",
-    Flood = "programs under an endless flood",
+    Flood = "programs with an endless flood",
 }
 
-/// How often each event was seen.
+/// How often each event happened.
 #[derive(Clone)]
 pub struct Coverage {
     counts: Vec<u64>,
@@ -125,14 +125,14 @@ impl Coverage {
         self.counts[event as usize] += count;
     }
 
-    /// Adds what another run went through.
+    /// Adds the events of another run.
     pub fn add(&mut self, other: &Self) {
         for (count, more) in self.counts.iter_mut().zip(&other.counts) {
             *count += more;
         }
     }
 
-    /// What was never seen.
+    /// The events that never happened.
     pub fn missing(&self) -> Vec<&'static str> {
         let missing = self.counts.iter().zip(NAMES).filter(|(count, _)| **count == 0);
         missing.map(|(_, name)| *name).collect()

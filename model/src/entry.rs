@@ -1,26 +1,27 @@
-//! [`Entry`]: a submission queue entry as the kernel reads it, 64 bytes of `struct io_uring_sqe`.
+//! [`Entry`]: a submission queue entry as the kernel reads it, the 64 bytes of `struct
+//! io_uring_sqe`.
 
-// UNSAFETY: the io-uring crate lets nobody read the entries that it builds; the kernel does.
+// UNSAFETY: the io-uring crate offers no way to read the entries that it builds.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::ptr;
 
 use io_uring::squeue;
 
-/// What an entry asks for.
+/// The request in an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) user_data: u64,
     pub(crate) request: Request,
 }
 
-/// The requests that the model knows.
+/// The requests that the model supports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Multishot recvmsg into a provided buffer.
     Receive {
         descriptor: i32,
-        /// Where the template lies; read at submission.
+        /// The address of the request's msghdr, which is read at submission.
         template: u64,
         flags: i32,
     },
@@ -34,8 +35,8 @@ pub(crate) enum Request {
     },
 }
 
-/// The fields of an entry, as the kernel reads them. A whole one is read at once: an interpreter
-/// takes long over single bytes.
+/// The fields of an entry, as the kernel reads them. All of them are read at once, because single
+/// bytes take an interpreter long.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Fields {
@@ -44,10 +45,10 @@ struct Fields {
     priority: u16,
     descriptor: i32,
     offset: u64,
-    /// Of a template; of a cancel, the target.
+    /// The address of a msghdr or, for a cancel, the user data of the target.
     address: u64,
     len: u32,
-    /// Those of the operation: of a message, or the events of a poll.
+    /// The flags of the operation: those of a message, or the events of a poll.
     operation: u32,
     user_data: u64,
     rest: [u64; 3],
@@ -56,27 +57,27 @@ struct Fields {
 const OPCODE_POLL_ADD: u8 = 6;
 const OPCODE_RECVMSG: u8 = 10;
 const OPCODE_ASYNC_CANCEL: u8 = 14;
-/// `IORING_RECV_MULTISHOT`, in the field of the I/O priority.
+/// `IORING_RECV_MULTISHOT`, in the field for the I/O priority.
 const RECV_MULTISHOT: u16 = 1 << 1;
 /// `IOSQE_BUFFER_SELECT`.
 const BUFFER_SELECT: u8 = 1 << 5;
-/// `IORING_POLL_ADD_MULTI`, in the field of the length.
+/// `IORING_POLL_ADD_MULTI`, in the field for the length.
 const POLL_ADD_MULTI: u32 = 1 << 0;
 
 impl Entry {
-    /// Reads an entry. The error says what of it the model does not know.
+    /// Reads an entry. The error says what the model does not support.
     pub(crate) fn read(entry: &squeue::Entry) -> Result<Self, String> {
         const { assert!(size_of::<squeue::Entry>() == 64 && size_of::<Fields>() == 64) }
-        // SAFETY: `Entry` is `repr(C)` around the kernel's structure of 64 bytes, all of which the
-        // crate has initialized, by zeroing them first; every field of `Fields` takes any bytes,
-        // and `read_unaligned` asks for no alignment.
+        // SAFETY: `Entry` is `repr(C)` around the kernel's structure of 64 bytes. The crate has
+        // initialized all of them, because it zeroes them first. Every field of `Fields` is valid
+        // for any bytes, and `read_unaligned` needs no alignment.
         let fields = unsafe { ptr::from_ref(entry).cast::<Fields>().read_unaligned() };
         let Fields { user_data, descriptor, .. } = fields;
         let request = match fields.opcode {
             OPCODE_RECVMSG => {
                 let is_multishot = fields.priority & RECV_MULTISHOT != 0;
                 if !is_multishot || fields.flags & BUFFER_SELECT == 0 {
-                    return Err("a recvmsg that is no multishot into provided buffers".into());
+                    return Err("a recvmsg that is not a multishot into provided buffers".into());
                 }
                 let flags = fields.operation.cast_signed();
                 Request::Receive { descriptor, template: fields.address, flags }
@@ -93,18 +94,19 @@ impl Entry {
     }
 }
 
-/// Room that a template reserves for the address and for control messages.
+/// The space that a request reserves for the address and for control messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reserved {
     pub(crate) name: usize,
     pub(crate) control: usize,
 }
 
-/// Reads a template, as the kernel does at submission. Under Miri, one that is gone is an error.
+/// Reads the msghdr of a request, as the kernel does at submission. Miri reports one that was
+/// freed.
 pub(crate) fn read_template(address: u64) -> Reserved {
     let template: *const libc::msghdr = ptr::with_exposed_provenance(address as usize);
-    // SAFETY: owned until final: the driver keeps the template where it is until the final
-    // completion of the receive that names it.
+    // SAFETY: owned until final. The driver keeps the msghdr in place until the final completion of
+    // the receive that names it.
     let template = unsafe { template.read() };
     Reserved { name: template.msg_namelen as usize, control: template.msg_controllen }
 }

@@ -1,4 +1,5 @@
-//! The datagrams that a program keeps, and with them buffers of the pool; nobody may write to them.
+//! The datagrams that a program holds, and with them buffers of the pool. Nothing may write to
+//! them.
 
 use ebbtide_net::Datagram;
 
@@ -6,10 +7,10 @@ use crate::address::Peer;
 use crate::coverage::Event;
 use crate::program::Program;
 
-/// Of a hundred datagrams, how many a program keeps that lets go of any number at once.
+/// Programs that hold more datagrams of a hundred than this drop at most three at a time.
 pub(crate) const MOST_KEPT: usize = 50;
 
-/// A datagram that is kept, and what must be in it.
+/// A datagram that is held, and its expected payload.
 pub(crate) struct Held {
     index: usize,
     datagram: Box<dyn AsRef<[u8]>>,
@@ -17,7 +18,7 @@ pub(crate) struct Held {
 }
 
 impl Program {
-    /// A task was handed a datagram, and may want to keep it.
+    /// A task received a datagram. It may hold it.
     pub(crate) fn keep<A: Peer>(&self, index: usize, datagram: Datagram<A>) {
         if !self.chance(self.size.keeping) {
             return;
@@ -34,10 +35,10 @@ impl Program {
         self.held.borrow_mut().push(Held { index, datagram: Box::new(datagram), expected });
     }
 
-    /// Lets go of some of what is kept.
+    /// Drops some of the held datagrams.
     pub(crate) fn release(&self) {
         let kept = self.held.borrow().len();
-        // Of a program that keeps nearly all, those few are what the pool has.
+        // If a program holds nearly everything, the dropped ones are all that the pool has.
         let most = if self.size.keeping > MOST_KEPT { kept.min(3) } else { kept };
         for left in 0..self.below(most + 1) {
             let at = self.below(kept - left);
@@ -46,16 +47,16 @@ impl Program {
         }
     }
 
-    /// Nobody has written to what is kept.
+    /// Checks that nothing has written to a held datagram.
     fn check_held(&self, held: &Held) {
         self.world.borrow_mut().held -= 1;
         if (*held.datagram).as_ref() != held.expected {
             let mut world = self.world.borrow_mut();
-            world.violate(format!("socket {}: a datagram changed while it was kept", held.index));
+            world.violate(format!("socket {}: a datagram changed while it was held", held.index));
         }
     }
 
-    /// Lets go of all that is kept, after the end.
+    /// Drops all held datagrams, after the end.
     pub(crate) fn release_all(&self) {
         let held = self.held.take();
         if !held.is_empty() {

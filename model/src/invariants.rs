@@ -1,6 +1,6 @@
-//! What must hold at each step of the kernel: nobody is forgotten when the thread sleeps, nothing
-//! names a socket that is closed, and pool and kernel agree. What must hold of a datagram when it is
-//! delivered is in `receiving.rs`, and what must hold at the end in `run.rs`.
+//! What must hold at each step of the kernel: no receiver is forgotten when the thread sleeps,
+//! nothing names a closed socket, and the pool and the kernel agree. `receiving.rs` has what must
+//! hold when a datagram is delivered, `run.rs` what must hold at the end.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::kernel::{Kind, Request};
 use crate::socket::Seal;
 use crate::world::World;
 
-/// Buffers of a pool that is given to the kernel whole.
+/// The largest pool of which all buffers are provided to the kernel.
 const WHOLE_POOL: usize = 64;
 
-/// The time that the runtime waits for a single completion of what it cancelled, and does not see
-/// to anything else meanwhile.
+/// How long the runtime waits for one completion of a cancelled request. It handles nothing else in
+/// that time.
 const REAP_STEP: Duration = Duration::from_millis(100);
 
 impl World {
-    /// The thread goes to sleep. Nobody may be forgotten.
+    /// The thread goes to sleep. No receiver may be forgotten.
     pub(crate) fn check_asleep(&mut self, time: Option<Duration>) {
         if time == Some(REAP_STEP) {
             return;
@@ -31,7 +31,7 @@ impl World {
             if socket.ledger.waiting > 0 && (inbox > 0 || socket.is_read_out) {
                 wrong = Some(format!(
                     "socket {at}: a receiver waits, but {inbox} arrivals are in the inbox, \
-                     or the end is"
+                     or its end is reached"
                 ));
             }
             let is_left = socket.is_sealed() && self.queues.receive_of(at).is_none();
@@ -48,7 +48,7 @@ impl World {
                 && free > 0;
             if is_deaf {
                 wrong = Some(format!(
-                    "socket {at} is deaf: {} are queued, {free} buffers are free, but no receive \
+                    "socket {at}: {} are queued and {free} buffers are free, but no receive \
                      is armed",
                     socket.queued()
                 ));
@@ -59,33 +59,35 @@ impl World {
         }
     }
 
-    /// A socket is closed while something of the ring may still name it.
+    /// A socket is closed. The ring may still name it.
     pub(crate) fn check_unused(&mut self, socket: usize) {
         if self.queues.receive_of(socket).is_some() {
             self.violate(format!("socket {socket} was closed while its receive is in flight"));
         }
     }
 
-    /// A socket goes, with its descriptor: nothing may name it any more.
+    /// A socket and its descriptor are closed. Nothing may name it any more.
     pub(crate) fn check_nothing_in_flight(&mut self, socket: usize) {
         let names_it = |request: &Request| request.kind == Kind::Room { socket };
         if self.queues.requests.iter().any(names_it) {
-            self.violate(format!("socket {socket} was closed while a poll for room is in flight"));
+            self.violate(format!(
+                "socket {socket} was closed while a poll for buffer space is in flight"
+            ));
         }
     }
 
-    /// When the kernel is entered, all free buffers of a small pool are with it.
+    /// When the kernel is entered, it has all free buffers of a small pool.
     pub(crate) fn check_provided(&mut self) {
         let Some(pool) = &self.pool else { return };
         let (count, free) = (pool.count(), pool.free());
         let lent = self.buffers.with_program();
         if count <= WHOLE_POOL && free > count - lent {
-            let of = format!("of {count} buffers the program's side has {lent}");
-            self.violate(format!("{of}, but the pool says that {free} are free"));
+            let of = format!("of {count} buffers the program's side holds {lent}");
+            self.violate(format!("{of}, but the pool reports {free} as free"));
         }
     }
 
-    /// Compares the pool with what the kernel knows of its buffers.
+    /// Compares the pool with the kernel's view of its buffers.
     pub(crate) fn check_pool(&mut self) {
         if let Err(what) = self.buffers.observe() {
             self.violate(what);
@@ -95,11 +97,11 @@ impl World {
         if free > 0 {
             return;
         }
-        // What is in the inboxes never takes the last one by itself; of a train that was begun, the
-        // rest counts as held.
+        // Datagrams in inboxes alone never take the last buffer. The rest of a train that was begun
+        // counts as held.
         let begun = self.sockets.iter().filter(|socket| socket.ledger.is_within_train()).count();
         if self.held + begun == 0 {
-            let of = format!("of {count} buffers none is free");
+            let of = format!("no buffer of {count} is free");
             self.violate(format!("{of}, but the program holds none"));
         }
     }

@@ -1,5 +1,5 @@
-//! The ring of a kernel with `IORING_SETUP_DEFER_TASKRUN`: what `io_uring_enter(2)` does with
-//! entries, requests, completions and the overflow list, as measured on Linux 6.18.
+//! The ring of a kernel with `IORING_SETUP_DEFER_TASKRUN`. It models what `io_uring_enter(2)` does
+//! with entries, requests, completions and the overflow list, as measured on Linux 6.18.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,7 +12,7 @@ use crate::world::World;
 /// `IORING_CQE_F_BUFFER` and `IORING_CQE_F_MORE`.
 pub(crate) const HAS_BUFFER: u32 = 1 << 0;
 pub(crate) const MORE: u32 = 1 << 1;
-/// Where the id of the buffer lies in the flags of a completion.
+/// The position of the buffer id in the flags of a completion.
 pub(crate) const BUFFER_SHIFT: u32 = 16;
 
 /// The two queues of a ring, and what is in flight between them.
@@ -23,14 +23,14 @@ pub(crate) struct Queues {
     completion: VecDeque<Completion>,
     overflow: VecDeque<Completion>,
     pub(crate) requests: Vec<Request>,
-    /// User data of requests that have something to do, which is done only in an enter.
+    /// User data of requests that have work to do. An enter does it.
     work: VecDeque<u64>,
-    /// What cancels named that was not in flight. Ids are not used twice: what is submitted later
-    /// was overtaken by its cancel.
+    /// Targets of cancels that were not in flight. Ids are not used twice, so such a target may not
+    /// be submitted later.
     missed: Vec<u64>,
     /// How many completions were lost.
     lost: u32,
-    /// True exactly while no enter has told of the last of them.
+    /// True exactly while no enter has reported the last loss.
     has_lost: bool,
     /// True exactly while a write to the eventfd was not posted.
     pub(crate) is_signalled: bool,
@@ -53,7 +53,7 @@ impl Completion {
 pub(crate) struct Request {
     pub(crate) user_data: u64,
     pub(crate) kind: Kind,
-    /// True once a cancel was carried out: what comes is the final completion.
+    /// True once a cancel was carried out. The next completion is the final one.
     is_cancelled: bool,
 }
 
@@ -64,7 +64,7 @@ pub(crate) enum Kind {
         reserved: Reserved,
         tells_true_length: bool,
     },
-    /// A poll for room to send from a socket.
+    /// A poll for space to send from a socket.
     Room {
         socket: usize,
     },
@@ -72,7 +72,7 @@ pub(crate) enum Kind {
     Watch,
 }
 
-/// Whether a completion found room.
+/// Whether there was space for a completion.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Posted {
     Yes,
@@ -142,13 +142,13 @@ impl Queues {
 }
 
 impl World {
-    /// Queues an entry, if there is room.
+    /// Queues an entry, if there is space.
     pub(crate) fn push(&mut self, entry: Result<Entry, String>) -> bool {
         self.call();
         let entry = match entry {
             Ok(entry) => entry,
             Err(what) => {
-                self.violate(format!("the model does not know {what}"));
+                self.violate(format!("the model does not support {what}"));
                 return true;
             }
         };
@@ -182,7 +182,7 @@ impl World {
         }
         let mut count = queued.min(self.queues.submission.len());
         if count > 0 && self.choices.chance(self.refusals) {
-            // No memory for a request: what is not submitted stays queued.
+            // There is no memory for a request. Entries that are not submitted stay queued.
             count = self.choices.below(count);
             if count == 0 {
                 self.note(Event::NoMemory);
@@ -204,7 +204,7 @@ impl World {
             _ => Ok(count),
         };
         if count < queued {
-            // The kernel does not wait then.
+            // In this case the kernel does not wait.
             return Ok(count);
         }
         if self.queues.posted() >= least {
@@ -226,7 +226,7 @@ impl World {
                 return submitted(libc::ETIME);
             }
             if self.queues.has_task_work() {
-                // What was put off is done now.
+                // Does the deferred work.
                 self.run_work();
                 self.flush();
                 continue;
@@ -248,13 +248,13 @@ impl World {
                     self.pass(left / 4 + Duration::from_micros(1));
                 }
             } else if self.is_awaited() {
-                // Nothing else will ever happen: the main future goes on.
+                // Nothing else will happen, so the main future continues.
                 self.wake_root();
             } else if let Some(end) = end {
                 let left = end.saturating_sub(self.elapsed());
                 self.pass(left);
             } else {
-                self.violate("it sleeps for ever, and nothing will ever happen".into());
+                self.violate("the thread sleeps for ever".into());
             }
             self.run_work();
             self.flush();
@@ -271,7 +271,7 @@ impl World {
             return;
         }
         if self.queues.missed.contains(&user_data) {
-            self.violate(format!("{user_data:#x} was submitted after what cancels it"));
+            self.violate(format!("{user_data:#x} was submitted after its cancel"));
             return;
         }
         let kind = match request {
@@ -285,7 +285,7 @@ impl World {
             }
             entry::Request::Poll { descriptor, multi: false, .. } => {
                 if self.sockets.iter().any(|socket| socket.placeholder == Some(descriptor)) {
-                    // Of what took the place of a closed socket, which is always ready.
+                    // A poll of what replaced a closed socket. It is always ready.
                     return self.post_final(user_data, i32::from(libc::POLLOUT), 0);
                 }
                 let Some(socket) = self.find_socket(descriptor) else { return };
@@ -308,7 +308,7 @@ impl World {
             Kind::Room { socket } => self.begin_room(user_data, socket),
             Kind::Watch => {
                 self.take_eventfd();
-                // What was written before it is seen, too.
+                // A write before the poll was armed counts as well.
                 self.queues.is_signalled = self.was_written;
                 self.attempt(user_data);
             }
@@ -319,7 +319,9 @@ impl World {
     fn find_socket(&mut self, descriptor: i32) -> Option<usize> {
         let found = self.sockets.iter().position(|socket| socket.descriptor == Some(descriptor));
         if found.is_none() {
-            self.violate(format!("an entry names the descriptor {descriptor}, which is no socket"));
+            self.violate(format!(
+                "an entry names the descriptor {descriptor}, which is not a socket"
+            ));
         }
         found
     }
@@ -341,7 +343,7 @@ impl World {
                 self.note(if is_readable { Event::CancelFirst } else { Event::CancelIdle });
             }
         }
-        // What was tried may have ended it.
+        // The delivery may have ended the receive.
         let found = self.queues.find(target);
         if let Some(at) = found {
             self.queues.requests[at].is_cancelled = true;
@@ -351,13 +353,13 @@ impl World {
         self.post_final(user_data, result, 0);
     }
 
-    /// Does what requests have to do.
+    /// Does the work of requests.
     fn run_work(&mut self) {
         let mut work: Vec<u64> = self.queues.work.drain(..).collect();
         self.choices.shuffle(&mut work);
         for user_data in work {
             if self.choices.chance(3) {
-                // It becomes ready only just now: the next enter sees to it.
+                // The work becomes ready only now. The next enter does it.
                 if let Some(at) = self.queues.find(user_data)
                     && self.queues.requests[at].is_cancelled
                 {
@@ -385,7 +387,7 @@ impl World {
         }
     }
 
-    /// `IORING_REGISTER_SYNC_CANCEL`. Whether there was something to cancel.
+    /// `IORING_REGISTER_SYNC_CANCEL`. Returns whether there was something to cancel.
     pub(crate) fn cancel_now(&mut self, target: u64) -> bool {
         self.call();
         let found = self.queues.find(target);
@@ -406,7 +408,7 @@ impl World {
             if let Some(Kind::Receive { socket, .. }) = kind
                 && completion.buffer().is_some()
             {
-                // With what was taken for it.
+                // The datagram that was taken for it is lost as well.
                 let buffer_size = self.buffer_size;
                 self.sockets[socket].lose_last(buffer_size);
             }
@@ -415,10 +417,10 @@ impl World {
         self.post_final(user_data, result, flags);
     }
 
-    /// Whether the kernel has no memory to keep a completion for which there is no room.
+    /// Whether the kernel has no memory for a completion that does not fit.
     fn is_lost(&mut self, completion: Completion) -> bool {
         let is_full = self.queues.completion.len() >= self.queues.completion_entries;
-        // An error of a socket would go with it, which the world does not count.
+        // The error of a socket would be lost with it, and the world does not count errors.
         let has_no_error = completion.result >= 0
             || [libc::ECANCELED, libc::ENOBUFS, libc::EAGAIN].contains(&-completion.result);
         if self.losses_left == 0
@@ -436,7 +438,7 @@ impl World {
         true
     }
 
-    /// Posts a completion, of which there is no other.
+    /// Posts the only completion of a request.
     fn post_final(&mut self, user_data: u64, result: i32, flags: u32) {
         let completion = Completion { user_data, result, flags };
         if self.post(completion) == Posted::No {
@@ -446,7 +448,7 @@ impl World {
         }
     }
 
-    /// Posts a completion, if there is room and none waits for room already.
+    /// Posts a completion, if there is space and no other one waits for space.
     pub(crate) fn post(&mut self, completion: Completion) -> Posted {
         let is_full = self.queues.completion.len() >= self.queues.completion_entries;
         if is_full || self.queues.has_overflowed() {

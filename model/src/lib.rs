@@ -1,22 +1,22 @@
 //! A deterministic kernel in memory, and random programs that run on it. Not published.
 //!
-//! The seams are low: the two queues of the ring and its one system call
-//! (`runtime/src/driver/queues.rs`), the system calls of a socket (`net/src/socket.rs`), and the
-//! clock. Everything above them is the code that users run. The model reads the 64-byte entries
+//! The model replaces three things: the two queues of the ring with their system call
+//! (`runtime/src/driver/ring/queues.rs`), the system calls of a socket (`net/src/sys/socket.rs`),
+//! and the clock. Everything above is the code that users run. The model reads the 64-byte entries
 //! that the ring pushes, takes buffers out of the shared ring, and writes datagrams into them.
 //!
 //! A seed determines a program: sockets, tasks that receive in nine ways, senders, drains, and an
 //! end. It also determines what the kernel does: when a multishot ends, which enters fail, when
-//! datagrams arrive. After every step the invariants are checked (`invariants.rs`): each datagram
-//! is delivered once and in order, no buffer is filled while it is held, and nobody waits for
-//! something that is there. At the end the report balances to the last datagram.
+//! datagrams arrive. Invariants are checked after every step (`invariants.rs`): each datagram is
+//! delivered once and in order, no buffer is filled while it is held, and no receiver waits for
+//! something that is there. At the end every count balances to the last datagram.
 //!
-//! `tests/conformance.rs` plays the same random scripts on the real kernel and on the model.
+//! `tests/conformance.rs` runs the same random scripts on the real kernel and on the model.
 //!
-//! Not covered: the epoll driver, `quiesce`, threads that wake or push, signals, GRO switching,
-//! batched and coalesced sends, lost completions, and memory that is short.
+//! Not covered: the epoll driver, `quiesce`, other threads, signals, `into_std`, switching GRO, and
+//! batched and coalesced sends.
 //!
-//! The seams exist only with `--cfg ebbtide_model`; without it this crate is empty.
+//! The model exists only with `--cfg ebbtide_model`. Without it this crate is empty.
 
 #![cfg(ebbtide_model)]
 

@@ -1,4 +1,4 @@
-//! [`Program`]: a random program of sockets and tasks, all of whose decisions follow from the seed.
+//! [`Program`]: a random program of sockets and tasks. The seed determines all of its decisions.
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -21,38 +21,38 @@ use crate::ring::SocketHandle;
 use crate::socket::{Arrival, Kind};
 use crate::world::{Sender, Shared};
 
-/// What a program is made of.
+/// The size of a program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     pub(crate) sockets: usize,
     pub(crate) tasks: usize,
-    /// Most datagrams of one sender.
+    /// The largest number of datagrams of one sender.
     pub(crate) datagrams: usize,
-    /// Most moves between two actions of the main future.
+    /// The largest number of moves between two actions of the main future.
     pub(crate) moves: usize,
-    /// Whether one sender never ends.
+    /// Whether one sender never stops.
     pub(crate) has_flood: bool,
-    /// Of a hundred datagrams, how many tasks keep.
+    /// How many datagrams of a hundred tasks hold.
     pub(crate) keeping: usize,
 }
 
 pub(crate) struct Program {
     pub(crate) world: Shared,
     pub(crate) size: Size,
-    /// For the descriptors of sockets.
+    /// Duplicated for the descriptors of sockets.
     file: File,
     sockets: RefCell<Vec<Member>>,
     pub(crate) tasks: RefCell<Vec<Task>>,
-    /// Datagrams that the program keeps, and what must be in them.
+    /// Datagrams that the program holds, with their expected payloads.
     pub(crate) held: RefCell<Vec<Held>>,
 }
 
 /// A socket of the program.
 struct Member {
     index: usize,
-    /// `None` once the program let go of it; tasks may have it still.
+    /// `None` once the program has dropped it. Tasks may still have it.
     socket: Option<AnySocket>,
-    /// Whether a task receives from it to its end, whatever happens.
+    /// Whether a task receives from it to its end in any case.
     has_collector: bool,
 }
 
@@ -70,7 +70,7 @@ impl AnySocket {
         }
     }
 
-    /// How many receivers wait, by its own account.
+    /// How many receivers wait, as the socket reports.
     pub(crate) fn waiting(&self) -> usize {
         match self {
             Self::Udp(socket) => waiting(socket),
@@ -88,11 +88,11 @@ impl AnySocket {
 
 pub(crate) struct Task {
     pub(crate) handle: JoinHandle<()>,
-    /// True once the program has aborted it: what it waits for may be dropped.
+    /// True once the program has aborted the task. Its waiting futures may then be dropped.
     pub(crate) is_aborted: Rc<Cell<bool>>,
 }
 
-/// What a panic of a task carries, so that nobody takes it for one of ours.
+/// The payload of an intended panic of a task.
 pub(crate) struct Expected;
 
 impl Program {
@@ -147,7 +147,7 @@ impl Program {
         }
     }
 
-    /// Waits for others to move.
+    /// Waits until others have moved `moves` times.
     async fn wait(&self, moves: u64) {
         let mut is_registered = false;
         poll_fn(|cx| {
@@ -169,12 +169,12 @@ impl Program {
         }
     }
 
-    /// Opens a socket that nobody has to do with.
+    /// Opens a socket without senders and receivers.
     fn open_alone(&self) -> Option<(usize, AnySocket)> {
         let kind = if self.chance(50) { Kind::Udp } else { Kind::Unix };
         let capacity = self.one_of(&[2, 5, 20, 80]);
         let Ok(file) = self.file.try_clone() else {
-            self.world.borrow_mut().violate("there is no descriptor left".into());
+            self.world.borrow_mut().violate("no descriptor is left".into());
             return None;
         };
         let handle = SocketHandle::open(&self.world, kind, capacity, file);
@@ -282,7 +282,7 @@ impl Program {
         }
     }
 
-    /// Does something to the program.
+    /// Does one random action.
     async fn act(self: &Rc<Self>) {
         match self.below(13) {
             0..2 => self.abort_task(),
@@ -315,8 +315,8 @@ impl Program {
         }
     }
 
-    /// Opens more sockets than the submission queue has room for, and lets go of the last of them
-    /// when the kernel was entered once.
+    /// Opens more sockets than the submission queue has space for. Drops the last of them after one
+    /// enter of the kernel.
     async fn open_and_let_go(self: &Rc<Self>) {
         let count = self.between(3, 6);
         let opened: Vec<_> = (0..count).filter_map(|_| self.open_alone()).collect();
@@ -348,7 +348,7 @@ impl Program {
         self.let_go(index);
     }
 
-    /// The program lets go of a socket; tasks may have it still.
+    /// The program drops a socket. Tasks may still have it.
     fn let_go(&self, index: usize) {
         let mut dropped = None;
         self.member(index, |member| dropped = member.socket.take());
@@ -362,7 +362,7 @@ impl Program {
             let mut world = self.world.borrow_mut();
             world.note(Event::SocketDropped);
             if world.sockets[index].is_open() {
-                world.violate(format!("socket {index} was dropped, but is open"));
+                world.violate(format!("socket {index} was dropped, but is still open"));
             }
             let is_datagram = |arrival: &Arrival| matches!(arrival, Arrival::Datagram(_));
             if world.sockets[index].ledger.in_inbox.iter().any(is_datagram) {
@@ -381,7 +381,7 @@ impl Program {
         let drained = socket.drain();
         let mut world = self.world.borrow_mut();
         world.note(Event::SocketDrained);
-        // What is queued still is read as receivers take it.
+        // Datagrams that are still queued are read when receivers take them.
         let socket = &world.sockets[index];
         if drained.is_ok() && !socket.is_sealed() && socket.is_open() && !world.is_broken() {
             world.violate(format!("socket {index} was drained, but is not sealed"));
@@ -406,12 +406,14 @@ impl Program {
                 socket.is_open() && socket.is_sealed() && (has_datagrams || socket.queued() > 0)
             });
             if let Some(index) = left {
-                world.violate(format!("a drain was complete, but socket {index} has datagrams"));
+                world.violate(format!(
+                    "a drain was complete, but socket {index} still has datagrams"
+                ));
             }
         }
         let delivered: u64 = world.sockets.iter().map(|socket| socket.ledger.delivered).sum();
         if report.stats.delivered != delivered {
-            world.violate(format!("{report}, but {delivered} were delivered"));
+            world.violate(format!("{report}, but receivers got {delivered}"));
         }
     }
 
@@ -420,7 +422,7 @@ impl Program {
         let (stats, waiting) = (socket.stats(), socket.waiting());
         let mut world = self.world.borrow_mut();
         let ledger = &world.sockets[index].ledger;
-        // Who was served, or has given up, does not wait any more.
+        // A receiver that was served or was dropped does not wait any more.
         let is_waited_for = waiting <= ledger.waiting;
         let inbox = stats.received - stats.delivered - stats.discarded;
         let holds = stats.delivered == ledger.delivered
@@ -429,7 +431,9 @@ impl Program {
             && stats.errors == ledger.errors_delivered
             && is_waited_for;
         if !holds && !world.is_broken() {
-            world.violate(format!("socket {index}: {stats:?}, and {waiting} wait"));
+            world.violate(format!(
+                "socket {index}: {stats:?} is wrong, with {waiting} receivers waiting"
+            ));
         }
     }
 
@@ -443,7 +447,7 @@ impl Program {
         self.sockets.borrow().iter().all(is_fine)
     }
 
-    /// The sockets that the program still has.
+    /// Takes the sockets that the program still has.
     pub(crate) fn take_sockets(&self) -> Vec<(usize, AnySocket)> {
         let sockets = self.sockets.take();
         sockets.into_iter().filter_map(|member| Some((member.index, member.socket?))).collect()

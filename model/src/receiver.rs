@@ -1,5 +1,5 @@
-//! The tasks that receive: for how long, how fast, and how they end. The ways in which they receive
-//! once are in `receiving.rs`.
+//! The tasks that receive: how long, how fast, and how they end. `receiving.rs` has the ways to
+//! receive once.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -16,16 +16,16 @@ use crate::coverage::Event;
 use crate::program::{AnySocket, Expected, Program};
 use crate::receiving::{Received, WAYS, Way, receive};
 
-/// How a task that receives goes on.
+/// How a task receives.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Manner {
-    /// Receives until then; `None`: to the end of the socket.
+    /// How many times it receives. `None` means to the end of the socket.
     pub(crate) limit: Option<usize>,
     /// Whether it panics at the limit.
     pub(crate) panics: bool,
-    /// Of a hundred receives, how many are followed by a pause.
+    /// How many receives of a hundred are followed by a pause.
     pub(crate) slowness: usize,
-    /// The one way in which it receives; `None`: each time another.
+    /// The only way in which it receives. `None` means another one each time.
     pub(crate) way: Option<Way>,
 }
 
@@ -41,7 +41,7 @@ impl Program {
         self.keep_task(task);
     }
 
-    /// A task that nobody aborts.
+    /// Spawns a receiver that nobody aborts.
     pub(crate) fn spawn_receiver(
         self: &Rc<Self>,
         socket: &AnySocket,
@@ -69,7 +69,7 @@ impl Program {
     }
 }
 
-/// What a task that receives does.
+/// The body of a task that receives.
 async fn receive_all<A: Peer>(
     program: Rc<Program>,
     socket: Rc<A::Socket>,
@@ -84,7 +84,7 @@ async fn receive_all<A: Peer>(
         let way = manner.way.unwrap_or_else(|| program.one_of(&WAYS));
         match receive::<A>(&program, &socket, index, way).await {
             Received::Some(count) => received += count,
-            // It was not worth the while: it is not asked again without a pause.
+            // Nothing came, so it pauses before it receives again.
             Received::Nothing => sleep(Duration::from_millis(1)).await,
             Received::End => return,
         }

@@ -1,4 +1,4 @@
-//! The ways in which a task receives, and the check of each thing that it receives.
+//! The ways in which a task receives, and the checks of what it receives.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -28,9 +28,9 @@ pub(crate) enum Way {
     PolledOnce,
     TryRecv,
     Incoming,
-    /// Two receives at once, of which one is dropped.
+    /// Two receives at the same time, of which one is dropped.
     Select,
-    /// A train as a whole.
+    /// Receives a whole train.
     Train,
 }
 
@@ -46,11 +46,11 @@ pub(crate) const WAYS: [Way; 9] = [
     Way::Train,
 ];
 
-/// What came of it.
+/// The result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
     Some(usize),
-    /// Nothing was there, or nobody waited for long enough.
+    /// Nothing was there, or the receive was dropped too early.
     Nothing,
     /// The socket is drained.
     End,
@@ -86,14 +86,15 @@ pub(crate) async fn receive<A: Peer>(
         }
         Way::RecvBatch => {
             let most = world.borrow_mut().choices.between(1, 6);
-            // Boxed, as all here that is borrowed across an await: Miri sees async-task look at
-            // the whole future, borrows inside it included (`Checked::poll`).
+            // Boxed, like everything here that is borrowed across an await. For Miri, async-task
+            // accesses the whole future, including its borrows (`Checked::poll`).
             let mut batch = Box::new(Vec::new());
             match Tracked::new(world, index, socket.recv_batch(&mut batch, most)).await {
                 Ok(0) => end(world, index),
                 Ok(count) => {
                     if count != batch.len() {
-                        let what = format!("recv_batch says {count}, and gives {}", batch.len());
+                        let what =
+                            format!("recv_batch returned {count}, but added {}", batch.len());
                         world.borrow_mut().violate(what);
                     }
                     if count > 1 {
@@ -145,7 +146,7 @@ pub(crate) async fn receive<A: Peer>(
         }
         Way::Train => {
             let Some(receive) = A::recv_train(socket) else {
-                // A Unix socket has none.
+                // A Unix socket has no trains.
                 let received = Tracked::new(world, index, socket.recv()).await;
                 return one(program, index, received);
             };
@@ -217,17 +218,18 @@ fn failed(world: &Shared, index: usize, error: &io::Error) -> Received {
     Received::Some(0)
 }
 
-/// What a receiver sees of a datagram.
+/// A datagram, as a receiver sees it.
 struct Seen<'a> {
     payload: &'a [u8],
     sender: Option<u16>,
-    /// The length that was sent, and whether it is more than there is; where that is told.
+    /// The length that was sent, and whether the datagram was truncated. `None` if this is not
+    /// reported.
     whole: Option<(usize, bool)>,
 }
 
 impl World {
-    /// A receiver was handed a datagram, into memory of `room` bytes. It must be the one that was
-    /// taken from the kernel first.
+    /// A receiver got a datagram into memory of `room` bytes. It must be the first one of those
+    /// that were taken from the kernel.
     fn deliver(&mut self, index: usize, seen: &Seen<'_>, room: usize) {
         self.note(Event::Delivered);
         let buffer_size = self.buffer_size;
@@ -247,13 +249,13 @@ impl World {
         let captured = sent.min(buffer_size);
         if expected.payload[..captured.min(room)] != *seen.payload {
             let what =
-                format!("socket {index}: {expected:?} was to be delivered, not {:?}", seen.payload);
+                format!("socket {index}: {expected:?} should be delivered, not {:?}", seen.payload);
             return self.violate(what);
         }
         let is_unnamed = kind == Kind::Unix && expected.sender.is_multiple_of(3);
         let sender = (!is_unnamed).then_some(expected.sender);
         if seen.sender != sender {
-            let what = format!("socket {index}: {expected:?} came from {:?}", seen.sender);
+            let what = format!("socket {index}: {expected:?} has the sender {:?}", seen.sender);
             return self.violate(what);
         }
         if seen.whole.is_some_and(|whole| whole != (sent, captured < sent)) {
@@ -281,19 +283,20 @@ impl World {
     }
 
     fn deliver_end(&mut self, index: usize) {
-        self.tell(format_args!("socket {index}: its end is told"));
+        self.tell(format_args!("socket {index}: its end is reported"));
         let socket = &self.sockets[index];
         let (left, queued) = (socket.ledger.in_inbox.len(), socket.queued());
-        // A socket that could not be sealed may get more.
+        // A socket that could not be sealed may receive more.
         let is_over = left == 0 && (queued == 0 || !socket.is_sealed());
         if !is_over && socket.is_open() {
-            let what = format!("socket {index}: its end was told, but {left} were not delivered");
+            let what =
+                format!("socket {index}: its end was reported, but {left} were not delivered");
             self.violate(format!("{what}, and {queued} are queued"));
         }
     }
 }
 
-/// A receive future that is counted as long as it waits.
+/// A receive future that counts as a waiting receiver while it waits.
 pub(crate) struct Tracked<F> {
     world: Shared,
     index: usize,

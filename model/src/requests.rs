@@ -1,5 +1,5 @@
-//! What the requests in flight do when it is their turn: a receive delivers, a wait for room ends, the
-//! poll of the eventfd posts; and what gives them a turn.
+//! What the requests in flight do when they are run, and what schedules them. A receive delivers, a
+//! wait for buffer space ends, the poll of the eventfd posts.
 
 use crate::buffers::{Buffers, Message};
 use crate::coverage::Event;
@@ -8,11 +8,11 @@ use crate::kernel::{BUFFER_SHIFT, Completion, HAS_BUFFER, Kind, MORE, Posted, Re
 use crate::socket::{Arrival, name_of};
 use crate::world::World;
 
-/// Datagrams that one visit delivers to a receive: one, and 32 more tries.
+/// How many datagrams one visit delivers to a receive: one, and 32 further tries.
 const DELIVERIES: usize = 33;
 
 impl World {
-    /// Delivers to a multishot receive, until there is nothing more, or it ends.
+    /// Delivers to a multishot receive until the queue is empty or the receive ends.
     pub(crate) fn receive(
         &mut self,
         user_data: u64,
@@ -21,7 +21,7 @@ impl World {
         true_length: bool,
     ) {
         for delivered in 0..=DELIVERIES {
-            // First a buffer, then a look at the socket: without a buffer it ends in any case.
+            // The buffer comes before the socket. Without a buffer, the receive ends in any case.
             let Some(buffer) = self.buffers.next() else {
                 self.note(match self.sockets[socket].queued() {
                     0 => Event::ArmedNoBuffer,
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// The program's side takes what is next on a socket.
+    /// The program's side takes the next arrival of a socket.
     pub(crate) fn take(&mut self, socket: usize) -> Option<Arrival> {
         let taken = self.sockets[socket].take()?;
         if let Arrival::Datagram(datagram) = &taken
@@ -79,14 +79,14 @@ impl World {
         Some(taken)
     }
 
-    /// A socket has something to receive.
+    /// A socket has become readable.
     pub(crate) fn wake_receive(&mut self, socket: usize) {
         if let Some(user_data) = self.queues.receive_of(socket) {
             self.queues.schedule(user_data);
         }
     }
 
-    /// There may be room to send: in the queue of a peer, or in a send buffer.
+    /// There may be space to send: in the queue of a peer, or in a send buffer.
     pub(crate) fn wake_writers(&mut self) {
         for index in 0..self.sockets.len() {
             let socket = &self.sockets[index];
@@ -104,7 +104,7 @@ impl World {
             }
             socket.blocked_by = full;
             socket.send_buffer_blocks = false;
-            // For a wait that begins only now.
+            // For a wait that begins later.
             socket.room_came = true;
             let is_of_it = |request: &&Request| request.kind == Kind::Room { socket: index };
             let rooms: Vec<u64> =
@@ -115,7 +115,7 @@ impl World {
         }
     }
 
-    /// A wait for room begins.
+    /// A wait for buffer space begins.
     pub(crate) fn begin_room(&mut self, user_data: u64, index: usize) {
         let socket = &mut self.sockets[index];
         let is_blocked = socket.send_buffer_blocks || !socket.blocked_by.is_empty();

@@ -1,5 +1,5 @@
-//! [`Rig`]: the kernel in memory without a runtime on it, for playing scripts on: what
-//! `tests/conformance.rs` compares with the real kernel. Nothing is left to chance here.
+//! [`Rig`]: the kernel in memory without a runtime, for scripts. `tests/conformance.rs` compares it
+//! with the real kernel. It makes no random decisions.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -25,7 +25,7 @@ pub struct Rig {
     socket: SocketHandle,
 }
 
-/// Which of the kernel's kinds of datagram sockets it is.
+/// The kind of a datagram socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// UDP.
@@ -39,7 +39,7 @@ impl Rig {
     ///
     /// # Errors
     ///
-    /// That there is no descriptor.
+    /// If no descriptor is left.
     pub fn new(family: Family, submission: usize, completion: usize) -> io::Result<Self> {
         let world = Rc::new(RefCell::new(World::new(Choices::undisturbed(), false)));
         set_time(None);
@@ -52,7 +52,7 @@ impl Rig {
         Ok(Self { world, ring, socket })
     }
 
-    /// The socket, for entries to name.
+    /// The socket, for use in entries.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -62,9 +62,9 @@ impl Rig {
         self.ring.register_buffers(address, entries);
     }
 
-    /// Somebody sends a datagram to the socket: 0, or what the error says.
+    /// Sends a datagram to the socket. Returns 0 or an errno.
     pub fn send(&mut self, payload: &[u8]) -> i32 {
-        // A sender with the name that the test gives its own.
+        // The sender has the name that the test uses for its own sender.
         let datagram =
             Datagram { number: 0, payload: payload.into(), sender: 0, segment_size: None };
         match self.world.borrow_mut().send(0, datagram) {
@@ -73,14 +73,14 @@ impl Rig {
         }
     }
 
-    /// An error is pending on the socket, as after the answer of a closed port.
+    /// Makes an error pending on the socket, like the answer of a closed port.
     pub fn fail(&mut self, errno: i32) {
         let mut world = self.world.borrow_mut();
         world.sockets[0].error = Some(errno);
         world.wake_receive(0);
     }
 
-    /// Pushes an entry. False: the queue is full.
+    /// Pushes an entry. Returns false if the queue is full.
     pub fn push(&mut self, entry: &squeue::Entry) -> bool {
         self.ring.push(entry)
     }
@@ -95,7 +95,7 @@ impl Rig {
         self.ring.enter(queued, 0, Some(Duration::ZERO))
     }
 
-    /// The completions posted: user data, result, flags.
+    /// The completions that were posted: user data, result, flags.
     pub fn completions(&mut self) -> Vec<(u64, i32, u32)> {
         let mut taken = Vec::new();
         self.ring.take_completions(&mut |user_data, result, flags| {
@@ -109,7 +109,7 @@ impl Rig {
         self.ring.has_overflowed()
     }
 
-    /// Seals the socket as its family is sealed.
+    /// Seals the socket, by filter or by shutdown.
     ///
     /// # Errors
     ///
@@ -121,7 +121,7 @@ impl Rig {
         }
     }
 
-    /// Reads one datagram directly: its payload.
+    /// Reads one datagram directly and returns its payload.
     ///
     /// # Errors
     ///
@@ -138,11 +138,11 @@ impl Rig {
         self.socket.drop_count().unwrap_or(0)
     }
 
-    /// The first thing that the model found wrong with how it was used.
+    /// The first violation of an invariant, if there was one.
     pub fn violation(&self) -> Option<String> {
         self.world.borrow().violation().cloned()
     }
 }
 
-/// Room for an address.
+/// Space for an address.
 const NAME: usize = 110;

@@ -64,7 +64,7 @@ impl ModelQueues for Ring {
     fn take_completions(&mut self, take: &mut dyn FnMut(u64, i32, u32)) {
         self.world.borrow_mut().call();
         loop {
-            // Not borrowed while the program's side looks at it.
+            // The world is not borrowed while the program's side handles the completion.
             let completion = self.world.borrow_mut().take_completion();
             let Some(completion) = completion else { break };
             take(completion.user_data, completion.result, completion.flags);
@@ -96,17 +96,17 @@ impl ModelQueues for Ring {
 pub(crate) struct SocketHandle {
     world: Shared,
     index: usize,
-    /// What its descriptor is the number of.
+    /// The file that its descriptor belongs to.
     file: File,
 }
 
-/// Bytes that a receive of a UDP socket reserves for the address.
+/// The space that a receive of a UDP socket reserves for the address.
 const INTERNET_NAME_LEN: usize = 28;
 
-/// UDP port of the socket 0 of a world.
+/// The UDP port of the socket 0 of a world.
 const FIRST_PORT: u16 = 10_000;
 
-/// Senders that are sockets of the program have numbers from here.
+/// The number of the first sender that is a socket of the program.
 const FIRST_OWN_SENDER: u16 = 5_000;
 
 /// The address of the UDP socket `index` of a world.
@@ -127,14 +127,15 @@ fn index_of(address: &SockAddr) -> Option<usize> {
 }
 
 impl SocketHandle {
-    /// Opens a socket that can queue `capacity` datagrams; `file` is any file, for its descriptor.
+    /// Opens a socket that can queue `capacity` datagrams. `file` can be any file, it is for the
+    /// descriptor.
     pub(crate) fn open(world: &Shared, kind: Kind, capacity: usize, file: File) -> Self {
         let mut inside = world.borrow_mut();
         let index = inside.sockets.len();
         let mut socket = Socket::new(kind, file.as_raw_fd(), capacity);
         socket.was_open_at_end = inside.stage != Stage::Running;
         inside.sockets.push(socket);
-        inside.tell(format_args!("socket {index}: opened, {kind:?}, room for {capacity}"));
+        inside.tell(format_args!("socket {index}: opened, {kind:?}, capacity {capacity}"));
         drop(inside);
         Self { world: Rc::clone(world), index, file }
     }
@@ -190,7 +191,7 @@ impl ModelSocket for SocketHandle {
         world.note(Event::SealedByShutdown);
         world.tell(format_args!("socket {}: sealed", self.index));
         world.sockets[self.index].seal = Seal::Sealed;
-        // The kernel wakes whoever polls it.
+        // The kernel wakes every poll of it.
         world.wake_receive(self.index);
         world.wake_writers();
         Ok(())
@@ -243,7 +244,7 @@ impl ModelSocket for SocketHandle {
         world.call();
         let socket = &mut world.sockets[self.index];
         let queued = socket.queued();
-        // Looked at until there is an answer: each look takes one error.
+        // Peeked until there is an answer. Each peek takes one error.
         if queued > 0 && socket.ledger.abandoned == 0 {
             socket.ledger.abandoned = 1;
             world.note(Event::PeekedQueued);
@@ -316,9 +317,9 @@ impl Drop for SocketHandle {
     }
 }
 
-/// A file of our own for a descriptor that an entry names.
+/// A second descriptor of what an entry names.
 pub(crate) fn duplicate(descriptor: i32) -> Option<File> {
-    // SAFETY: owned until final: what an entry names is open until its final completion.
+    // SAFETY: owned until final. What an entry names is open until its final completion.
     let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
     descriptor.try_clone_to_owned().ok().map(File::from)
 }

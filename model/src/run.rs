@@ -1,4 +1,4 @@
-//! One seed: a world, a program, its end, and what must hold then.
+//! Runs one seed: a world, a program, its end, and the checks after it.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -30,9 +30,9 @@ pub struct Options {
 /// An invariant did not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What replays it.
+    /// The seed that replays it.
     pub seed: u64,
-    /// Which one, and how.
+    /// Which invariant, and how it failed.
     pub what: String,
 }
 
@@ -42,7 +42,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// Runs the program of a seed, and gives what it went through.
+/// Runs the program of a seed. Returns its events.
 ///
 /// # Errors
 ///
@@ -58,11 +58,11 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Coverage, Failure> {
     let panicked = PANIC.take();
     let what = match (panicked, ran) {
         (Some(panicked), _) => Some(panicked),
-        (None, Err(_)) => Some("a panic came through the runtime".to_owned()),
-        (None, Ok(Err(error))) => Some(format!("it could not be started: {error}")),
+        (None, Err(_)) => Some("a panic unwound through the runtime".to_owned()),
+        (None, Ok(Err(error))) => Some(format!("the program could not be started: {error}")),
         (None, Ok(Ok(()))) => None,
     };
-    // A world with a cycle in it would be lost: that is for the leak checkers.
+    // If the world had a cycle it would leak. Leak checkers find that.
     let world = world.borrow();
     match what.or_else(|| world.violation().cloned()) {
         Some(what) => Err(Failure { seed, what }),
@@ -73,18 +73,19 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Coverage, Failure> {
 thread_local! {
     /// The seed that runs on this thread.
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
-    /// The first panic of the seed that nobody expected.
+    /// The first unexpected panic of the seed.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Panics inside of tasks end there; here they are heard. Those that programs mean do not get here.
+/// Records unexpected panics, also those that end inside of tasks. Intended panics do not call the
+/// hook.
 fn listen_to_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let Some(seed) = SEED.get() else { return before(info) };
-            // At once, because a panic that comes while another unwinds aborts.
+            // Printed at once, because a panic during unwinding aborts.
             eprintln!("seed {seed}: {info}");
             PANIC.with_borrow_mut(|panic| {
                 panic.get_or_insert_with(|| info.to_string());
@@ -93,11 +94,11 @@ fn listen_to_panics() {
     });
 }
 
-/// Of a hundred datagrams, how many tasks keep.
+/// How many datagrams of a hundred tasks hold.
 const KEEPING: [usize; 5] = [15, 15, 15, 15, 95];
 
-/// Buffers of a program that keeps nearly all: few enough to be all held, and enough for starved
-/// receives to be patient. Receiving goes on as it lets go of one or two.
+/// The number of buffers for a program that holds nearly everything. All of them can be held, and
+/// starved receives still wait for several. Receiving continues when one or two are dropped.
 const HOARDED: [usize; 2] = [40, 64];
 
 /// How a program ends.
@@ -106,7 +107,7 @@ enum End {
     Shutdown(Drain),
     Stop,
     Drop,
-    /// By a panic of the main future that unwinds through the runtime.
+    /// A panic of the main future that unwinds through the runtime.
     Panic,
 }
 
@@ -159,11 +160,11 @@ fn run_program(world: &Shared, options: Options) -> std::io::Result<()> {
         inside.errors_left = errors;
         inside.losses_left = inside.choices.one_of(&[0, 0, 0, 3, 20]);
         inside.buffer_size = buffer_size;
-        // A flood would never let such a socket come to its end.
+        // With a flood, such a socket would never reach its end.
         inside.may_refuse_seals = !size.has_flood;
         inside.tell(format_args!(
             "{buffers} buffers of {buffer_size} bytes, queues of {submission} and {completion}, \
-             {size:?}, bustle {bustle}, {end:?}"
+             {size:?}, at most {bustle} moves a call, {end:?}"
         ));
         (builder, submission, completion, size, end, deadline)
     };
@@ -179,7 +180,7 @@ fn run_program(world: &Shared, options: Options) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Runs the main future and ends the runtime. Gives the report of the end, where there is one.
+/// Runs the main future and ends the runtime. Returns the report of the end, if there is one.
 fn end_program(
     world: &Shared,
     runtime: Runtime,
@@ -227,7 +228,7 @@ fn end_program(
     }
 }
 
-/// Dropped before the runtime, when a panic unwinds: the end begins.
+/// Marks the end of the program. When a panic unwinds, it is dropped before the runtime.
 struct Ending<'a> {
     world: &'a Shared,
 }
@@ -274,7 +275,7 @@ fn check_end(
             && stats.abandoned == ledger.abandoned;
         if !holds {
             let ledger = (ledger.queued, ledger.taken, ledger.delivered, ledger.truncated, drops);
-            world.violate(format!("socket {index}: {stats:?}, but {ledger:?}"));
+            world.violate(format!("socket {index}: {stats:?} differs from {ledger:?}"));
         }
     }
     program.forget_tasks();
@@ -283,7 +284,7 @@ fn check_end(
     if let Some(pool) = pool
         && pool.free() != pool.count()
     {
-        let what = format!("{} of {} buffers came back", pool.free(), pool.count());
+        let what = format!("{} of {} buffers were returned", pool.free(), pool.count());
         world.borrow_mut().violate(what);
     }
     if Rc::strong_count(program) > 1 {
@@ -310,7 +311,7 @@ fn check_world(world: &mut World) {
         {
             let (queued, taken) = (socket.ledger.queued, socket.ledger.taken);
             let what = format!("{queued} datagrams were queued, but {taken} taken");
-            world.violate(format!("socket {index}: of a sealed socket {what}"));
+            world.violate(format!("sealed socket {index}: {what}"));
         }
     }
 }
@@ -340,29 +341,47 @@ fn check_report(world: &Shared, program: &Program, report: &DrainReport, end: En
         }
     };
     let gone = stats.discarded + report.undelivered;
-    check(stats.received == taken || refused_seals > 0, "received is not what was taken");
-    check(stats.delivered == delivered, "delivered is not what was delivered");
-    check(stats.received == stats.delivered + gone || refused_seals > 0, "it does not balance");
-    check(stats.truncated == truncated || refused_seals > 0, "truncated is not what was cut");
-    check(stats.errors == errors, "errors is not what was delivered");
-    check(stats.dropped_by_kernel <= dropped, "more was dropped than was");
-    check(stats.dropped_by_kernel + stats.refused <= drops, "more was dropped or refused than was");
-    check(stats.abandoned == abandoned || refused_seals > 0, "abandoned is not what was left");
-    check(stats.handed_over == 0, "something was handed over");
+    check(stats.received == taken || refused_seals > 0, "`received` differs from what was taken");
+    check(stats.delivered == delivered, "`delivered` differs from what was delivered");
+    check(
+        stats.received == stats.delivered + gone || refused_seals > 0,
+        "the report does not balance",
+    );
+    check(
+        stats.truncated == truncated || refused_seals > 0,
+        "`truncated` differs from what was cut",
+    );
+    check(stats.errors == errors, "`errors` differs from what was delivered");
+    check(stats.dropped_by_kernel <= dropped, "`dropped_by_kernel` is too high");
+    check(
+        stats.dropped_by_kernel + stats.refused <= drops,
+        "`dropped_by_kernel` and `refused` are too high",
+    );
+    check(
+        stats.abandoned == abandoned || refused_seals > 0,
+        "`abandoned` differs from what was left",
+    );
+    check(stats.handed_over == 0, "`handed_over` is not 0");
     check(report.operations_leaked == 0, "operations leaked");
-    check(report.completions_lost == u64::from(world.queues.lost()), "losses are not counted");
-    check(!report.panicking, "it panicked");
+    check(
+        report.completions_lost == u64::from(world.queues.lost()),
+        "`completions_lost` differs from the losses",
+    );
+    check(!report.panicking, "the report says that it panicked");
     let is_complete = report.outcome == DrainOutcome::Complete;
-    check(!is_complete || report.undelivered == 0, "it is complete, but something is undelivered");
-    // At the deadline it is complete as well where only the budget of a poll keeps a send.
+    check(
+        !is_complete || report.undelivered == 0,
+        "the end is complete, but a datagram is undelivered",
+    );
+    // At the deadline, the end is complete even if the budget of a poll still holds up a send.
     let is_quiescent = is_complete
         && matches!(end, End::Shutdown(_))
         && report.elapsed < Duration::from_millis(deadline);
-    check(!is_quiescent || world.sends_cut == 0, "it is complete, but a send was cut off");
+    check(!is_quiescent || world.sends_cut == 0, "the end is complete, but a send was dropped");
     let is_discarded = report.outcome == DrainOutcome::Discarded;
     let thrown_away = stats.discarded + stats.abandoned;
-    check(!is_complete || thrown_away == 0, "it is complete, but something was thrown away");
-    check(!is_discarded || thrown_away > 0, "nothing was discarded");
+    check(!is_complete || thrown_away == 0, "the end is complete, but a datagram was discarded");
+    check(!is_discarded || thrown_away > 0, "the outcome is Discarded, but nothing was discarded");
     check(
         !must_complete || is_complete || is_discarded,
         "every socket is received from, but not all was delivered",
@@ -370,7 +389,7 @@ fn check_report(world: &Shared, program: &Program, report: &DrainReport, end: En
     let wrong = wrong.join("; ");
     if !wrong.is_empty() {
         let ledger = (taken, delivered, truncated, dropped, drops, abandoned);
-        world.violate(format!("{wrong}: {report} ({stats:?}), but {ledger:?}"));
+        world.violate(format!("{wrong}: {report} ({stats:?}), the world has {ledger:?}"));
     }
     world.note(match report.outcome {
         DrainOutcome::Complete => Event::Complete,

@@ -1,4 +1,4 @@
-//! The tasks that send, and what becomes of a send that waits.
+//! The tasks that send, and the fate of a send that waits.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -35,7 +35,7 @@ impl Program {
     }
 
     /// Sends one datagram from a socket of the program to another, in one of several ways. `task`
-    /// is true once the task that sends was aborted.
+    /// becomes true when the task that sends is aborted.
     async fn send(&self, (index, from): (usize, &AnySocket), target: usize, task: &Rc<Cell<bool>>) {
         let kind = self.world.borrow().sockets[target].kind;
         let payload = {
@@ -91,7 +91,7 @@ impl Program {
     }
 }
 
-/// The errors that were received on a socket. Where nobody receives, a send is told.
+/// The errors that were received on a socket. If nobody receives, a send returns them.
 struct Errors<'a> {
     world: &'a Shared,
     index: usize,
@@ -99,7 +99,7 @@ struct Errors<'a> {
 }
 
 impl Errors<'_> {
-    /// Sends. `None` where the send was told such an error, which is noted.
+    /// Sends. Returns `None` if the send returned such an error, which is recorded.
     fn note<T>(&self, send: impl FnOnce() -> Poll<io::Result<T>>) -> Poll<Option<io::Result<T>>> {
         let before = self.socket.stats().errors;
         let sent = send();
@@ -113,7 +113,7 @@ impl Errors<'_> {
     }
 }
 
-/// A send of the program, which is counted as long as it waits.
+/// A send of the program, which is counted while it waits.
 struct TrackedSend<'a, F> {
     world: Shared,
     send: Pin<Box<F>>,
@@ -133,7 +133,7 @@ impl<F> TrackedSend<'_, F> {
 }
 
 impl<F: Future<Output = io::Result<usize>>> Future for TrackedSend<'_, F> {
-    /// `None`: it was dropped, or told an error of the socket.
+    /// `None` if the send was dropped, or returned an error of the socket.
     type Output = Option<io::Result<usize>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -155,7 +155,7 @@ impl<F> Drop for TrackedSend<'_, F> {
         }
         self.set_waiting(false);
         if !self.is_aborted.get() {
-            // Nobody lets go of it before its time but the end of the runtime.
+            // Only the end of the runtime drops it early.
             self.world.borrow_mut().sends_cut += 1;
         }
     }

@@ -1,10 +1,10 @@
-//! [`Socket`]: a datagram socket in memory, with a ledger of every datagram that was ever on it.
+//! [`Socket`]: a datagram socket in memory, with a record of every datagram that it ever had.
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-/// Which of the kernel's kinds of datagram sockets it is.
+/// The kind of a datagram socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Udp,
@@ -14,30 +14,30 @@ pub(crate) enum Kind {
 /// One datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Datagram {
-    /// Names it in the trace.
+    /// Its name in the trace.
     pub(crate) number: u64,
     pub(crate) payload: Rc<[u8]>,
     pub(crate) sender: u16,
-    /// Bytes of each but the last, if it is a train of several that the kernel received as one (UDP
-    /// GRO).
+    /// The length of each datagram but the last, if this is a train that the kernel received as one
+    /// (UDP GRO).
     pub(crate) segment_size: Option<usize>,
 }
 
 impl Datagram {
-    /// How many datagrams it is.
+    /// How many datagrams this is.
     pub(crate) fn count(&self) -> u64 {
         let size = self.segment_size.unwrap_or(usize::MAX);
         self.payload.len().div_ceil(size).max(1) as u64
     }
 
-    /// Each of them alone.
+    /// Splits a train into its datagrams.
     fn split(self) -> Vec<Self> {
         let Some(size) = self.segment_size else { return vec![self] };
         let chunks = self.payload.chunks(size);
         chunks.map(|chunk| Self { payload: chunk.into(), segment_size: None, ..self }).collect()
     }
 
-    /// The control message that comes with it, as the kernel writes it.
+    /// Its control message, as the kernel writes it.
     pub(crate) fn control(&self) -> Vec<u8> {
         let Some(size) = self.segment_size else { return Vec::new() };
         let mut bytes = (CONTROL_LEN - 4).to_ne_bytes().to_vec();
@@ -49,7 +49,7 @@ impl Datagram {
     }
 }
 
-/// Bytes that the control message takes, padding included (`CMSG_SPACE` of an int).
+/// The length of the control message with padding (`CMSG_SPACE` of an int).
 pub(crate) const CONTROL_LEN: usize = 24;
 
 /// What the kernel hands over.
@@ -60,12 +60,12 @@ pub(crate) enum Arrival {
     Error(i32),
 }
 
-/// How a seal went.
+/// The state of the seal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seal {
     Open,
     Sealed,
-    /// The filter is locked.
+    /// The seal was refused, because the filter is locked.
     Refused,
 }
 
@@ -73,25 +73,25 @@ pub(crate) struct Socket {
     pub(crate) kind: Kind,
     /// `None` once it was closed.
     pub(crate) descriptor: Option<RawFd>,
-    /// Datagrams that it can queue.
+    /// How many datagrams it can queue.
     capacity: usize,
     queue: VecDeque<Datagram>,
-    /// Sent, but not queued yet: another CPU is about to. UDP only.
+    /// Sent, but not queued yet: another CPU is about to queue it. UDP only.
     pub(crate) wire: VecDeque<Datagram>,
     /// A pending error.
     pub(crate) error: Option<i32>,
     pub(crate) seal: Seal,
     /// True exactly when a direct read has found the sealed queue empty.
     pub(crate) is_read_out: bool,
-    /// Unix sockets that a send from here found full.
+    /// Unix sockets whose queue was full when this one sent to them.
     pub(crate) blocked_by: Vec<usize>,
     /// True exactly while its own send buffer is full. UDP only.
     pub(crate) send_buffer_full: bool,
-    /// True exactly while a send from here has found that.
+    /// True exactly while a send has found its own send buffer full.
     pub(crate) send_buffer_blocks: bool,
-    /// True once there was room again, until a wait for room has begun.
+    /// True from when there is space again until a wait for space begins.
     pub(crate) room_came: bool,
-    /// The number that another file has now, since this was closed.
+    /// The number of the descriptor that replaced it when it was closed.
     pub(crate) placeholder: Option<RawFd>,
     /// Whether it was open when the end of the runtime began, or was opened since.
     pub(crate) was_open_at_end: bool,
@@ -105,30 +105,30 @@ pub(crate) struct Ledger {
     pub(crate) queued: u64,
     /// Taken from the queue by the program's side.
     pub(crate) taken: u64,
-    /// Of those, longer than the buffers.
+    /// The number of `taken` that were longer than the buffers.
     pub(crate) truncated: u64,
-    /// Taken, and not yet handed to a receiver, in order; with the errors between them.
+    /// Datagrams that were taken and not yet received, and the errors between them, in order.
     pub(crate) in_inbox: VecDeque<Arrival>,
     pub(crate) delivered: u64,
-    /// The number of the last one.
+    /// The number of the last delivered datagram.
     pub(crate) last_delivered: Option<u64>,
     pub(crate) errors_delivered: u64,
     /// Taken, and lost with their completions.
     pub(crate) lost: u64,
-    /// Dropped because the queue was full, before the seal or where there was none.
+    /// Dropped because the queue was full, before the seal or without one.
     pub(crate) dropped: u32,
     /// Dropped because of the seal.
     pub(crate) refused: u32,
-    /// The last answer to the question for both.
+    /// The drop count that was reported last.
     pub(crate) drops_told: u32,
-    /// How often the socket was closed with datagrams on its queue, when it was looked at: 0 or 1.
+    /// How often the socket was closed with queued datagrams that a peek has seen: 0 or 1.
     pub(crate) abandoned: u64,
     /// Receivers that wait.
     pub(crate) waiting: usize,
 }
 
 impl Ledger {
-    /// Whether the first that waits is the rest of a train of which a part was delivered.
+    /// Whether the first arrival is the rest of a train of which a part was delivered.
     pub(crate) fn is_within_train(&self) -> bool {
         matches!(self.in_inbox.front(), Some(Arrival::Datagram(datagram))
             if self.last_delivered == Some(datagram.number))
@@ -173,7 +173,7 @@ impl Socket {
         self.queue.len() >= self.capacity
     }
 
-    /// Whether whoever sends to it has to wait.
+    /// Whether a send to it has to wait.
     pub(crate) fn blocks_senders(&self) -> bool {
         self.kind == Kind::Unix && self.is_open() && !self.is_sealed() && self.is_full()
     }
@@ -187,7 +187,7 @@ impl Socket {
         self.was_open_at_end && self.is_sealed()
     }
 
-    /// Whether a receive would give something.
+    /// Whether a receive would return something.
     pub(crate) fn is_readable(&self) -> bool {
         self.error.is_some() || !self.queue.is_empty()
     }
@@ -198,10 +198,10 @@ impl Socket {
         self.queue.push_back(datagram);
     }
 
-    /// A receive takes what is next: the pending error, or the first datagram of the queue.
+    /// A receive takes the next arrival: the pending error, or the first datagram of the queue.
     pub(crate) fn take(&mut self) -> Option<Arrival> {
         if let Some(error) = self.error.take() {
-            // Of errors in a row that nobody has taken, the inbox keeps the last.
+            // The inbox keeps only the last of consecutive errors.
             if let Some(Arrival::Error(last)) = self.ledger.in_inbox.back_mut() {
                 *last = error;
             } else {
@@ -220,7 +220,7 @@ impl Socket {
         Some(Arrival::Datagram(datagram))
     }
 
-    /// What was taken last is lost, with the completion that was to say so.
+    /// The arrival that was taken last is lost with its completion.
     pub(crate) fn lose_last(&mut self, buffer_size: usize) {
         let Some(Arrival::Datagram(last)) = self.ledger.in_inbox.back().cloned() else {
             unreachable!("a datagram was taken just now");
@@ -236,7 +236,7 @@ impl Socket {
         }
     }
 
-    /// It is closed: what is queued is gone.
+    /// Closes the socket. Its queue is discarded.
     pub(crate) fn close(&mut self) {
         self.descriptor = None;
         self.queue.clear();
@@ -245,7 +245,7 @@ impl Socket {
     }
 }
 
-/// The address of a sender as the kernel writes it.
+/// The address of a sender, as the kernel writes it.
 pub(crate) fn name_of(kind: Kind, sender: u16) -> Vec<u8> {
     let name = |family: i32, len: usize| {
         let mut name = vec![0; len];
@@ -265,7 +265,7 @@ pub(crate) fn name_of(kind: Kind, sender: u16) -> Vec<u8> {
             name[4..8].copy_from_slice(&[127, 0, 0, 1]);
             name
         }
-        // A socket without a name of its own.
+        // A socket without a name.
         Kind::Unix if sender.is_multiple_of(3) => Vec::new(),
         Kind::Unix => {
             let path = path_of(sender);
@@ -279,10 +279,10 @@ pub(crate) fn name_of(kind: Kind, sender: u16) -> Vec<u8> {
 /// The UDP port of the sender 0.
 pub(crate) const FIRST_PORT: u16 = 20_000;
 
-/// The digits at the end of a Unix sender's path.
+/// The number of digits at the end of a Unix sender's path.
 const PATH_DIGITS: usize = 5;
 
-/// The path of a Unix sender. One in three has the greatest length.
+/// The path of a Unix sender. Every third has the maximum length.
 pub(crate) fn path_of(sender: u16) -> Vec<u8> {
     let digit = |unit: u16| b'0' + (sender / unit % 10) as u8;
     let digits = [digit(10_000), digit(1_000), digit(100), digit(10), digit(1)];
@@ -292,7 +292,7 @@ pub(crate) fn path_of(sender: u16) -> Vec<u8> {
     path
 }
 
-/// The Unix sender whose path this is.
+/// The Unix sender with this path.
 pub(crate) fn sender_of(path: &[u8]) -> Option<u16> {
     let digits = path.last_chunk::<PATH_DIGITS>()?;
     let sender = str::from_utf8(digits).ok()?.parse().ok()?;

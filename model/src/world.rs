@@ -1,5 +1,5 @@
-//! [`World`]: the kernel in memory, the senders outside of the program, and the clock. What moves,
-//! moves here; each call of the program's side gives others the chance to move first.
+//! [`World`]: the kernel in memory, the senders outside of the program, and the clock. Everything
+//! that moves is moved here. Before each call of the program's side, others may move.
 
 use std::cell::RefCell;
 use std::fmt::Arguments;
@@ -21,13 +21,14 @@ use crate::socket::{Datagram, Kind, Socket};
 /// A world that the program and its kernel share.
 pub(crate) type Shared = Rc<RefCell<World>>;
 
-/// Calls that a program may make before its end, and from there. Some hundred are usual; a socket that is
-/// flooded until its stage comes, a quarter of a second later, brings about a hundred thousand.
+/// How many calls a program may make before its end, and from there on. Some hundred are usual. A
+/// socket that is flooded until its stage begins, a quarter of a second later, leads to about a
+/// hundred thousand.
 const MOST_CALLS: u64 = 400_000;
 const MOST_CALLS_AT_END: u64 = 400_000;
 
-/// Bytes to fill payloads with, each another than its neighbours. They are copied from here: to make
-/// them one by one takes an interpreter too long.
+/// Bytes for payloads. Each differs from its neighbours. They are copied from here, because an
+/// interpreter is too slow to compute them one by one.
 const FILLING: [u8; 1024] = {
     let mut bytes = [0; 1024];
     let mut at = 0;
@@ -38,7 +39,7 @@ const FILLING: [u8; 1024] = {
     bytes
 };
 
-/// What a call takes.
+/// The time that a call takes.
 const CALL_TIME: Duration = Duration::from_micros(2);
 
 pub(crate) struct World {
@@ -48,32 +49,32 @@ pub(crate) struct World {
     pub(crate) queues: Queues,
     pub(crate) buffers: Buffers,
     pub(crate) senders: Vec<Sender>,
-    /// Completions that may still be lost.
+    /// How many completions may still be lost.
     pub(crate) losses_left: usize,
-    /// Errors that may still come to UDP sockets.
+    /// How many errors may still come to UDP sockets.
     pub(crate) errors_left: usize,
-    /// Most moves of others between two calls.
+    /// The largest number of moves of others between two calls.
     pub(crate) bustle: usize,
-    /// Of a hundred enters, how many submit only a part, or nothing.
+    /// How many enters of a hundred submit only a part, or nothing.
     pub(crate) refusals: usize,
-    /// Datagrams that the program holds.
+    /// How many datagrams the program holds.
     pub(crate) held: usize,
-    /// Sends of the program that wait for room.
+    /// How many sends of the program wait for buffer space.
     pub(crate) sends_waiting: usize,
-    /// Of those, how many the end of the runtime has dropped.
+    /// How many of these the end of the runtime has dropped.
     pub(crate) sends_cut: usize,
     /// Whether a UDP seal may be refused.
     pub(crate) may_refuse_seals: bool,
-    /// Largest payload that a buffer is meant for.
+    /// The largest payload that fits into a buffer.
     pub(crate) buffer_size: usize,
-    /// The pool of the program's side, to compare with.
+    /// The pool of the program's side, for comparison.
     pub(crate) pool: Option<Pool>,
-    /// What other threads of the program write to.
+    /// The eventfd that other threads of the program write to.
     pub(crate) eventfd: Option<File>,
-    /// Whether it ever was written to: it is readable from then on.
+    /// Whether the eventfd was ever written to. From then on it is readable.
     pub(crate) was_written: bool,
     pub(crate) stage: Stage,
-    /// The first thing that went wrong.
+    /// The first violation of an invariant.
     violation: Option<String>,
     tells: bool,
     origin: Instant,
@@ -81,11 +82,11 @@ pub(crate) struct World {
     calls: u64,
     moves: u64,
     datagrams: u64,
-    /// The program's main future, which waits for a number of moves.
+    /// The main future of the program, which waits for a number of moves.
     root: Option<(u64, Waker)>,
 }
 
-/// How far a program has come.
+/// The stage of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Running,
@@ -97,19 +98,19 @@ pub(crate) enum Stage {
 pub(crate) struct Sender {
     pub(crate) id: u16,
     pub(crate) target: usize,
-    /// How many it will still send. `None`: it never ends.
+    /// How many datagrams it will still send. `None` means without end.
     pub(crate) left: Option<usize>,
-    /// Most that it sends in one move.
+    /// The largest number of datagrams that it sends in one move.
     pub(crate) burst: usize,
-    /// Of a hundred of its datagrams, how many are empty.
+    /// How many of a hundred of its datagrams are empty.
     pub(crate) empties: usize,
-    /// And how many are trains, to a UDP socket.
+    /// How many of a hundred of its datagrams to UDP sockets are trains.
     pub(crate) trains: usize,
-    /// True once it was told that nobody listens.
+    /// True once it was told that nobody receives.
     pub(crate) has_given_up: bool,
 }
 
-/// What became of a send.
+/// The result of a send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sent {
     Yes,
@@ -151,7 +152,7 @@ impl World {
         }
     }
 
-    /// Says what happens, if anybody wants to know.
+    /// Prints a step, if steps are traced.
     pub(crate) fn tell(&self, what: Arguments<'_>) {
         if self.tells {
             println!("{:>10.3?}  {what}", self.elapsed);
@@ -162,8 +163,8 @@ impl World {
         self.coverage.note(event);
     }
 
-    /// An invariant does not hold. The first one counts; from then on the world only comes to its
-    /// end.
+    /// Records that an invariant does not hold. Only the first violation counts. From then on the
+    /// world only ends.
     pub(crate) fn violate(&mut self, what: String) {
         self.tell(format_args!("VIOLATION: {what}"));
         if self.violation.is_none() {
@@ -203,7 +204,7 @@ impl World {
         set_time(Some(self.origin + self.elapsed));
     }
 
-    /// The program's side calls: others may move first.
+    /// The program's side makes a call. Others may move first.
     pub(crate) fn call(&mut self) {
         self.calls += 1;
         let most = match self.stage {
@@ -211,11 +212,14 @@ impl World {
             Stage::Ending | Stage::Ended => MOST_CALLS_AT_END,
         };
         if self.calls > most && !self.is_broken() {
-            self.violate(format!("{:?}: no end after {most} calls of the kernel", self.stage));
+            self.violate(format!(
+                "{:?}: still running after {most} calls of the kernel",
+                self.stage
+            ));
         }
         self.pass(CALL_TIME);
         if self.is_broken() {
-            // Every wait of the runtime is bounded by a deadline.
+            // A deadline bounds every wait of the runtime.
             self.pass(Duration::from_secs(20));
             self.wake_root();
             return;
@@ -324,7 +328,7 @@ impl World {
         self.wake_receive(at);
     }
 
-    /// A new datagram, of any length.
+    /// A new datagram of random length.
     pub(crate) fn compose(&mut self, sender: u16, empties: usize) -> Datagram {
         let len = if self.choices.chance(empties) {
             0
@@ -339,7 +343,8 @@ impl World {
     pub(crate) fn compose_of(&mut self, sender: u16, len: usize) -> Datagram {
         self.datagrams += 1;
         let number = self.datagrams;
-        // Its number, and behind it bytes that no two datagrams nearby have at the same place.
+        // Its number, followed by bytes that differ from those of nearby datagrams at each
+        // position.
         let start = usize::from((number as u8).wrapping_mul(31));
         let mut payload = FILLING[start..start + len].to_vec();
         let counted = len.min(8);
@@ -367,7 +372,7 @@ impl World {
         let socket = &mut self.sockets[target];
         match socket.kind {
             Kind::Udp if !socket.is_open() => Sent::Yes,
-            // In order: what is on its way already stays in front.
+            // In order: the new datagram stays behind those in transit.
             Kind::Udp if is_late || !socket.wire.is_empty() => {
                 socket.wire.push_back(datagram);
                 Sent::Yes
@@ -392,7 +397,7 @@ impl World {
         }
     }
 
-    /// A UDP datagram reaches its socket.
+    /// A UDP datagram arrives at its socket.
     fn arrive(&mut self, target: usize, datagram: Datagram) {
         let socket = &mut self.sockets[target];
         if !socket.is_open() {
@@ -422,7 +427,7 @@ impl World {
         self.wake_receive(target);
     }
 
-    /// The main future waits for `moves` moves, or until nothing moves any more.
+    /// The main future waits for `moves` moves, or until nothing can move any more.
     pub(crate) fn await_moves(&mut self, moves: u64, waker: Waker) {
         self.root = Some((self.moves + moves, waker));
     }
@@ -432,17 +437,17 @@ impl World {
         self.root.is_some()
     }
 
-    /// Wakes the main future, as another thread would: it does not touch the driver.
+    /// Wakes the main future from another thread. This does not touch the driver.
     pub(crate) fn wake_root(&mut self) {
         let Some((_, waker)) = self.root.take() else { return };
         waker.wake();
-        // Whoever was asleep has been written to.
+        // If the thread sleeps, its eventfd was written to.
         if self.take_eventfd() {
             self.wake_watch();
         }
     }
 
-    /// Whether the eventfd was written to since this was last asked. The program never reads it.
+    /// Whether the eventfd was written to since the last call. The program never reads it.
     pub(crate) fn take_eventfd(&mut self) -> bool {
         let is_written =
             self.eventfd.as_ref().is_some_and(|mut file| file.read(&mut [0; 8]).is_ok());

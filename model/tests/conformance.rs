@@ -1,13 +1,13 @@
-//! The same scripts on the real kernel and on the one in memory, and the same must be seen: so that
-//! the model stays true. On the real side a raw ring through the `io-uring` crate, and real sockets
-//! on loopback.
+//! Runs the same scripts on the real kernel and on the one in memory, and compares what they show.
+//! This keeps the model true to the kernel. The real side is a raw ring of the `io-uring` crate,
+//! and real sockets on loopback.
 //!
-//! What is compared: the completions of each request in order (result, more or final, payload,
-//! truncation), what direct reads give, errnos of sends, and the drop counter. Not compared: the
-//! order of completions of different requests, which the kernel does not promise; which buffer was
-//! taken; and how many datagrams one enter delivers at once, of which the model takes less.
+//! Compared are the completions of each request in order (result, more or final, payload,
+//! truncation), the results of direct reads, the errnos of sends, and the drop counter. Not
+//! compared are the choice of buffers, the order of completions of different requests, which the
+//! kernel does not promise, and how many datagrams one enter delivers. The model delivers fewer.
 
-// UNSAFETY: entries name memory by its address, and so does the ring of buffers.
+// UNSAFETY: entries and the ring of buffers name memory by its address.
 #![cfg(all(ebbtide_model, not(miri)))]
 #![expect(unsafe_code, reason = "argued above")]
 
@@ -31,15 +31,15 @@ const CANCEL: u64 = 1 << 40;
 /// One step of a script.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// Somebody sends a datagram of so many bytes.
+    /// Sends a datagram of this length to the socket.
     Send(usize),
     /// Arms a receive, if none is in flight.
     Arm,
     /// Cancels the receive that was armed last.
     Cancel,
-    /// Enters and takes what is posted, until nothing more comes.
+    /// Enters and takes completions until no more come.
     Enter,
-    /// Gives back the buffer that was taken first.
+    /// Returns the buffer that was taken first.
     Return,
     Seal,
     /// Reads directly, if no receive is in flight.
@@ -48,7 +48,7 @@ enum Step {
     Fail,
 }
 
-/// What was seen.
+/// An observation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Sent(i32),
@@ -63,7 +63,7 @@ enum Outcome {
     Result(i32),
 }
 
-/// A kernel to play scripts on.
+/// A kernel that runs scripts.
 trait Kernel {
     fn send(&mut self, payload: &[u8]) -> i32;
     fn fail(&mut self);
@@ -102,7 +102,7 @@ impl Buffers {
         let start = self.memory.as_mut_ptr().expose_provenance() + usize::from(id) * BUFFER;
         // SAFETY: the index is below the number of entries.
         let entry = unsafe { self.ring.add(usize::from(self.tail & (self.entries - 1))) };
-        // SAFETY: an entry at the tail is ours.
+        // SAFETY: the entry at the tail belongs to the program.
         let entry = unsafe { &mut *entry };
         entry.set_addr(start as u64);
         entry.set_len(BUFFER as u32);
@@ -121,7 +121,7 @@ impl Buffers {
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout. The kernels are dropped before.
+        // SAFETY: it was allocated with this layout. The kernels are dropped before.
         unsafe { std::alloc::dealloc(self.ring.cast(), self.layout) };
     }
 }
@@ -172,8 +172,8 @@ impl Real {
     }
 }
 
-/// An address to be bound by its number: a port that the kernel chose goes when the socket is
-/// disconnected.
+/// An address that is bound by its number. A port that the kernel has chosen is lost when the
+/// socket is disconnected.
 fn free_address() -> SockAddr {
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.local_addr().unwrap().into()
@@ -188,17 +188,17 @@ impl Kernel for Real {
     }
 
     fn fail(&mut self) {
-        // A datagram to a port that is closed; the answer comes before the call returns.
+        // Sends a datagram to a closed port. The answer comes before the call returns.
         let closed = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         closed.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
         let address = closed.local_addr().unwrap();
         drop(closed);
         self.socket.connect(&address).unwrap();
         if self.socket.send(b"to nobody").is_err() {
-            // That was an error which was pending already.
+            // The call returned an error that was pending before.
             self.socket.send(b"to nobody").unwrap();
         }
-        // Back to hearing everybody: connect(2), AF_UNSPEC.
+        // Receives from everybody again: connect(2), AF_UNSPEC.
         // SAFETY: an all-zero address is valid, and has the family AF_UNSPEC.
         let unspecified: libc::sockaddr = unsafe { std::mem::zeroed() };
         let len = size_of::<libc::sockaddr>() as u32;
@@ -296,7 +296,8 @@ impl Kernel for Model {
     }
 }
 
-/// Plays a script, and gives what is seen, sorted so that only what is promised is in order.
+/// Runs a script and returns the observations. They are sorted so that only the promised order
+/// counts.
 fn play(
     script: &[Step],
     family: Family,
@@ -316,7 +317,7 @@ fn play(
     let mut taken: Vec<u16> = Vec::new();
     let (mut next, mut armed, mut number) = (1, None, 0u8);
     let mut is_sealed = false;
-    // At the end everything is ended, so that nothing names the template any more.
+    // At the end everything is ended, so that nothing names the msghdr any more.
     let end = [Step::Cancel, Step::Enter, Step::Enter];
     for step in script.iter().chain(&end) {
         match *step {
@@ -324,7 +325,7 @@ fn play(
                 number = number.wrapping_add(1);
                 seen.push(Seen::Sent(kernel.send(&vec![number; len])));
             }
-            // On a connected socket the seal would be told apart; and Unix has no such errors.
+            // A connected socket treats the seal differently, and Unix has no such errors.
             Step::Fail if family == Family::Internet && !is_sealed => kernel.fail(),
             Step::Arm if armed.is_none() => {
                 let socket = Fd(kernel.descriptor().as_raw_fd());
@@ -366,7 +367,7 @@ fn play(
                         break;
                     }
                 }
-                // A stable sort: the order within a request stays.
+                // The sort is stable, so the order within a request stays.
                 batch.sort_by_key(|seen| match seen {
                     Seen::Completion { request, .. } => *request,
                     _ => 0,
@@ -393,7 +394,7 @@ fn play(
     seen
 }
 
-/// Reads what lies in a buffer: the header, and the payload behind the room for the address.
+/// Reads a buffer: the header, and the payload after the space for the address.
 fn datagram(bytes: &[u8], result: i32) -> Outcome {
     let field = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
     let payload = bytes[HEADER + NAME..result as usize].to_vec();
@@ -422,16 +423,16 @@ fn random_script(random: &mut fastrand::Rng) -> Vec<Step> {
     script
 }
 
-/// How many scripts are played.
+/// The number of scripts.
 const SCRIPTS: u64 = 2_000;
 
-/// Fails with the seed, the script and both sequences where they differ.
+/// Fails with the seed, the script and both sequences if they differ.
 #[test]
 fn the_model_shows_what_the_kernel_shows() {
     let probe: io::Result<IoUring> =
         IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(2);
     if let Err(error) = probe {
-        println!("skipped: there is no io_uring here ({error})");
+        println!("skipped: io_uring is not available ({error})");
         return;
     }
     let mut tally = Tally::default();
@@ -441,8 +442,8 @@ fn the_model_shows_what_the_kernel_shows() {
         let count = *random.choice([1, 2, 5, 64].iter()).unwrap();
         let completion = *random.choice([16, 16, 64, 256].iter()).unwrap();
         let mut script = random_script(&mut random);
-        // A real queue is finite: `net.unix.max_dgram_qlen`, 10 where nobody changed it, or the
-        // receive buffer, of which a small datagram takes more than a kilobyte.
+        // A real queue is finite: `net.unix.max_dgram_qlen`, which is 10 by default, or the receive
+        // buffer, of which a small datagram takes more than a kilobyte.
         let most = if family == Family::Unix { 10 } else { 120 };
         let mut sent = 0;
         script.retain(|step| {
@@ -471,10 +472,10 @@ fn the_model_shows_what_the_kernel_shows() {
         expected.iter().for_each(|seen| tally.count(seen));
     }
     println!("{SCRIPTS} scripts: {:?}", tally.0);
-    assert!(tally.0.iter().all(|(_, count)| *count > 0), "never seen: {:?}", tally.0);
+    assert!(tally.0.iter().all(|(_, count)| *count > 0), "some were never seen: {:?}", tally.0);
 }
 
-/// What the kernel showed, so that a script that shows nothing is not taken for agreement.
+/// Counts the kernel's observations, so that scripts that show nothing do not count as agreement.
 struct Tally([(&'static str, u64); 11]);
 
 impl Default for Tally {

@@ -5,7 +5,8 @@
 use ebbtide_model::{Coverage, Options, run_seed};
 
 /// Fails with the seed of the first program for which an invariant does not hold. Under Miri the
-/// programs are small, and Miri watches the memory; more of them: `cargo xtask model --miri`.
+/// programs are small, and Miri checks memory accesses. `cargo xtask model --miri` runs more of
+/// them.
 #[test]
 fn no_program_loses_a_datagram_on_the_kernel_in_memory() {
     let small = cfg!(miri);

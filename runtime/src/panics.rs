@@ -104,21 +104,24 @@ mod tests {
         }
     }
 
-    /// Fails, by an endless chain or an abort, when a payload is dropped like any other value.
+    /// Fails, by an endless chain or an abort, when a payload is dropped without catching its
+    /// panic.
     #[test]
     #[cfg_attr(miri, ignore = "what cannot be dropped is forgotten, which Miri calls leaked")]
     fn a_payload_whose_destructor_panics_ends_nothing() {
         contain(|| resume_unwind(Box::new(Bomb(0))));
         contain(|| drop(Bomb(0)));
-        let payload = catch(|| resume_unwind(Box::new(Bomb(7)))).expect_err("it panicked");
-        let bomb = payload.into_inner().downcast::<Bomb>().expect("it is the payload");
+        let payload = catch(|| resume_unwind(Box::new(Bomb(7)))).expect_err("the closure panicked");
+        let bomb = payload.into_inner().downcast::<Bomb>().expect("the payload is a bomb");
         assert_eq!(bomb.0, 7);
         mem::forget(bomb);
     }
 
     #[test]
     fn a_message_is_found_in_either_form() {
-        let said = |panic: fn()| catch(panic).expect_err("it panicks").message().map(str::to_owned);
+        let said = |panic: fn()| {
+            catch(panic).expect_err("the function panics").message().map(str::to_owned)
+        };
         assert_eq!(said(|| resume_unwind(Box::new("plain"))), Some("plain".into()));
         assert_eq!(said(|| resume_unwind(Box::new("made".to_owned()))), Some("made".into()));
         assert_eq!(said(|| panic_any(7)), None);

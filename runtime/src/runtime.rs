@@ -528,7 +528,7 @@ mod tests {
             id.get()
         });
         let now = clock::now();
-        let presence = tasks.presence(other, now, now).expect("it lives");
+        let presence = tasks.presence(other, now, now).expect("the task has not ended");
         assert_eq!(presence.last_handed, 0);
     }
 

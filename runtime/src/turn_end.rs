@@ -110,7 +110,7 @@ mod tests {
         let sockets = [Again::No, Again::AfterSleep, Again::WithoutSleep].map(socket);
         sockets.iter().for_each(|socket| ask(&ends, socket));
         for calls in [[1, 1, 1], [1, 2, 2]] {
-            assert!(ends.forbids_sleep(), "one has asked, or wants no sleep");
+            assert!(ends.forbids_sleep(), "one has asked, or forbids the sleep");
             ends.call(&mut Wakes::default());
             assert_eq!(sockets.each_ref().map(|socket| socket.calls.get()), calls);
         }

@@ -1,4 +1,4 @@
-//! [`Board`]: the channels that are open to senders now.
+//! [`Board`]: the channels that senders can send to.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -8,7 +8,7 @@ use ebbtide::net::UnixAddr;
 
 use super::SENDERS;
 
-/// Where a channel's datagrams go.
+/// Where the datagrams of a channel go.
 #[derive(Clone, Debug)]
 pub(super) enum Destination {
     Udp(SocketAddr),
@@ -20,15 +20,16 @@ pub(super) enum Destination {
 pub(super) struct Channel {
     pub(super) destination: Destination,
     is_open: AtomicBool,
-    /// Threads that are sending to it.
+    /// How many threads are sending to it.
     active: AtomicUsize,
-    /// Sends that the kernel accepted, of each thread and of the sender inside the runtime.
+    /// How many sends the kernel has accepted, from each thread and from the sender inside the
+    /// runtime.
     sent: [AtomicU64; SENDERS + 1],
-    /// Empty datagrams that the kernel accepted; no number fits into them.
+    /// How many empty datagrams the kernel has accepted. They have no number.
     sent_empty: AtomicU64,
 }
 
-/// Keeps a channel from being settled while a thread sends to it.
+/// While a thread holds this, the channel is not settled.
 #[derive(Debug)]
 pub(super) struct Sending {
     pub(super) channel: Arc<Channel>,
@@ -59,12 +60,12 @@ impl Channel {
         self.active.load(Ordering::SeqCst) == 0
     }
 
-    /// How many each sender has sent so far, of those that have a number.
+    /// How many numbered datagrams each sender has sent.
     pub(super) fn sent_by_sender(&self) -> [u64; SENDERS + 1] {
         std::array::from_fn(|sender| self.next_number(sender))
     }
 
-    /// The number of a sender's next datagram.
+    /// The number of the next datagram of `sender`.
     pub(super) fn next_number(&self, sender: usize) -> u64 {
         self.sent[sender].load(Ordering::SeqCst)
     }
@@ -106,7 +107,7 @@ impl Board {
         self.channels().retain(|posted| !Arc::ptr_eq(posted, channel));
     }
 
-    /// A channel that `choose` picks by the number of channels.
+    /// A channel. `choose` picks its index from the number of channels.
     pub(super) fn pick(&self, choose: impl FnOnce(usize) -> usize) -> Option<Sending> {
         let channel = {
             let channels = self.channels();

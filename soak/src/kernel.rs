@@ -1,6 +1,6 @@
-//! What the system has dropped, and what is left in a socket's queue.
+//! What the system has dropped, and what is left in the queue of a socket.
 
-// UNSAFETY: what recv has written counts as initialized only by `set_len`.
+// UNSAFETY: memory that recv has written is initialized only after `set_len`.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;
@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use socket2::Socket;
 
-/// Takes a datagram that is left in the queue. `None`: there is none.
+/// Takes a datagram that is left in the queue. `None` if there is none.
 pub(super) fn take(socket: &Socket, memory: &mut Vec<u8>) -> Option<usize> {
     memory.clear();
     loop {
@@ -25,8 +25,8 @@ pub(super) fn take(socket: &Socket, memory: &mut Vec<u8>) -> Option<usize> {
     }
 }
 
-/// Packets that the whole system has dropped for want of room in a processor's backlog: before any
-/// socket could count them.
+/// How many packets the system has dropped because the backlog of a CPU had no space. No socket can
+/// count these.
 pub(super) fn backlog_drops() -> u64 {
     let table = std::fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
     let dropped = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok();

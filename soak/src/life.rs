@@ -1,5 +1,5 @@
 //! [`Life`]: one runtime, the channels that it opens and ends while others send to them, and the
-//! balance when it has ended.
+//! balance at its end.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -26,19 +26,19 @@ use super::receiver::Receiver;
 use super::sender;
 use super::totals::{Sums, Totals};
 
-/// Bytes of the longest datagram that is sent.
+/// The length of the longest datagram that is sent.
 const LONGEST: usize = 65_536;
 
-/// How often the settlement looks again for what may still be on its way, a millisecond apart: the
-/// kernel delivers on another processor when it is busy, and a sender that was interrupted before
-/// it counted its send may wait for that processor. After a minute it is stuck.
+/// How often the settlement looks for datagrams that are still in transit. The looks are a
+/// millisecond apart. A busy kernel delivers on another CPU. A sender that was interrupted before
+/// it counted its send may wait for that CPU. After a minute it is stuck.
 const LOOKS: u32 = 60_000;
 
-/// A kind of sockets.
+/// A kind of socket.
 trait Kind: Address + 'static {
     fn open() -> io::Result<(DatagramSocket<Self>, Destination)>;
 
-    /// Gives the socket back and closes it; other descriptors keep what it is.
+    /// Returns the socket to std and closes it. Other descriptors keep its queue.
     fn hand_over(socket: DatagramSocket<Self>) -> io::Result<Vec<Datagram<Self>>>;
 }
 
@@ -71,20 +71,20 @@ impl Kind for UnixAddr {
 /// How a channel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// Its receivers came to the end of what was queued: all that was sent is in its account.
+    /// Its receivers have reached the end of its queue. Its account holds everything that was sent.
     Drained,
-    /// Thrown away with its socket, in part.
+    /// The socket was dropped, and some datagrams with it.
     Dropped,
     HandedOver,
-    /// With its runtime.
+    /// It was open when its runtime ended.
     Open,
 }
 
-/// What outlives a channel's socket.
+/// The state of a channel that outlives its socket.
 struct Record {
     channel: Arc<Channel>,
     account: Rc<RefCell<Account>>,
-    /// A descriptor of the same socket, which keeps its queue and its counter.
+    /// A second descriptor of the socket, which keeps its queue and its drop counter.
     observer: Socket,
     ending: Cell<Ending>,
 }
@@ -93,18 +93,18 @@ struct Record {
 #[derive(Clone, Copy, Debug)]
 enum End {
     Shutdown,
-    /// With a deadline that slow receivers miss.
+    /// With a deadline that is too short for slow receivers.
     Hurried,
     Stop,
-    /// Drained while it runs, and dropped afterwards.
+    /// Drained while the runtime runs, then dropped.
     DrainThenDrop,
 }
 
-/// The channels of a runtime that are open.
+/// The open channels of a runtime.
 #[derive(Default)]
 pub(super) struct Open {
     channels: RefCell<Vec<Arc<Channel>>>,
-    /// True once no channel is to be opened any more.
+    /// True once no more channels may be opened.
     is_ending: Cell<bool>,
 }
 
@@ -127,7 +127,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Makes a runtime, lets it work for a while, ends it, and checks the balance.
+    /// Makes a runtime, runs it for a while, ends it, and checks the balance.
     pub(super) fn live(
         driver: DriverChoice,
         random: &mut Random,
@@ -136,7 +136,7 @@ impl Life {
     ) {
         let mut builder = Runtime::builder().driver(driver);
         match random.within(0..=3) {
-            // Queues that overflow and a pool that runs empty, all the time.
+            // The queues keep overflowing, and the pool keeps running empty.
             0 => builder = builder.submission_entries(8).completion_entries(8).buffers(4),
             1 => builder = builder.submission_entries(2).buffers(64).buffer_size(2_048),
             _ => {}
@@ -144,7 +144,7 @@ impl Life {
         let runtime = match builder.build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                // Without a pause, a driver that cannot start would be tried in a loop.
+                // The pause keeps a driver that cannot start from being tried in a loop.
                 thread::sleep(Duration::from_secs(1));
                 return totals.fail(format!("no runtime: {error}"));
             }
@@ -185,7 +185,7 @@ impl Life {
         for record in self.records.borrow().iter() {
             record.begin_drain();
         }
-        // Nobody opens another channel: a drain would wait for those as well.
+        // No task opens another channel. Otherwise the drain would wait for the new ones as well.
         self.open.is_ending.set(true);
         let report = match end {
             End::Shutdown => runtime.shutdown(Drain::default()),
@@ -232,7 +232,7 @@ impl Life {
 
         for _ in 0..random.within(0..=4) {
             sleep(random.millis(1..=60)).await;
-            // One receiver is aborted in the middle of whatever it does, and another takes over.
+            // Aborts one receiver, whatever it is doing. Another one takes over.
             receivers.swap_remove(random.index(receivers.len())).abort();
             receivers.push(self.receive(&socket, &record, &mut random));
         }
@@ -240,24 +240,24 @@ impl Life {
         if self.open.is_ending.get() {
             return Ok(());
         }
-        // From here to the end of the socket nothing is awaited but its receivers: a drain of the
-        // runtime that comes in between finds it drained, or open.
+        // From here to the end of the socket, only its receivers are awaited. A drain of the
+        // runtime in between finds the socket either drained or open.
         match random.within(0..=9) {
             0..=5 => {
                 record.begin_drain();
                 socket.drain()?;
                 self.close(&record);
                 for receiver in receivers {
-                    // Aborted ones were taken out: it ends with the socket.
+                    // Aborted receivers were removed. This one ends with the socket.
                     if receiver.await.is_err() {
-                        self.totals.fail("a receiver has panicked".to_owned());
+                        self.totals.fail("a receiver panicked".to_owned());
                     }
                 }
                 record.ending.set(Ending::Drained);
             }
             6..=7 => {
                 self.end(&record, receivers).await;
-                // Marked before anything can come in between.
+                // Set before anything else can run.
                 record.ending.set(Ending::Dropped);
                 drop(socket);
             }
@@ -265,7 +265,9 @@ impl Life {
                 self.end(&record, receivers).await;
                 match Rc::try_unwrap(socket) {
                     Ok(socket) => self.hand_over(&record, socket)?,
-                    Err(_) => self.totals.fail("an aborted receiver holds its socket".to_owned()),
+                    Err(_) => {
+                        self.totals.fail("an aborted receiver still holds its socket".to_owned())
+                    }
                 }
             }
         }
@@ -282,7 +284,7 @@ impl Life {
         ebbtide::spawn(receiver.run())
     }
 
-    /// No longer to be sent to by anybody; who sends just now may go on for a moment.
+    /// Removes the channel from the board. A thread that is sending to it may go on for a moment.
     fn close(&self, record: &Record) {
         self.board.remove(&record.channel);
         self.open.channels.borrow_mut().retain(|open| !Arc::ptr_eq(open, &record.channel));
@@ -304,13 +306,13 @@ impl Life {
         account.handed_over += taken.len() as u64;
         for datagram in &taken {
             if let Err(error) = account.check(datagram) {
-                self.totals.fail(format!("handed over: {error}"));
+                self.totals.fail(format!("a datagram that was handed over: {error}"));
             }
         }
         Ok(())
     }
 
-    /// Balances what was sent to every channel against what was received and counted.
+    /// Compares what was sent to every channel with what was received and counted.
     fn settle(&self, driver: DriverChoice, end: End, report: &DrainReport) {
         let records = self.records.borrow();
         for record in records.iter() {
@@ -330,10 +332,15 @@ impl Life {
         let life = format!("{driver:?}, {end:?}: {report}");
         let broken = report.operations_leaked + report.unsealed + report.completions_lost as usize;
         if broken > 0 {
-            self.totals.fail(format!("operations, seals or completions went wrong: {life}"));
+            self.totals.fail(format!(
+                "operations leaked, sockets were not sealed, or completions were lost: {life}"
+            ));
         }
         if sums.delivered != report.stats.delivered {
-            self.totals.fail(format!("{} were received: {life}", sums.delivered));
+            self.totals.fail(format!(
+                "receivers got {} datagrams, but the report differs: {life}",
+                sums.delivered
+            ));
         }
         if !is_settled {
             let missing = sums.missing();
@@ -341,7 +348,8 @@ impl Life {
             for record in records.iter() {
                 println!("  {}", record.describe());
             }
-            // Whether the backlog explains it is decided at the end; nothing explains a double.
+            // Drops of the backlog are compared at the end. They do not explain a datagram that
+            // came twice.
             if missing < 0 {
                 self.totals.fail(format!("{} datagrams too many: {life}", -missing));
             }
@@ -380,7 +388,7 @@ impl Life {
     }
 }
 
-/// How many datagrams can be on their way at once.
+/// The number of CPUs, which is how many sends can be in progress at once.
 fn processors() -> u64 {
     thread::available_parallelism().map_or(1, |count| count.get() as u64)
 }
@@ -397,29 +405,29 @@ impl Record {
         }
     }
 
-    /// Notes what has been sent so far. A socket that is drained already keeps its own note.
+    /// Records how much was sent so far. A socket that is already drained keeps its earlier record.
     fn begin_drain(&self) {
         if self.ending.get() == Ending::Open {
             self.account.borrow_mut().begin_drain(self.channel.sent_by_sender());
         }
     }
 
-    /// Reads what the kernel still has of a socket that was not drained.
+    /// Reads the rest of the kernel's queue of a socket that was not drained.
     fn take_what_is_left(&self, totals: &Totals) {
         let mut memory = Vec::with_capacity(LONGEST);
         while kernel::take(&self.observer, &mut memory).is_some() {
-            // Handed over or thrown away, it comes after what was received.
+            // Whether handed over or dropped, the rest comes after what was received.
             if let Err(error) = self.account.borrow_mut().check_left(&memory) {
-                totals.fail(format!("left: {error}"));
+                totals.fail(format!("a datagram that was left: {error}"));
             }
         }
     }
 
-    /// Checks one channel by itself, unless a part of it was thrown away. One that came to its end
-    /// has left nothing in the kernel that was sent before its drain began. What was sent during
-    /// the drain is late if it came after the last read, when a UDP socket had its filter back: the
-    /// observer keeps the queue. A send that had not yet returned may be in the note of what was
-    /// sent before, one for each processor.
+    /// Checks one channel by itself, unless a part of it was dropped. If it was drained, nothing
+    /// that was sent before the drain began may be left in the kernel. A datagram that was sent
+    /// during the drain is late if it came after the last read, when a UDP socket had its filter
+    /// back: the observer keeps the queue. `sent_before` may include sends that had not yet
+    /// returned, one for each CPU.
     fn check(&self, is_life_complete: bool, totals: &Totals) {
         let account = self.account.borrow();
         let (sent, ending) = (self.channel.sent(), self.ending.get());
@@ -433,7 +441,8 @@ impl Record {
         }
         let found = account.delivered + account.handed_over + account.left + self.drops();
         let balances = match self.is_udp() {
-            // One that a processor's backlog dropped came to no socket: the total decides.
+            // A datagram that the backlog of a CPU dropped reached no socket. The total accounts
+            // for it.
             true => found <= sent,
             false => found == sent && account.holes == 0,
         };

@@ -1,18 +1,18 @@
-//! The soak: runtimes on both drivers that open, drain, drop and hand over sockets all the time
-//! while threads send to them, and a ledger that has to balance to the last datagram.
+//! The soak: runtimes on both drivers open, drain, drop and hand over sockets while threads send to
+//! them. The counts must balance to the last datagram.
 //!
 //! ```text
 //! sender threads -> board of open channels -> sockets of a runtime -> receivers -> accounts
 //!                                             (a life: 0.1 to 1.5 s, then another runtime)
 //! ```
 //!
-//! A channel is one receiving socket and all that is sent to it; a [`life`] is one runtime and its
-//! channels, which are settled when it has ended: what was sent was delivered, or the report or the
-//! kernel has counted it. From time to time all threads rest; descriptors and memory are then
-//! compared from rest to rest.
+//! A channel is one receiving socket and everything that is sent to it. A [`life`] is one runtime
+//! and its channels. It is settled when the runtime has ended: what was sent was delivered, or it
+//! is counted by the report or by the kernel. From time to time all threads rest. Descriptors and
+//! memory are compared between the rests.
 //!
-//! The seed decides what each thread does next, not how the threads interleave: it makes a run
-//! similar, not equal.
+//! The seed decides what each thread does next, not how the threads interleave. So a run can be
+//! repeated similarly, not exactly.
 
 mod account;
 mod board;
@@ -42,28 +42,29 @@ use self::random::Random;
 use self::totals::Totals;
 use self::usage::Usage;
 
-/// Threads that send, from outside of the runtimes. Each life has one more sender, inside.
+/// The number of threads that send from outside of the runtimes. Each life has one more sender
+/// inside.
 const SENDERS: usize = 3;
 
-/// The drivers, with a thread each that makes one runtime after the other. Where io_uring is
-/// refused, both are epoll.
+/// The drivers. One thread for each makes runtimes, one after the other. If io_uring is refused,
+/// both are epoll.
 const DRIVERS: [DriverChoice; 2] = [DriverChoice::Auto, DriverChoice::Epoll];
 
-/// Rests during a run, the first and the last included.
+/// The number of rests in a run, with the first and the last.
 const RESTS: u32 = 13;
 
-/// After so long without any life that ended, the run is stuck.
+/// If no life ends for this long, the run is stuck.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// Runs runtimes that open, drain, drop and hand over sockets while threads send to them. Ends with
-/// 1 if something did not balance, grew, or got stuck.
+/// Runs runtimes that open, drain, drop and hand over sockets while threads send to them. Exits
+/// with 1 if the counts do not balance, if something has grown, or if the run is stuck.
 #[derive(Parser)]
 #[command(name = "soak")]
 struct Args {
-    /// How long it runs.
+    /// The duration of the run in minutes.
     #[arg(long, value_name = "N", default_value = "1", value_parser = parse_minutes)]
     minutes: Duration,
-    /// Decides what each thread does next; another one for each run unless given.
+    /// Decides what each thread does next. Without it, each run uses another seed.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 }
@@ -88,11 +89,11 @@ fn parse_minutes(text: &str) -> Result<Duration, Box<dyn Error + Send + Sync>> {
 struct Soak {
     board: Arc<Board>,
     totals: Arc<Totals>,
-    /// True once everything is to end.
+    /// True once all threads should end.
     stop: Arc<AtomicBool>,
-    /// True while the runtimes' threads are asked to rest.
+    /// True while the threads of the runtimes should rest.
     rest: Arc<AtomicBool>,
-    /// Where they meet this thread, twice for each rest.
+    /// Where those threads meet this one, twice for each rest.
     meeting: Arc<Barrier>,
     runtimes: Vec<thread::JoinHandle<()>>,
     senders: Vec<thread::JoinHandle<()>>,
@@ -125,7 +126,7 @@ impl Soak {
         soak
     }
 
-    /// What the thread of a driver does: one life after the other, with a rest when asked to.
+    /// The thread of a driver: one life after the other, and a rest when it is requested.
     fn lives(
         &self,
         index: usize,
@@ -151,10 +152,11 @@ impl Soak {
         }
     }
 
-    /// Shows progress every second, and takes a sample at each rest.
+    /// Prints the progress every second, and takes a sample at each rest.
     fn conduct(&self, time: Duration) -> Vec<Usage> {
         let start = Instant::now();
-        // The first rest comes early: all that is set up once is, after some lives.
+        // The first rest is early, but after some lives, when everything that is set up once has
+        // been.
         let pause = time / RESTS;
         let mut rests = Vec::new();
         let mut next_rest = start + pause;
@@ -175,20 +177,20 @@ impl Soak {
             if lives < self.totals.lives() {
                 (lives, last_life) = (self.totals.lives(), now);
             } else if now - last_life > STUCK {
-                self.totals.fail(format!("stuck: no life has ended for {STUCK:?}"));
+                self.totals.fail(format!("stuck: no runtime has ended for {STUCK:?}"));
                 return rests;
             }
             if now >= next_rest {
                 next_rest += pause;
                 rests.push(self.sample());
-                // A rest is no life, and must not count as being stuck.
+                // No life ends during a rest, which does not count as being stuck.
                 last_life = Instant::now();
             }
         }
         rests
     }
 
-    /// Lets every runtime end, and looks at what the process holds while there is none.
+    /// Lets every runtime end, and samples what the process holds without one.
     fn sample(&self) -> Usage {
         self.rest.store(true, Ordering::SeqCst);
         self.meeting.wait();
@@ -204,11 +206,11 @@ impl Soak {
         if !totals.is_stuck() {
             for thread in self.runtimes.into_iter().chain(self.senders) {
                 if thread.join().is_err() {
-                    totals.fail("a thread has panicked".to_owned());
+                    totals.fail("a thread panicked".to_owned());
                 }
             }
         }
-        println!("\nat rest, without any runtime:");
+        println!("\nat rest, without a runtime:");
         for (index, usage) in rests.iter().enumerate() {
             println!("{index:4}  {usage}");
         }
@@ -223,7 +225,7 @@ impl Soak {
         }
         match failures.is_empty() {
             true => {
-                println!("balanced to the last datagram; seed {seed}");
+                println!("every datagram is accounted for; seed {seed}");
                 ExitCode::SUCCESS
             }
             false => {
@@ -234,9 +236,9 @@ impl Soak {
     }
 }
 
-/// Keeps a thread that sends where it is. What it sends to UDP waits in the backlog of its
-/// processor when that is busy; a thread that moved to another one meanwhile would overtake its own
-/// datagrams in the kernel, before they are queued on any socket.
+/// Pins a thread that sends to one CPU. What it sends over UDP may wait in the backlog of that CPU.
+/// If the thread moved to another CPU, its next datagrams could overtake those in the kernel,
+/// before they are queued on a socket.
 fn stay_on_a_processor(index: usize, totals: &Totals) {
     let this_thread = Pid::from_raw(0);
     let pinned = sched_getaffinity(this_thread).and_then(|allowed| {
@@ -251,6 +253,6 @@ fn stay_on_a_processor(index: usize, totals: &Totals) {
         sched_setaffinity(this_thread, &one)
     });
     if let Err(error) = pinned {
-        totals.fail(format!("a thread cannot be kept on a processor: {error}"));
+        totals.fail(format!("a thread cannot be pinned to a CPU: {error}"));
     }
 }

@@ -1,9 +1,9 @@
-//! [`Random`]: what happens next.
+//! [`Random`]: the random choices of the soak.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Numbers that are the same for the same seed.
+/// Random numbers that depend only on the seed.
 #[derive(Clone, Debug)]
 pub(super) struct Random(fastrand::Rng);
 
@@ -12,7 +12,7 @@ impl Random {
         Self(fastrand::Rng::with_seed(seed))
     }
 
-    /// Another sequence, which this one decides.
+    /// Another sequence, derived from this one.
     pub(super) fn fork(&mut self) -> Self {
         Self(self.0.fork())
     }
@@ -21,7 +21,7 @@ impl Random {
         self.0.u64(range)
     }
 
-    /// True in so many of a hundred cases.
+    /// True in `percent` of a hundred cases.
     pub(super) fn percent(&mut self, percent: u64) -> bool {
         self.within(1..=100) <= percent
     }

@@ -1,4 +1,4 @@
-//! Those who receive, each in its own way, until the socket is drained.
+//! Receivers. Each has its own way to receive, until the socket is drained.
 
 use std::any::type_name;
 use std::cell::RefCell;
@@ -16,24 +16,25 @@ use super::account::Account;
 use super::random::Random;
 use super::totals::Totals;
 
-/// Datagrams that one receiver holds at most, so that a small pool runs empty, and not for ever.
+/// The largest number of datagrams that one receiver holds. A small pool runs empty, but not for
+/// ever.
 const MOST_HELD: usize = 48;
 
 /// How a receiver receives.
 #[derive(Clone, Copy, Debug)]
 enum Manner {
     Plain,
-    /// Drops its future before a datagram comes, and asks again.
+    /// Drops its future before a datagram comes, and receives again.
     Impatient,
     Batches,
-    /// Does not wait in the socket, but looks again and again.
+    /// Polls with `try_recv` instead of waiting in the socket.
     Looking,
     /// Keeps datagrams for a while.
     Holding,
     Slow,
 }
 
-/// Receives from a socket, and enters what comes into its account.
+/// Receives from a socket, and records what it receives in the account of the socket.
 pub(super) struct Receiver<A: Address> {
     pub(super) socket: Rc<DatagramSocket<A>>,
     pub(super) account: Rc<RefCell<Account>>,
@@ -68,7 +69,7 @@ impl<A: Address> Receiver<A> {
             _ => Manner::Slow,
         };
         if let Err(error) = self.receive(manner).await {
-            self.totals.fail(format!("a receiver ({manner:?}) was given an error: {error}"));
+            self.totals.fail(format!("a receiver ({manner:?}) got an error: {error}"));
         }
     }
 

@@ -1,4 +1,4 @@
-//! Those who send: threads outside of the runtimes, and a task inside of each.
+//! Senders: threads outside of the runtimes, and one task inside of each.
 
 use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
@@ -17,7 +17,7 @@ use super::life::Open;
 use super::random::Random;
 use super::totals::Totals;
 
-/// Payload bytes of most datagrams, at most, and of some to UDP.
+/// The largest payload of most datagrams, and the payload of some UDP datagrams.
 const USUAL_LEN: u64 = 1_400;
 const LARGE_LEN: u64 = 9_000;
 
@@ -31,7 +31,7 @@ fn payload_len(random: &mut Random, destination: &Destination) -> usize {
     len as usize
 }
 
-/// A thread that sends bursts to channels until it is told to stop.
+/// A thread that sends bursts to channels until it is stopped.
 pub(super) fn run(
     sender: usize,
     mut random: Random,
@@ -55,7 +55,7 @@ pub(super) fn run(
             continue;
         };
         let channel = &sending.channel;
-        // Now and then more than any receive buffer holds.
+        // Sometimes more than any receive buffer holds.
         let burst = if random.percent(4) { 1_000 } else { random.within(1..=64) };
         for _ in 0..burst {
             let len = payload_len(&mut random, &channel.destination);
@@ -64,7 +64,7 @@ pub(super) fn run(
                 Destination::Udp(address) => udp.send_to(&payload, address),
                 Destination::Unix(address) => unix.send_to_addr(&payload, address),
             };
-            // A full Unix queue, or a channel that was sealed or closed meanwhile.
+            // A Unix queue is full, or the channel was sealed or closed in between.
             if sent.is_err() {
                 break;
             }
@@ -78,13 +78,15 @@ pub(super) fn run(
     }
 }
 
-/// A task that sends to the channels of its own runtime, and drops sends that wait.
+/// A task that sends to the channels of its runtime, and drops sends that wait.
 pub(super) async fn run_inside(mut random: Random, open: Rc<Open>, totals: &Totals) {
     let sockets = ebbtide::net::UdpSocket::bind("127.0.0.1:0")
         .and_then(|udp| Ok((udp, ebbtide::net::UnixDatagram::unbound()?)));
     let (udp, unix) = match sockets {
         Ok(sockets) => sockets,
-        Err(error) => return totals.fail(format!("the sender inside has no socket: {error}")),
+        Err(error) => {
+            return totals.fail(format!("the sender in the runtime has no socket: {error}"));
+        }
     };
     let mut payload = Vec::new();
     loop {

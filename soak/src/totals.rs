@@ -1,25 +1,25 @@
-//! [`Totals`]: the sums over all lives, and what went wrong.
+//! [`Totals`]: the sums over all lives, and the failures.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Failures that are kept; the first ones say the most.
+/// The number of failures that are kept. The first ones are the most useful.
 const MOST_FAILURES: usize = 20;
 
 #[derive(Debug, Default)]
 pub(super) struct Totals {
-    /// Of all lives that have ended.
+    /// The sums of all lives that have ended.
     ended: Mutex<Sums>,
-    /// For the progress: datagrams sent and delivered so far, in whatever life.
+    /// Datagrams sent and delivered so far in all lives, for the progress line.
     pub(super) sent: AtomicU64,
     pub(super) delivered: AtomicU64,
-    /// Of those that were left: what a drained socket was left.
+    /// The number of datagrams left that came to a drained socket.
     pub(super) late: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
-/// What was counted in one life, or in several.
+/// The counts of one life, or of several.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Sums {
     pub(super) lives: u64,
@@ -32,7 +32,7 @@ pub(super) struct Sums {
     pub(super) handed_over: u64,
     /// Left in the kernel by sockets that were dropped or handed over.
     pub(super) left: u64,
-    /// Dropped by the kernel, for want of room or after the seal.
+    /// Dropped by the kernel, because there was no buffer space, or after the seal.
     pub(super) dropped: u64,
     pub(super) rearmed: u64,
     pub(super) starved: u64,
@@ -41,7 +41,8 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// What is in no other count. 0, or something was lost; less than 0, or something was doubled.
+    /// How many datagrams are in no other count. Above 0, datagrams were lost. Below 0, some came
+    /// twice.
     pub(super) fn missing(&self) -> i64 {
         let found = self.delivered + self.undelivered + self.discarded + self.handed_over;
         self.sent as i64 - (found + self.left + self.dropped) as i64
@@ -94,12 +95,12 @@ impl Totals {
         self.failures().iter().any(|failure| failure.starts_with("stuck"))
     }
 
-    /// What is missing must have been dropped before it came to a socket.
+    /// Fails unless what is missing was dropped before it reached a socket.
     pub(super) fn check_missing(&self, backlog_drops: u64) {
         let missing = self.ended().missing();
         if missing < 0 || missing > backlog_drops as i64 {
             self.fail(format!(
-                "{missing} datagrams are missing, and the backlog dropped {backlog_drops}"
+                "{missing} datagrams are missing, but the backlog dropped {backlog_drops}"
             ));
         }
     }
@@ -116,7 +117,7 @@ impl Totals {
              left         {:12}  (in the kernel, of sockets that were dropped or given back)\n\
              dropped      {:12}  (by the kernel: no room, or after the seal)\n\
              late         {:12}  (of those left: queued after the last read of a UDP socket)\n\
-             missing      {:12}  (the backlog of the processors dropped {backlog_drops})\n\
+             missing      {:12}  (the backlogs of the CPUs dropped {backlog_drops})\n\
              truncated {}, re-armed {}, starved {}, paused {}",
             sums.lives,
             sums.udp_sockets,

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::fs;
 
-/// What an allocator may keep for later: a debug build settles at some 14 MiB after 5 at first. A
-/// byte forgotten for each datagram is more within a minute.
+/// How much resident memory an allocator may keep. A debug build settles at some 14 MiB, after 5
+/// MiB at first. One leaked byte for each datagram exceeds this within a minute.
 const RESIDENT_SLACK_KIB: u64 = 16_384;
 const MAPPING_SLACK: u64 = 16;
 
@@ -34,8 +34,8 @@ impl Usage {
         }
     }
 
-    /// What has grown from rest to rest, if anything has. What an allocator keeps goes up and down:
-    /// memory has grown if the least of the last third is more than the most of the first.
+    /// What has grown between the rests, if anything. What an allocator keeps goes up and down. So
+    /// memory has grown if the minimum of the last third is above the maximum of the first.
     pub(super) fn growth(rests: &[Self]) -> Option<String> {
         let (first, last) = (rests.first()?, rests.last()?);
         let third = rests.len().div_ceil(3);
@@ -48,7 +48,9 @@ impl Usage {
             || last.locked_kib != first.locked_kib
             || least(mappings) > most(mappings) + MAPPING_SLACK
             || least(resident) > most(resident) + RESIDENT_SLACK_KIB;
-        grown.then(|| format!("at rest the process holds {last}, and at first {first}"))
+        grown.then(|| {
+            format!("the process holds {last} at the last rest, and held {first} at the first")
+        })
     }
 }
 

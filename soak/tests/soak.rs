@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-/// Fails when a datagram is lost or comes twice, or when a runtime leaves a descriptor behind.
+/// Fails when a datagram is lost or comes twice, or when a runtime leaks a descriptor.
 #[test]
 fn a_soak_of_some_seconds_balances() {
     let mut soak = Command::new(env!("CARGO_BIN_EXE_ebbtide-soak"));

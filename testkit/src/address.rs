@@ -1,6 +1,6 @@
-//! Addresses that no other test uses, and some that std cannot bind.
+//! Addresses that no other test uses, and addresses that std cannot bind.
 
-// UNSAFETY: std and socket2 bind no path of the full 108 bytes.
+// UNSAFETY: std and socket2 cannot bind a path of the full 108 bytes.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io;
@@ -29,7 +29,7 @@ pub fn path_of(len: usize) -> PathBuf {
     let mut path = std::env::temp_dir().into_os_string().into_encoded_bytes();
     path.push(b'/');
     path.extend(name.as_abstract_name().expect("it is abstract"));
-    assert!(path.len() <= len, "the directory for temporary files has too long a name");
+    assert!(path.len() <= len, "the path of the temporary directory is too long");
     path.resize(len, b'x');
     PathBuf::from(String::from_utf8(path).expect("the directory's name is UTF-8"))
 }

@@ -1,9 +1,9 @@
-//! A test in a process of its own: for what belongs to a whole process (limits, signals, the
-//! environment, the count of its descriptors).
+//! Tests in a separate process, for what belongs to a whole process: limits, signals, the
+//! environment, the number of descriptors.
 //!
-//! The process is the test binary, started again with the name of the test alone. The name is that
-//! of the function in which `body` is written, which has to be the test itself. If it is not, no
-//! test runs there, and the one that started the process fails.
+//! The process is the test binary, started again to run one test. The name of that test is the name
+//! of the function that contains `body`, so that function must be the test itself. Otherwise no
+//! test runs in the process, and the test that started it fails.
 
 use std::any::type_name;
 use std::io;
@@ -17,34 +17,34 @@ use crate::descriptor::pass;
 /// Set in the environment of a process that was started for a test.
 const CHILD: &str = "EBBTIDE_TEST_CHILD";
 
-/// Runs `body` in a process of its own.
+/// Runs `body` in a separate process.
 pub fn in_a_child<F: FnOnce()>(body: F) {
     in_a_child_with(&[], body);
 }
 
-/// As [`in_a_child`], with more in the environment.
+/// Runs `body` in a separate process, with additional environment variables.
 pub fn in_a_child_with<F: FnOnce()>(environment: &[(&str, &str)], body: F) {
     let prepare = |child: &mut Command| {
         child.envs(environment.iter().copied());
     };
-    start(test_of::<F>(), Beside::Others, prepare, body).expect("it can be started");
+    start(test_of::<F>(), Beside::Others, prepare, body).expect("the test binary can be started");
 }
 
 /// What runs at the same time as a process that was started for a test.
 #[derive(Clone, Copy, Debug)]
 pub enum Beside {
-    /// Other tests, and processes of theirs.
+    /// Other tests, and their processes.
     Others,
-    /// No other process of a test of this binary.
+    /// No other process that a test of this binary has started.
     Nothing,
 }
 
-/// Runs `body` in a process of its own that runs `test` alone; `prepare` may change how it is
+/// Runs `body` in a separate process that runs only `test`. `prepare` may change how the process is
 /// started.
 ///
 /// # Errors
 ///
-/// It cannot be started so.
+/// The process cannot be started that way.
 pub(crate) fn start(
     test: &str,
     beside: Beside,
@@ -61,29 +61,29 @@ pub(crate) fn start(
     Ok(())
 }
 
-/// Runs `body` on a runtime in a process of its own, by [`ebbtide::run`].
+/// Runs `body` with [`ebbtide::run`] in a separate process.
 pub fn run_in_a_child(body: impl Future<Output = io::Result<()>>) {
     if let Some(end) = end_of_child(body) {
         end.expect_passed();
     }
 }
 
-/// As [`run_in_a_child`], and returns how the process ended, which is for the caller to judge.
-/// `None` in the process itself.
+/// Runs `body` with [`ebbtide::run`] in a separate process. Returns how the process ended, for the
+/// caller to judge. Returns `None` in the process itself.
 pub fn end_of_child<F: Future<Output = io::Result<()>>>(body: F) -> Option<End> {
     if is_child() {
-        ebbtide::run(body).expect("nothing went wrong");
+        ebbtide::run(body).expect("the run succeeds");
         return None;
     }
     let mut child = again(test_of::<F>());
-    Some(End::of(&mut child, Beside::Others).expect("it can be started"))
+    Some(End::of(&mut child, Beside::Others).expect("the test binary can be started"))
 }
 
-/// Runs `test` of this binary as a socket-activated program: in a process of its own that has
-/// `sockets` as its descriptors 3 and 4, and in whose environment `announced` are announced, the
-/// first as `statsd`.
+/// Runs `test` of this binary as a socket-activated program, in a separate process. That process
+/// gets `sockets` as its descriptors 3 and 4. Its environment announces `announced` sockets, of
+/// which the first is named `statsd`.
 pub fn activate(test: &str, sockets: [BorrowedFd<'_>; 2], announced: usize) {
-    // The shell says LISTEN_PID, which is known only after the fork.
+    // The shell sets LISTEN_PID, which is known only after the fork.
     let command = "export LISTEN_PID=$$; exec \"$0\" \"$@\"";
     let test = again(test);
     let mut child = Command::new("sh");
@@ -93,10 +93,10 @@ pub fn activate(test: &str, sockets: [BorrowedFd<'_>; 2], announced: usize) {
     End::of(&mut child, Beside::Others).expect("there is a shell").expect_passed();
 }
 
-/// Held for reading while a process runs beside others, and for writing while one runs alone.
+/// Locked for reading while a process runs beside others, for writing while one runs alone.
 static RUNNING: RwLock<()> = RwLock::new(());
 
-/// Keeps the processes that run beside nothing waiting, while a test runs a program that it starts
+/// Blocks the processes that run beside nothing, while a test runs a program that it starts
 /// directly.
 pub fn beside_others() -> RwLockReadGuard<'static, ()> {
     // A test may start one program while it holds another.
@@ -111,13 +111,13 @@ pub fn is_child() -> bool {
 /// The name of the test in which a closure or a future of type `F` is written.
 pub(crate) fn test_of<F>() -> &'static str {
     let name = type_name::<F>();
-    let (_the_binary, name) = name.split_once("::").expect("it is in a crate");
-    name.split("::{{").next().expect("there is a first part")
+    let (_the_binary, name) = name.split_once("::").expect("the name has a crate");
+    name.split("::{{").next().expect("a split has a first part")
 }
 
-/// `test` of this binary, without any other, with the environment of a child.
+/// A command that runs only `test` of this binary, with the environment of a child.
 pub fn again(test: &str) -> Command {
-    let mut child = Command::new(std::env::current_exe().expect("the binary has a path"));
+    let mut child = Command::new(std::env::current_exe().expect("the test binary has a path"));
     child.args([test, "--exact", "--nocapture", "--include-ignored"]).env(CHILD, "");
     child
 }
@@ -143,8 +143,8 @@ impl End {
         Ok(Self { status: output.status, output: printed.into_owned() })
     }
 
-    /// Fails unless the test passed there. Repeats the lines that are meant for whoever reads the
-    /// output of the whole run.
+    /// Fails unless the test passed in that process. Repeats the lines that are meant for the
+    /// reader of the whole run.
     fn expect_passed(&self) {
         let Self { status, output } = self;
         assert!(status.success() && output.contains("1 passed"), "{status}: {output}");

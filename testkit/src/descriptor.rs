@@ -1,7 +1,8 @@
-//! Descriptors: their count, chosen numbers, second descriptors of a socket, and sockets that a
-//! child process is started with.
+//! Descriptors: their number, descriptors of a chosen number, second descriptors of a socket, and
+//! sockets that a child process starts with.
 
-// UNSAFETY: a descriptor of a chosen number has no safe form, nor has one that a child is given.
+// UNSAFETY: there is no safe way to open a descriptor with a chosen number, or to pass one to a
+// child.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::fs::{self, File};
@@ -21,22 +22,22 @@ pub fn count() -> usize {
     fs::read_dir("/proc/self/fd").expect("/proc is mounted").count()
 }
 
-/// Opens files until no descriptor is left. For a process with a limit of its own.
+/// Opens files until no descriptor is left. For a process with its own limit.
 pub fn use_up() -> Vec<File> {
     iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }
 
-/// A second descriptor of the same socket, which outlives the first: to look into its queue.
+/// A second descriptor of the same socket, to look into its queue. It outlives the first.
 pub fn duplicate(socket: &impl AsFd) -> Socket {
     Socket::from(socket.as_fd().try_clone_to_owned().expect("a descriptor is left"))
 }
 
-/// A number above those that the kernel gives to new descriptors, reserved for one test.
+/// A descriptor number, reserved for one test. It is above those that the kernel assigns.
 #[derive(Debug)]
 pub struct Number(RawFd);
 
 impl Number {
-    /// The lowest number that is reserved.
+    /// The lowest reserved number.
     pub const FIRST: RawFd = 600;
 
     /// Reserves the next number.
@@ -45,8 +46,7 @@ impl Number {
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A second descriptor of `socket`, which has this number. The caller has dropped the one that
-    /// had it before.
+    /// A second descriptor of `socket`, with this number. The caller has closed the previous one.
     pub fn duplicate(&self, socket: &impl AsFd) -> OwnedFd {
         // SAFETY: takes numbers.
         let copy = unsafe { libc::dup2(socket.as_fd().as_raw_fd(), self.0) };
@@ -56,11 +56,11 @@ impl Number {
     }
 }
 
-/// Starts `child` with these two as its descriptors 3 and 4.
+/// Starts `child` with these sockets as its descriptors 3 and 4.
 pub(crate) fn pass(child: &mut Command, sockets: [BorrowedFd<'_>; 2]) {
     let numbers = sockets.map(|socket| socket.as_raw_fd());
     let set = move || {
-        // Out of the way first: either may have the number of the other's place.
+        // First copied to high numbers, because either may have the number that the other gets.
         let [first, second] =
             // SAFETY: takes three numbers.
             numbers.map(|number| unsafe { libc::fcntl(number, libc::F_DUPFD, 100) });

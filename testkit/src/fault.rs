@@ -1,9 +1,9 @@
-//! System calls that fail at chosen moments, and only then: the k-th, each k-th, or some in a row
-//! from the k-th on. Needs no privilege and no tool.
+//! System calls that fail at chosen moments: the k-th call, every k-th call, or several in a row
+//! from the k-th on. This needs no privilege and no tool.
 //!
 //! A seccomp filter (`seccomp::trap`) makes the calls of one thread raise SIGSYS. The handler runs
-//! on that thread, in the place of the call. It counts, and either returns an errno or makes the
-//! call: it marks an argument so that the filter lets it through.
+//! on that thread, in place of the call. It counts the call. Then it either returns an errno or
+//! makes the call, with a marked argument, which the filter lets through.
 
 // UNSAFETY: a signal handler that reads and writes registers, and makes any system call.
 #![expect(unsafe_code, reason = "argued above")]
@@ -18,23 +18,23 @@ use std::thread;
 
 use crate::seccomp::trap;
 
-/// What the handler marks the calls with that it makes.
+/// The mark of the calls that the handler makes.
 const PASS: u32 = 0x0ebb_71de;
 
-/// Calls of a thread after which it is taken to go around in circles. The programs that are run
-/// with faults need a few thousand.
+/// The number of calls after which a thread counts as stuck in a loop. The programs that run with
+/// faults make a few thousand.
 const MOST_CALLS: u64 = 2_000_000;
 
 /// Which calls fail, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Its number (`libc::SYS_*`).
+    /// The number of the system call (`libc::SYS_*`).
     pub syscall: libc::c_long,
-    /// The first call that fails; 1 is the first one made. 0: none fails, they are only counted.
+    /// The first call that fails, counted from 1. With 0 none fails, and calls are only counted.
     pub from: u64,
-    /// From then on each so many fail: 1, all.
+    /// From then on every `every`-th call fails. With 1, all.
     pub every: u64,
-    /// How many fail, at most.
+    /// The largest number of calls that fail.
     pub most: u64,
     /// How they fail.
     pub manner: Manner,
@@ -43,28 +43,28 @@ pub struct Fault {
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
-    /// It does nothing and returns this errno.
+    /// The call does nothing and returns this errno.
     Refuse(i32),
-    /// `io_uring_enter` takes no entry, but posts the completions that it has, and returns this
-    /// errno: a signal while it waits.
+    /// `io_uring_enter` takes no entry, but posts the completions that are pending, and returns
+    /// this errno. This is what happens when a signal interrupts the wait.
     RefuseAfterWork(i32),
-    /// `io_uring_enter` takes half of the entries, rounded down, and does not wait: what it does
-    /// when memory ends in the middle.
+    /// `io_uring_enter` takes half of the entries, rounded down, and does not wait. This is what
+    /// happens when memory runs out in the middle.
     TakeHalf,
 }
 
 impl Fault {
-    /// The `k`-th call fails, once.
+    /// Only the `k`-th call fails.
     pub fn once(syscall: libc::c_long, k: u64, manner: Manner) -> Self {
         Self { syscall, from: k, every: 1, most: 1, manner }
     }
 
-    /// Each `k`-th call fails.
+    /// Every `k`-th call fails.
     pub fn every(syscall: libc::c_long, k: u64, manner: Manner) -> Self {
         Self { syscall, from: k, every: k, most: u64::MAX, manner }
     }
 
-    /// From the `k`-th on, `most` calls in a row fail.
+    /// From the `k`-th on, `most` calls fail in a row.
     pub fn burst(syscall: libc::c_long, k: u64, most: u64, manner: Manner) -> Self {
         Self { syscall, from: k, every: 1, most, manner }
     }
@@ -75,7 +75,7 @@ impl Fault {
 pub struct Tally {
     /// Calls that were made.
     pub calls: u64,
-    /// Those that failed.
+    /// Calls that failed.
     pub failures: u64,
 }
 
@@ -87,13 +87,13 @@ impl AddAssign for Tally {
 }
 
 thread_local! {
-    // Made at compile time and never dropped: a signal handler may look at it.
+    // Initialized at compile time and never dropped, because a signal handler may read it.
     static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
     static TALLY: Cell<Tally> = const { Cell::new(Tally { calls: 0, failures: 0 }) };
 }
 
-/// Runs `f` on a thread of its own, with `fault`. Returns what `f` returned and how often the fault
-/// struck. Threads that `f` starts are spared.
+/// Runs `f` on a new thread, with `fault`. Returns what `f` returned, and how many calls failed.
+/// Threads that `f` starts are not affected.
 pub fn with_fault<T: Send>(fault: Fault, f: impl FnOnce() -> T + Send) -> (T, Tally) {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(|| install_handler().expect("SIGSYS can be handled"));
@@ -110,7 +110,7 @@ pub fn with_fault<T: Send>(fault: Fault, f: impl FnOnce() -> T + Send) -> (T, Ta
     })
 }
 
-/// What has been seen on this thread so far.
+/// The tally of this thread so far.
 pub fn tally() -> Tally {
     TALLY.get()
 }
@@ -125,7 +125,7 @@ fn install_handler() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Runs in the place of a system call. Calls nothing that is not async-signal-safe.
+/// Runs in place of a system call. Calls only what is async-signal-safe.
 extern "C" fn on_sigsys(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the third argument is the context that the signal interrupted.
     let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
@@ -167,8 +167,8 @@ fn answer(fault: Fault, mut arguments: [usize; 6]) -> isize {
     }
 }
 
-/// The argument whose upper half the kernel does not look at: the sixth where a call has only five,
-/// else the first, which is a descriptor.
+/// The argument whose upper half the kernel ignores. This is the sixth if the call has only five,
+/// otherwise the first, which is a descriptor.
 fn marked(syscall: libc::c_long) -> u8 {
     match syscall {
         libc::SYS_io_uring_enter | libc::SYS_sendto | libc::SYS_recvfrom => 0,
@@ -189,9 +189,9 @@ fn make(number: libc::c_long, mut arguments: [usize; 6]) -> isize {
     }
 }
 
-/// A thread that calls for ever is a hang, and a handler cannot panic.
+/// A thread that calls for ever hangs, and a handler cannot panic.
 fn give_up() -> ! {
-    let message = b"a system call was made millions of times: the program goes around in circles\n";
+    let message = b"a system call was made millions of times: the program is stuck in a loop\n";
     // SAFETY: the bytes and their length.
     unsafe { libc::write(2, message.as_ptr().cast(), message.len()) };
     // SAFETY: takes nothing.

@@ -1,5 +1,5 @@
-//! Forked children: copies of the test's process, with the thread that forks alone. For tests in a
-//! process of their own, where no other thread can hold a lock meanwhile.
+//! Forked children. They are copies of the test process, with only the thread that forks. For tests
+//! in a separate process, where no other thread can hold a lock at that time.
 
 // UNSAFETY: fork, kill, waitpid and mmap have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
@@ -11,9 +11,9 @@ use std::ptr;
 /// How a child is made.
 #[derive(Clone, Copy, Debug)]
 pub enum Fork {
-    /// By fork(3).
+    /// With fork(3).
     Libc,
-    /// By the system call alone: no handler of libc runs.
+    /// With the system call, so no handler of libc runs.
     Kernel,
 }
 
@@ -39,12 +39,12 @@ impl Fork {
 pub struct Child(libc::pid_t);
 
 impl Child {
-    /// Runs `body` in a child, and ends that.
+    /// Runs `body` in a child, and ends the child.
     pub fn new(body: impl FnOnce()) -> Self {
         Self::made_by(Fork::Libc, body)
     }
 
-    /// As [`new`](Self::new), with a child that `fork` makes.
+    /// Runs `body` in a child that `fork` makes, and ends the child.
     pub fn made_by(fork: Fork, body: impl FnOnce()) -> Self {
         match fork.fork() {
             0 => end(catch_unwind(AssertUnwindSafe(body)).is_ok()),
@@ -57,18 +57,19 @@ impl Child {
         Self(id)
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the child.
     pub fn send(&self, signal: i32) {
         // SAFETY: takes numbers, of a child of ours that nobody has waited for.
         assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
     }
 
-    /// Waits for its end, which has to be a good one.
+    /// Waits for the child to end. Fails unless it succeeded.
     pub fn join(self) {
         let mut status = 0;
-        // SAFETY: as above; the status lives until the call returns.
+        // SAFETY: takes the id of our child, which nobody has waited for. The status lives until
+        // the call returns.
         assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
-        assert_eq!(status, 0, "the child failed; its signal: {}", libc::WTERMSIG(status));
+        assert_eq!(status, 0, "the child failed, with signal {}", libc::WTERMSIG(status));
     }
 }
 
@@ -89,9 +90,9 @@ impl Idle {
         }
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the process has not ended yet.
     pub fn is_alive(&self) -> bool {
-        // SAFETY: takes numbers; nothing is asked for.
+        // SAFETY: takes numbers. The status is not asked for.
         unsafe { libc::waitpid(self.0, ptr::null_mut(), libc::WNOHANG) == 0 }
     }
 }
@@ -100,13 +101,13 @@ impl Drop for Idle {
     fn drop(&mut self) {
         // SAFETY: takes numbers, of a child of ours that nobody has waited for.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
-        // SAFETY: as above.
+        // SAFETY: takes numbers, of a child of ours that nobody has waited for.
         unsafe { libc::waitpid(self.0, ptr::null_mut(), 0) };
     }
 }
 
-/// Memory that nobody writes, at the place of memory that was freed just before, as far as the
-/// kernel puts it there. It must stay zero.
+/// Memory that nobody writes, and that must stay zero. If the kernel agrees, it lies where memory
+/// was freed just before.
 #[derive(Debug)]
 pub struct Bait {
     start: *const u8,
@@ -124,15 +125,16 @@ impl Bait {
         Self { start: start.cast(), len }
     }
 
-    /// Whether all of it is still zero.
+    /// Whether all bytes are still zero.
     pub fn is_untouched(&self) -> bool {
-        // SAFETY: the mapping just made, which nobody writes, unless what is tested fails.
+        // SAFETY: the mapping was just made. Nobody writes to it, unless the code under test is
+        // wrong.
         let bytes = unsafe { std::slice::from_raw_parts(self.start, self.len) };
         bytes.iter().all(|&byte| byte == 0)
     }
 }
 
-/// Ends a child, without anything of its parent's.
+/// Ends a child, without running any code of its parent.
 pub fn end(passed: bool) -> ! {
     // SAFETY: takes a number.
     unsafe { libc::_exit(i32::from(!passed)) }

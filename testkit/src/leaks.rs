@@ -5,14 +5,15 @@ use std::fs;
 use crate::child::{Beside, start, test_of};
 use crate::descriptor;
 
-/// Runs `body` in a process of its own, and fails unless that holds afterwards what it held before.
+/// Runs `body` in a separate process. Fails unless that process holds afterwards what it held
+/// before.
 pub fn leaves_nothing<F: FnOnce()>(body: F) {
     let compare = || {
         let before = Holdings::now();
         body();
         assert_eq!(Holdings::now(), before);
     };
-    start(test_of::<F>(), Beside::Others, |_| {}, compare).expect("it can be started");
+    start(test_of::<F>(), Beside::Others, |_| {}, compare).expect("the test binary can be started");
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -27,8 +28,8 @@ impl Holdings {
     }
 }
 
-/// Mappings that forked children do not get, as only rings and pools are ("dc" in proc(5)). A count
-/// of all mappings would have to allow for what the allocator and the test runner's threads keep.
+/// Mappings that forked children do not get ("dc" in proc(5)), which are only rings and pools. The
+/// number of all mappings also depends on the allocator and the threads of the test runner.
 fn mappings_not_inherited() -> usize {
     let mappings = fs::read_to_string("/proc/self/smaps").expect("/proc is mounted");
     let flags = mappings.lines().filter_map(|line| line.strip_prefix("VmFlags:"));

@@ -1,8 +1,8 @@
-//! What Ebbtide's integration tests share: the shapes of the driver, numbered datagrams, processes
-//! of a test's own, faults of the kernel, and safe functions for the system calls that a test
-//! makes.
+//! What Ebbtide's integration tests share: the shapes of the driver, numbered datagrams, separate
+//! processes for tests, faults of the kernel, and safe functions for the system calls that tests
+//! make.
 //!
-//! Not published. The unsafe code of the tests is all here, so that `tests/` has none.
+//! Not published. All unsafe code of the tests is here, so `tests/` has none.
 
 mod address;
 pub mod child;

@@ -1,4 +1,4 @@
-//! A test in a network of its own, with a loopback interface whose settings are its own too.
+//! Tests in a separate network namespace, which has its own loopback interface and settings.
 
 // UNSAFETY: namespaces, mounts and interface flags have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
@@ -17,44 +17,44 @@ use std::time::Duration;
 use crate::checked;
 use crate::child::{Beside, start, test_of};
 
-/// Runs `body` in a process of its own, in a new network namespace with loopback up and its sysfs
-/// at /sys. Where that is not allowed, prints why and skips `body`.
+/// Runs `body` in a separate process, in a new network namespace. Loopback is up, and its sysfs is
+/// mounted at /sys. If this is not permitted, prints why and skips `body`.
 pub fn in_a_namespace<F: FnOnce()>(beside: Beside, body: F) {
     let started = start(test_of::<F>(), beside, unshare_at_start, || {
         if let Err(error) = set_up() {
-            return println!("skipped: a network namespace of its own: {error}");
+            return println!("skipped: no separate network namespace: {error}");
         }
         body();
     });
     if let Err(error) = started {
-        println!("skipped: a network namespace of its own: {error}");
+        println!("skipped: no separate network namespace: {error}");
     }
 }
 
-/// Between fork and exec, where the process has one thread, as a user namespace demands.
+/// Runs between fork and exec, where the process has one thread. A user namespace requires that.
 fn unshare_at_start(child: &mut Command) {
     // SAFETY: takes nothing.
     let user = unsafe { libc::getuid() };
     // SAFETY: takes nothing.
     let group = unsafe { libc::getgid() };
-    // Made beforehand: there, nothing may be allocated.
+    // Allocated here, because nothing may be allocated between fork and exec.
     let files = [
         ("/proc/self/setgroups", "deny".to_owned()),
         ("/proc/self/uid_map", format!("0 {user} 1")),
         ("/proc/self/gid_map", format!("0 {group} 1")),
     ];
-    let files = files.map(|(path, text)| (CString::new(path).expect("no zero in it"), text));
+    let files = files.map(|(path, text)| (CString::new(path).expect("the path has no NUL"), text));
     let unshare = move || {
         let own = libc::CLONE_NEWNET | libc::CLONE_NEWNS;
         // SAFETY: takes a number.
         if unsafe { libc::unshare(own) } == 0 {
             return Ok(());
         }
-        // Who lacks the right has it in a user namespace.
+        // A process without the right has it in a user namespace.
         // SAFETY: takes a number.
         checked(unsafe { libc::unshare(own | libc::CLONE_NEWUSER) })?;
         files.iter().try_for_each(|(path, text)| {
-            // SAFETY: a path that ends in a zero.
+            // SAFETY: a path that ends in NUL.
             let file = unsafe { libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC) };
             checked(file)?;
             // SAFETY: the bytes and their length.
@@ -62,42 +62,44 @@ fn unshare_at_start(child: &mut Command) {
             checked(written as i32)
         })
     };
-    // SAFETY: it makes system calls only.
+    // SAFETY: it only makes system calls.
     unsafe { child.pre_exec(unshare) };
 }
 
 fn set_up() -> io::Result<()> {
     keep_mounts_private()?;
     let (kind, place) = (c"sysfs".as_ptr(), c"/sys".as_ptr());
-    // SAFETY: strings that end in a zero; null where there is nothing to say.
+    // SAFETY: strings that end in NUL. Null means no value.
     checked(unsafe { libc::mount(kind, place, kind, 0, ptr::null()) })?;
     loopback_up()
 }
 
-/// Puts `file` in the place of `target`, for this thread only.
+/// Mounts `file` over `target`, for this thread only.
 ///
 /// # Errors
 ///
-/// There is no right to mount.
+/// Fails without the right to mount.
 pub fn mount_privately(file: &str, target: &str) -> io::Result<()> {
-    let [file, target] = [file, target].map(|path| CString::new(path).expect("no zero in it"));
+    let [file, target] =
+        [file, target].map(|path| CString::new(path).expect("the path has no NUL"));
     // SAFETY: takes a number.
     checked(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     keep_mounts_private()?;
     let (file, target) = (file.as_ptr(), target.as_ptr());
-    // SAFETY: two paths that end in a zero; null where there is nothing to say.
+    // SAFETY: two paths that end in NUL. Null means no value.
     checked(unsafe { libc::mount(file, target, ptr::null(), libc::MS_BIND, ptr::null()) })
 }
 
-/// Keeps what is mounted from now on from the namespace that this one was made of.
+/// Hides later mounts from the namespace that this one was copied from.
 fn keep_mounts_private() -> io::Result<()> {
     let (root, flags) = (c"/".as_ptr(), libc::MS_REC | libc::MS_PRIVATE);
-    // SAFETY: a path that ends in a zero; null where there is nothing to say.
+    // SAFETY: a path that ends in NUL. Null means no value.
     checked(unsafe { libc::mount(ptr::null(), root, ptr::null(), flags, ptr::null()) })
 }
 
 fn loopback_up() -> io::Result<()> {
-    // An unbound socket would do, which std does not make; to no address can be bound yet but this.
+    // std cannot make an unbound socket, which would do. This is the only address that can be bound
+    // yet.
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: an all-zero ifreq is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -120,7 +122,7 @@ pub fn add_address_v4(address: Ipv4Addr) -> io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     // SAFETY: an all-zero ifreq is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // Under a name of its own, it takes no other's place.
+    // An alias, so that the address does not replace another.
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo:1") {
         *to = *from as libc::c_char;
     }
@@ -138,17 +140,17 @@ pub fn add_address_v4(address: Ipv4Addr) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// There is no IPv6, or no right to.
+/// Fails without IPv6, or without the right to add an address.
 pub fn add_address_v6(address: &str) -> io::Result<u32> {
-    /// `struct in6_ifreq`, which libc does not have everywhere.
+    /// `struct in6_ifreq`, which libc does not define on every target.
     #[repr(C)]
     struct Request {
         address: [u8; 16],
         prefix: u32,
         index: i32,
     }
-    let name = CString::new("lo").expect("no zero in it");
-    // SAFETY: a name that ends in a zero.
+    let name = CString::new("lo").expect("the name has no NUL");
+    // SAFETY: a name that ends in NUL.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
     let address: Ipv6Addr = address.parse().map_err(io::Error::other)?;
     let request = Request { address: address.octets(), prefix: 64, index: index as i32 };
@@ -156,8 +158,8 @@ pub fn add_address_v6(address: &str) -> io::Result<u32> {
     // SAFETY: the request is as SIOCSIFADDR wants it of an IPv6 socket.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCSIFADDR as _, &raw const request) };
     checked(result)?;
-    // It can be used when the kernel has convinced itself that nobody else has it: then it can be
-    // bound, and a little later it is heard.
+    // The address is usable once the kernel has checked that nobody else has it. From then on it
+    // can be bound, and a little later it receives.
     let address = SocketAddrV6::new(address, 0, 0, index);
     for _ in 0..1_000 {
         if hears_itself(address).is_ok() {
@@ -178,20 +180,20 @@ fn hears_itself(address: SocketAddrV6) -> io::Result<usize> {
 /// netdevice(7).
 const SIOCSIFADDR: u32 = 0x8916;
 
-/// Lets the CPUs of `mask` receive what is sent over loopback (RPS: receive packet steering).
+/// Lets the CPUs of `mask` process what is received on loopback (RPS, receive packet steering).
 ///
 /// # Errors
 ///
-/// Those of writing the file, also where the kernel has no RPS.
+/// Those of writing the file, also if the kernel has no RPS.
 pub fn steer_to(mask: u32) -> io::Result<()> {
     fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", format!("{mask:x}"))
 }
 
-/// Keeps this thread on one CPU.
+/// Pins this thread to one CPU.
 ///
 /// # Errors
 ///
-/// There is no such CPU for us.
+/// Fails if this process may not use that CPU.
 pub fn stay_on(cpu: usize) -> io::Result<()> {
     // SAFETY: an all-zero set is valid.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };

@@ -1,8 +1,8 @@
-//! What a drain's report has to say.
+//! Checks of a drain's report.
 
 use ebbtide::{DrainOutcome, DrainReport};
 
-/// Fails unless each datagram that was received is accounted for.
+/// Fails unless every datagram that was received is accounted for.
 #[track_caller]
 pub fn assert_balanced(report: &DrainReport) {
     let stats = report.stats;
@@ -18,7 +18,7 @@ pub fn assert_complete(report: &DrainReport) {
     assert_eq!((report.unsealed, report.completions_lost, report.unfinished), (0, 0, 0));
 }
 
-/// Fails unless the drain was complete and all that was received was delivered.
+/// Fails unless the drain was complete and everything that was received was delivered.
 #[track_caller]
 pub fn assert_all_delivered(report: &DrainReport) {
     assert_complete(report);

@@ -1,8 +1,8 @@
-//! System calls that the kernel refuses: a seccomp filter on a thread made for it, so that the test
-//! runner and other tests are not hit. Filters are per thread and cannot be taken off again. Needs
-//! no privilege.
+//! System calls that the kernel refuses. A seccomp filter is installed on a new thread, so that the
+//! test runner and other tests are not affected. Filters apply to a thread and cannot be removed.
+//! This needs no privilege.
 //!
-//! `seccompiler` writes the programs, and kills a thread that makes calls of another architecture.
+//! `seccompiler` compiles the filters. They kill a thread that makes calls of another architecture.
 
 use std::io;
 use std::ops::RangeInclusive;
@@ -13,14 +13,13 @@ use seccompiler::{
     SeccompRule, apply_filter,
 };
 
-/// Runs `f` on a thread of its own where every call of `syscall` (`libc::SYS_*`) fails with
-/// `errno`.
+/// Runs `f` on a new thread where every call of `syscall` (`libc::SYS_*`) fails with `errno`.
 pub fn with_refused<T: Send>(syscall: libc::c_long, errno: i32, f: impl FnOnce() -> T + Send) -> T {
     with_refused_if(syscall, 0, 0..=u32::MAX, errno, f)
 }
 
-/// As [`with_refused`], but only calls whose argument of this index (its low 32 bits) is in `range`
-/// fail: `f` decides by what it does when that is over.
+/// Runs `f` on a new thread where calls of `syscall` fail with `errno` if the low 32 bits of one
+/// argument are in `range`. What `f` passes decides which calls fail.
 pub fn with_refused_if<T: Send>(
     syscall: libc::c_long,
     argument: u8,
@@ -37,7 +36,7 @@ pub fn with_refused_if<T: Send>(
     })
 }
 
-/// Puts the filter on this thread, and on what it starts from now on, for good.
+/// Installs the filter on this thread, and on the threads that it starts from now on, for good.
 fn refuse(
     syscall: libc::c_long,
     argument: u8,
@@ -54,10 +53,10 @@ fn refuse(
     install(syscall, vec![in_range], SeccompAction::Errno(errno as u32))
 }
 
-/// Makes each call of `syscall` raise SIGSYS instead, on this thread and on what it starts from now
-/// on, unless the upper half of its argument of this index is `pass`. The kernel reads only the
-/// lower half of an argument that is an `int`, and ignores an argument that a call does not have.
-/// This is how the handler of the signal can still make the call.
+/// Makes each call of `syscall` raise SIGSYS, on this thread and on the threads that it starts from
+/// now on. A call whose argument of this index has `pass` in its upper half is let through. The
+/// kernel reads only the lower half of an argument that is an `int`, and ignores an argument that a
+/// call does not have. So the signal handler can still make the call.
 pub(crate) fn trap(syscall: libc::c_long, argument: u8, pass: u32) -> io::Result<()> {
     let is = |operator, value: u64| {
         SeccompRule::new(vec![SeccompCondition::new(

@@ -7,7 +7,7 @@ use crate::run;
 /// A driver and the sizes of its queues. Every scenario runs on every shape.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// The name that failures are reported with.
+    /// The name in failure messages.
     pub name: &'static str,
     driver: DriverChoice,
     submission_entries: Option<usize>,
@@ -16,7 +16,7 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// A ring if the machine has one. Where io_uring is refused, all shapes run on epoll.
+    /// A ring if the machine supports it. If io_uring is refused, all shapes run on epoll.
     pub const DEFAULT: Self = Self {
         name: "default ring",
         driver: DriverChoice::Auto,
@@ -29,7 +29,7 @@ impl Shape {
     pub const TWO_ENTRIES: Self =
         Self { name: "ring of 2 entries", submission_entries: Some(2), ..Self::DEFAULT };
 
-    /// The completion queue overflows and the pool runs empty all the time.
+    /// The completion queue keeps overflowing and the pool keeps running empty.
     pub const TINY: Self = Self {
         name: "completion queue of 8, pool of 4",
         driver: DriverChoice::Auto,
@@ -38,10 +38,10 @@ impl Shape {
         buffers: Some(4),
     };
 
-    /// Epoll, also where there is a ring.
+    /// Epoll, even if a ring is available.
     pub const EPOLL: Self = Self { name: "epoll", driver: DriverChoice::Epoll, ..Self::DEFAULT };
 
-    /// All of them.
+    /// All shapes.
     pub const ALL: [Self; 4] = [Self::DEFAULT, Self::TWO_ENTRIES, Self::TINY, Self::EPOLL];
 
     /// A builder of a runtime of this shape.
@@ -64,7 +64,7 @@ impl Shape {
         self.builder().build().unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
-    /// Runs `scenario` on a runtime of this shape. Fails if it never ends, as [`run`].
+    /// Runs `scenario` on a runtime of this shape. Fails if it does not end within a minute.
     pub fn run<F: Future>(self, scenario: F) -> F::Output {
         run(&self.runtime(), scenario)
     }
@@ -75,7 +75,8 @@ impl Shape {
     }
 }
 
-/// Makes a `#[test]` on every shape of each scenario, a `fn(Shape)` of the module that uses it.
+/// Makes a `#[test]` on every shape from each scenario. A scenario is a `fn(Shape)` in the module
+/// that uses the macro.
 #[macro_export]
 macro_rules! on_every_shape {
     ($($scenario:ident),+ $(,)?) => {

@@ -1,4 +1,4 @@
-//! Signals, for tests in a process of their own.
+//! Signals, for tests in a separate process.
 
 // UNSAFETY: raising a signal, handlers and timers have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
@@ -7,13 +7,14 @@ use std::mem;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Sends a signal to this thread. The handler has run when it returns, which `kill` does not say.
+/// Sends a signal to this thread. When this returns, the handler has run. `kill` does not guarantee
+/// that.
 pub fn send(signal: i32) {
     // SAFETY: takes a number.
     assert_eq!(unsafe { libc::raise(signal) }, 0);
 }
 
-/// One signal in so many nanoseconds: 10 kHz.
+/// The time between two signals in nanoseconds, for 10 kHz.
 const PERIOD_NS: i64 = 100_000;
 
 static SIGNALS: AtomicU64 = AtomicU64::new(0);
@@ -22,13 +23,13 @@ extern "C" fn count(_: libc::c_int) {
     SIGNALS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// 10 000 signals a second to the thread that made it, until it is dropped. Their handler does not
-/// ask for interrupted calls to be made again.
+/// Sends 10 000 signals a second to the thread that made it, until it is dropped. Interrupted calls
+/// are not restarted.
 #[derive(Debug)]
 pub struct Storm(libc::timer_t);
 
 impl Storm {
-    /// Lets it begin.
+    /// Starts the signals.
     #[expect(clippy::new_without_default, reason = "it installs a handler")]
     pub fn new() -> Self {
         // SAFETY: an all-zero sigaction is valid. No SA_RESTART.
@@ -57,7 +58,7 @@ impl Storm {
         Self(timer)
     }
 
-    /// Signals that were handled in this process so far.
+    /// The number of signals that this process has handled so far.
     pub fn signals() -> u64 {
         SIGNALS.load(Ordering::Relaxed)
     }

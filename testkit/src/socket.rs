@@ -1,5 +1,5 @@
-//! Sockets below what std and socket2 reach: the queue, options that nothing has a setter for, and
-//! control messages.
+//! What std and socket2 do not offer for sockets: the length of the queue, options without a
+//! setter, and control messages.
 
 // UNSAFETY: setsockopt, sendmsg, recvmsg and bpf take raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
@@ -12,7 +12,7 @@ use socket2::{MaybeUninitSlice, MsgHdrMut, Socket};
 
 use crate::checked;
 
-/// How many datagrams are left in the kernel's queue. Takes them.
+/// How many datagrams are left in the kernel's queue. Removes them.
 pub fn left_in_queue(socket: &Socket) -> usize {
     let mut memory = [MaybeUninit::uninit(); 64];
     let mut count = 0;
@@ -25,7 +25,7 @@ pub fn left_in_queue(socket: &Socket) -> usize {
     }
 }
 
-/// Datagrams that the kernel has dropped on a socket, before and after its seal. Wraps.
+/// How many datagrams the kernel has dropped on a socket, before and after its seal. Wraps.
 ///
 /// # Errors
 ///
@@ -43,11 +43,11 @@ pub fn dropped(socket: &impl AsFd) -> io::Result<u32> {
     if result == 0 { Ok(values[DROPS]) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sets an option to a number.
+/// Sets an option to `value`.
 ///
 /// # Panics
 ///
-/// If the kernel refuses it.
+/// If the kernel refuses the option.
 pub fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) {
     let len = size_of_val(&value) as libc::socklen_t;
     let number = socket.as_fd().as_raw_fd();
@@ -56,16 +56,16 @@ pub fn set_option(socket: &impl AsFd, level: i32, option: i32, value: i32) {
     assert_eq!(result, 0, "option {option}: {}", io::Error::last_os_error());
 }
 
-/// Sets a flag.
+/// Sets an option to 1.
 pub fn switch_on(socket: &impl AsFd, level: i32, option: i32) {
     set_option(socket, level, option, 1);
 }
 
-/// Attaches a BPF program that leaves nothing of a datagram but its header.
+/// Attaches a BPF program that removes the payload of each datagram.
 ///
 /// # Errors
 ///
-/// Without the right to, or on kernels without it.
+/// Fails without the right to do so, or if the kernel does not support it.
 pub fn attach_program_that_empties(socket: &impl AsFd) -> io::Result<()> {
     const PROG_LOAD: libc::c_int = 5;
     const SOCKET_FILTER: u32 = 1;
@@ -91,7 +91,7 @@ pub fn attach_program_that_empties(socket: &impl AsFd) -> io::Result<()> {
         license: c"MIT".as_ptr() as u64,
         ..Load::default()
     };
-    // SAFETY: `load` names the instructions and the licence, which live as long, and its own size.
+    // SAFETY: `load` names its own size, the instructions and the licence, which outlive the call.
     let program =
         unsafe { libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of_val(&load)) };
     checked(program as i32)?;
@@ -116,7 +116,7 @@ pub fn send_with(
         libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
     // SAFETY: takes a number.
     let space = unsafe { libc::CMSG_SPACE(data.len() as u32) } as usize;
-    // Of words, for the alignment of what lies in it.
+    // `u64` for the alignment of the control message.
     let mut control = vec![0u64; space.div_ceil(8)];
     // SAFETY: an all-zero msghdr is valid.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -141,13 +141,13 @@ pub fn send_with(
     if sent == payload.len() as isize { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends descriptors along (`SCM_RIGHTS`).
+/// Sends descriptors with `payload` (`SCM_RIGHTS`).
 pub fn send_with_descriptors(sender: &Socket, payload: &[u8], descriptors: &[RawFd]) {
     let data: Vec<u8> = descriptors.iter().flat_map(|number| number.to_ne_bytes()).collect();
     send_with(sender, payload, (libc::SOL_SOCKET, libc::SCM_RIGHTS), &data).unwrap();
 }
 
-/// Receives a datagram whose only control message is of one byte, and returns that.
+/// Receives a datagram whose only control message has one byte. Returns that byte.
 ///
 /// # Errors
 ///
@@ -160,7 +160,7 @@ pub fn receive_control_byte(receiver: &Socket) -> io::Result<u8> {
         receiver.recvmsg(&mut message, 0)?;
         message.control_len()
     };
-    assert!(len > 16, "a header of 16 bytes, and the byte");
+    assert!(len > 16, "a header of 16 bytes and one byte");
     // SAFETY: the kernel wrote `len` bytes.
     Ok(unsafe { control[16].assume_init() })
 }

@@ -10,8 +10,8 @@ pub trait Transport: Address + 'static {
     /// Whether the kernel drops a datagram for which there is no buffer space.
     const MAY_DROP: bool;
 
-    /// A sender and a receiver, with buffer space for 1 000 small datagrams where the system allows
-    /// it.
+    /// A sender and a receiver. They have buffer space for 1 000 small datagrams, if the system
+    /// allows that much.
     fn pair() -> (Socket, Socket);
 
     /// Adopts `socket` into the runtime of this thread.
@@ -24,14 +24,14 @@ impl Transport for UnixAddr {
     const MAY_DROP: bool = false;
 
     fn pair() -> (Socket, Socket) {
-        // The send buffer alone limits the queue of a pair, not max_dgram_qlen.
+        // The queue of a pair is limited only by the send buffer, not by max_dgram_qlen.
         let (sender, receiver) = Socket::pair(Domain::UNIX, Type::DGRAM, None).expect("a pair");
-        sender.set_send_buffer_size(BUFFER_SPACE).expect("any size is taken");
+        sender.set_send_buffer_size(BUFFER_SPACE).expect("the kernel accepts any size");
         (sender, receiver)
     }
 
     fn open(socket: Socket) -> DatagramSocket<Self> {
-        UnixDatagram::from_std(socket.into()).expect("it is of this kind").into()
+        UnixDatagram::from_std(socket.into()).expect("it is a Unix datagram socket").into()
     }
 }
 
@@ -43,11 +43,11 @@ impl Transport for SocketAddr {
         let (sender, receiver) = (bind(), bind());
         let address = receiver.local_addr().expect("it is bound");
         sender.connect(&address).expect("it is on loopback");
-        receiver.set_recv_buffer_size(BUFFER_SPACE).expect("any size is taken");
+        receiver.set_recv_buffer_size(BUFFER_SPACE).expect("the kernel accepts any size");
         (sender, receiver)
     }
 
     fn open(socket: Socket) -> DatagramSocket<Self> {
-        UdpSocket::from_std(socket.into()).expect("it is of this kind").into()
+        UdpSocket::from_std(socket.into()).expect("it is a UDP socket").into()
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting in a test: for a condition, in a bounded loop, and never for a length of time.
+//! Waiting in a test: for a condition, in a bounded loop, never for a length of time.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use ebbtide::task::yield_now;
 use ebbtide::time::timeout;
 use ebbtide::{Drain, Runtime};
 
-/// Turns after which a condition is taken to be one that never holds.
+/// The number of turns after which a condition counts as one that never holds.
 const MOST_TURNS: usize = 50_000_000;
 
 /// Lets the other tasks run until `condition` holds.
 ///
 /// # Panics
 ///
-/// After very many turns.
+/// If `condition` does not hold after `MOST_TURNS` turns.
 pub async fn until(condition: impl Fn() -> bool) {
     for _ in 0..MOST_TURNS {
         if condition() {
@@ -21,7 +21,7 @@ pub async fn until(condition: impl Fn() -> bool) {
         }
         yield_now().await;
     }
-    panic!("the condition never holds: a socket is deaf, or a task is stuck");
+    panic!("the condition never holds: a socket no longer receives, or a task is stuck");
 }
 
 /// Lets the other tasks run for `count` turns.
@@ -35,13 +35,15 @@ pub async fn turns(count: usize) {
 ///
 /// # Panics
 ///
-/// If it does not end within a minute, because a socket went deaf.
+/// If it does not end within a minute, because a socket no longer receives.
 pub fn run<F: Future>(runtime: &Runtime, scenario: F) -> F::Output {
     let patience = Duration::from_secs(60);
-    runtime.block_on(async { timeout(patience, scenario).await.expect("it never ends") })
+    runtime
+        .block_on(async { timeout(patience, scenario).await.expect("the scenario does not end") })
 }
 
-/// A drain whose deadline no test reaches: one that waits for what never comes hangs.
+/// A drain with a deadline that no test reaches. If it waits for something that never comes, the
+/// test hangs.
 pub fn patient() -> Drain {
     Drain::default().deadline(Duration::from_secs(3_600))
 }

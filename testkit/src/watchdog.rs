@@ -4,8 +4,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-/// Ends the test run if it takes far longer than it possibly could: a hang. Never a verdict on how
-/// fast something is.
+/// Ends the test run if it takes far longer than is possible without a hang. It does not judge
+/// speed.
 #[must_use]
 #[derive(Debug)]
 pub struct Watchdog {
@@ -13,18 +13,18 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches until it is dropped. `what` is printed if it has to end the run.
+    /// Watches until it is dropped. `what` is printed if the run has to be ended.
     pub fn new(what: impl Into<String>) -> Self {
         Self::with_patience(what, Duration::from_secs(240))
     }
 
-    /// As [`new`](Self::new), with another time limit.
+    /// Does what [`new`](Self::new) does, with another time limit.
     pub fn with_patience(what: impl Into<String>, patience: Duration) -> Self {
         let (alive, ended) = channel();
         let what = what.into();
         thread::spawn(move || {
             if ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-                eprintln!("it hangs: {what}");
+                eprintln!("a test hangs: {what}");
                 std::process::abort();
             }
         });

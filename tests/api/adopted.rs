@@ -1,4 +1,4 @@
-//! Descriptors that are taken over: they are what they must be, or refused.
+//! Adopted descriptors. A descriptor of the right kind is taken, any other is refused.
 
 use std::fs::File;
 use std::io;
@@ -19,23 +19,23 @@ fn socket(domain: Domain, kind: Type, protocol: Option<Protocol>) -> OwnedFd {
     Socket::new(domain, kind, protocol).unwrap().into()
 }
 
-/// One end of a pair whose other end is gone: every read answers 0 bytes.
+/// One end of a pair whose other end is closed. Every read returns 0 bytes.
 fn left_alone(kind: Type) -> OwnedFd {
     Socket::pair(Domain::UNIX, kind, None).unwrap().0.into()
 }
 
-/// Descriptors that are sockets of neither kind.
+/// Descriptors of sockets that are neither UDP nor Unix datagram sockets.
 fn others() -> Vec<(&'static str, OwnedFd)> {
     vec![
         ("a stream", left_alone(Type::STREAM)),
-        ("a socket of packets in sequence", left_alone(Type::SEQPACKET)),
+        ("a seqpacket socket", left_alone(Type::SEQPACKET)),
         ("TCP", socket(Domain::IPV4, Type::STREAM, None)),
         ("TCP on IPv6", socket(Domain::IPV6, Type::STREAM, None)),
     ]
 }
 
-/// Fails each of `descriptors` unless it is refused as of the wrong kind, and files as no sockets.
-/// What was taken all the same is drained, which does not end if it is a stream.
+/// Fails unless each of `descriptors` is refused because of its kind, and a file because it is not
+/// a socket. A socket that is taken nevertheless is drained, which does not end if it is a stream.
 fn are_refused(
     shape: Shape,
     descriptors: Vec<(&'static str, OwnedFd)>,
@@ -59,7 +59,7 @@ fn are_refused(
     assert_eq!(runtime.shutdown(Drain::default()).outcome, DrainOutcome::Complete);
 }
 
-/// Fails when type and family of a descriptor are not looked at.
+/// Fails when the type and the family of a descriptor are not checked.
 fn what_is_not_a_unix_datagram_socket_is_refused(shape: Shape) {
     let mut descriptors = others();
     descriptors.push(("UDP", socket(Domain::IPV4, Type::DGRAM, None)));
@@ -69,12 +69,12 @@ fn what_is_not_a_unix_datagram_socket_is_refused(shape: Shape) {
     });
 }
 
-/// Fails when type, family and protocol of a descriptor are not looked at.
+/// Fails when the type, the family and the protocol of a descriptor are not checked.
 fn what_is_not_a_udp_socket_is_refused(shape: Shape) {
     let all = || {
         let mut descriptors = others();
         descriptors.push(("a Unix datagram socket", left_alone(Type::DGRAM)));
-        // Not on every kernel, and not for everybody.
+        // Some kernels do not have these, and some users may not open them.
         let by_protocol = [
             ("UDP-Lite", Domain::IPV4, Type::DGRAM, Protocol::UDPLITE),
             ("UDP-Lite on IPv6", Domain::IPV6, Type::DGRAM, Protocol::UDPLITE),

@@ -1,4 +1,4 @@
-//! Which driver a runtime gets, and what it says about it.
+//! Which driver a runtime gets, and what it reports about the choice.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use ebbtide_testkit::child::in_a_child_with;
 use ebbtide_testkit::descriptor::Number;
 use ebbtide_testkit::seccomp::{with_refused, with_refused_if};
 
-/// As in a container with Docker's default seccomp profile.
+/// Runs `f` as if in a container with Docker's default seccomp profile.
 fn as_in_a_container<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     with_refused(libc::SYS_io_uring_setup, libc::EPERM, f)
 }
@@ -19,7 +19,7 @@ fn start(choice: DriverChoice) -> io::Result<Runtime> {
     Runtime::builder().driver(choice).build()
 }
 
-/// Sends itself a datagram, shuts down, and fails unless it was received.
+/// Sends a datagram to the same socket, shuts down, and fails unless it was received.
 fn passes_a_datagram(runtime: Runtime) {
     runtime.block_on(async {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -31,7 +31,8 @@ fn passes_a_datagram(runtime: Runtime) {
 
 #[test]
 fn auto_takes_io_uring_where_there_is_one() {
-    // The environment may ask for another driver, or the machine refuse it: then there is none.
+    // If the environment selects another driver, or the machine refuses io_uring, there is nothing
+    // to test.
     match (start(DriverChoice::IoUring), std::env::var_os("EBBTIDE_DRIVER")) {
         (Ok(_), None) => {
             let runtime = start(DriverChoice::Auto).unwrap();
@@ -51,7 +52,7 @@ fn auto_takes_epoll_where_io_uring_is_refused_and_says_why() {
     as_in_a_container(|| {
         let runtime = start(DriverChoice::Auto).unwrap();
         let RunningDriver::Epoll { refusal: Some(error), .. } = runtime.driver() else {
-            panic!("{} runs", runtime.driver());
+            panic!("the driver is {}", runtime.driver());
         };
         assert_eq!(error.cause(), StartCause::RefusedByPolicy);
         assert!(runtime.driver().to_string().contains("seccomp"), "{}", runtime.driver());
@@ -59,8 +60,8 @@ fn auto_takes_epoll_where_io_uring_is_refused_and_says_why() {
     });
 }
 
-/// A sandbox may allow a ring and refuse what is done with it. Fails when the driver is chosen
-/// before that is known: the first turn then panics.
+/// A sandbox may allow a ring and refuse operations on it. Fails when the driver is chosen before
+/// these are tried: the first turn then panics.
 #[test]
 fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
     if let Some(value) = std::env::var_os("EBBTIDE_DRIVER") {
@@ -78,7 +79,7 @@ fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
             with_refused(syscall, errno, || {
                 let runtime = start(DriverChoice::Auto).unwrap();
                 let RunningDriver::Epoll { refusal: Some(refusal), .. } = runtime.driver() else {
-                    panic!("{name}, errno {errno}: {} runs", runtime.driver());
+                    panic!("{name}, errno {errno}: the driver is {}", runtime.driver());
                 };
                 if refusal.cause() == StartCause::RefusedByPolicy {
                     assert!(
@@ -87,7 +88,7 @@ fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
                     );
                 }
                 passes_a_datagram(runtime);
-                let error = start(DriverChoice::IoUring).expect_err("it is refused");
+                let error = start(DriverChoice::IoUring).expect_err("io_uring is refused");
                 assert!(error.to_string().contains(&refusal.to_string()), "{error}, not {refusal}");
             });
         }
@@ -96,7 +97,8 @@ fn auto_takes_epoll_where_any_call_of_io_uring_is_refused() {
 
 #[test]
 fn io_uring_is_not_replaced_where_it_was_asked_for() {
-    let error = as_in_a_container(|| start(DriverChoice::IoUring).expect_err("it is refused"));
+    let error =
+        as_in_a_container(|| start(DriverChoice::IoUring).expect_err("io_uring is refused"));
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
 }
 
@@ -121,15 +123,15 @@ fn the_environment_overrides_auto_and_nothing_else() {
 #[test]
 fn a_driver_that_does_not_exist_is_refused() {
     in_a_child_with(&[("EBBTIDE_DRIVER", "kqueue")], || {
-        let error = start(DriverChoice::Auto).expect_err("there is no such driver");
+        let error = start(DriverChoice::Auto).expect_err("the driver does not exist");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
         assert!(error.to_string().contains("io_uring, epoll or auto"), "{error}");
-        start(DriverChoice::Epoll).expect("only Auto looks there");
+        start(DriverChoice::Epoll).expect("only Auto reads the environment");
     });
 }
 
-/// Fails when a refusal of epoll_ctl(2) is passed over: the socket is then deaf. The drain reads it
-/// all the same.
+/// Fails when an error of epoll_ctl(2) is ignored: the socket then never receives. The drain reads
+/// it nevertheless.
 #[test]
 fn a_socket_that_epoll_has_no_memory_for_says_so() {
     let high = Number::FIRST as u32..=u32::MAX;
@@ -140,7 +142,7 @@ fn a_socket_that_epoll_has_no_memory_for_says_so() {
             let receiver = Number::reserve().duplicate(&receiver);
             let receiver = UnixDatagram::from_std(receiver.into()).unwrap();
             let received = timeout(Duration::from_secs(5), receiver.recv()).await;
-            let error = received.expect("it is deaf").unwrap_err();
+            let error = received.expect("the error is reported in time").unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
             sender.send(b"queued").unwrap();
             receiver.drain().unwrap();

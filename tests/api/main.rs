@@ -1,5 +1,5 @@
-//! What each type and each method does, beyond the contract: sockets and their options, offloads,
-//! tasks, and which driver a runtime gets.
+//! What each type and each method does beyond the contract: sockets and their options, offloads,
+//! tasks, and the driver that a runtime gets.
 
 mod adopted;
 mod driver;
@@ -12,7 +12,7 @@ mod unix;
 
 use std::io;
 
-/// Fails unless both failed, with the same errno and the same kind.
+/// Fails unless both calls failed with the same errno and the same kind.
 #[track_caller]
 fn assert_same_error(call: &str, ours: io::Result<()>, std: io::Result<()>) {
     let (ours, std) = (ours.expect_err(call), std.expect_err(call));

@@ -1,4 +1,4 @@
-//! Options of UDP sockets: what is asked for takes effect, or is an error.
+//! Options of UDP sockets. An option takes effect, or setting it is an error.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -39,7 +39,7 @@ fn options_of_ipv4_are_those_of_the_kernel(shape: Shape) {
             socket.set_multicast_all_v4(on).unwrap();
             assert_eq!(socket.multicast_all_v4().unwrap(), on);
         }
-        // Options of IPv6 are refused, and not passed over.
+        // Options of IPv6 are refused, not ignored.
         let refusals = [
             socket.set_unicast_hops_v6(1),
             socket.set_tclass_v6(1),
@@ -75,7 +75,7 @@ fn options_of_ipv6_are_those_of_the_kernel(shape: Shape) {
             socket.set_multicast_all_v6(on).unwrap();
             assert_eq!(socket.multicast_all_v6().unwrap(), on);
         }
-        // Those of IPv4 are for its IPv4 datagrams.
+        // The options of IPv4 apply to its IPv4 datagrams.
         socket.set_ttl(8).unwrap();
         socket.set_tos_v4(20 << 2).unwrap();
         assert_eq!((socket.ttl().unwrap(), socket.tos_v4().unwrap()), (8, 20 << 2));
@@ -83,8 +83,8 @@ fn options_of_ipv6_are_those_of_the_kernel(shape: Shape) {
     });
 }
 
-/// Fails when a number is cast to an int: 4 GiB is a buffer of nothing then, and 4 294 967 295 hops
-/// are -1, which stands for the default.
+/// Fails when a number is cast to an int. A buffer of 4 GiB would have size 0, and 4 294 967 295
+/// hops would be -1, which stands for the default.
 fn a_number_that_does_not_fit_never_wraps(shape: Shape) {
     shape.run(async {
         let udp = |bytes| {
@@ -142,7 +142,7 @@ fn a_number_that_does_not_fit_never_wraps(shape: Shape) {
     });
 }
 
-/// Fails when the kernel gets a name that it cuts: it binds to another interface then.
+/// Fails when the kernel gets a name that it cuts off, because it then binds to another interface.
 fn a_device_is_bound_by_its_whole_name(shape: Shape) {
     shape.run(async {
         let socket = UdpSocket::options().bind_device(b"lo").bind("127.0.0.1:0").unwrap();
@@ -176,7 +176,7 @@ fn an_address_that_nobody_has_yet_can_be_bound(shape: Shape) {
     });
 }
 
-/// Fails when an option is passed over on a socket that was bound by somebody else.
+/// Fails when an option is ignored on a socket that something else has bound.
 fn options_of_a_socket_that_is_taken_over_take_effect_or_are_refused(shape: Shape) {
     shape.run(async {
         let plain = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -197,8 +197,8 @@ fn options_of_a_socket_that_is_taken_over_take_effect_or_are_refused(shape: Shap
     });
 }
 
-/// Whether plain sockets get IPv6 multicast by loopback here: it takes a route, and the interface's
-/// flag.
+/// Whether plain sockets receive IPv6 multicast on loopback. This needs a route, and the flag of
+/// the interface.
 fn loopback_has_multicast_v6(group: &Ipv6Addr) -> bool {
     let receiver = std::net::UdpSocket::bind("[::]:0").unwrap();
     receiver.set_nonblocking(true).unwrap();
@@ -210,7 +210,7 @@ fn loopback_has_multicast_v6(group: &Ipv6Addr) -> bool {
         .and_then(|()| sender.send_to(b"here", &to.into()))
         .and_then(|_| receiver.recv(&mut [0; 4]));
     if let Err(error) = &arrives {
-        println!("skipped: this machine has no multicast of IPv6 on loopback: {error}");
+        println!("skipped: no IPv6 multicast on loopback: {error}");
     }
     arrives.is_ok()
 }
@@ -239,21 +239,24 @@ fn a_group_of_one_source_brings_what_that_source_sends(shape: Shape) {
         let receiver = UdpSocket::options().reuse_address(true).bind((group, 0)).unwrap();
         let to = (group, receiver.local_addr().unwrap().port());
         if let Err(error) = receiver.join_ssm_v4(wanted, group, Ipv4Addr::LOCALHOST) {
-            return println!("skipped: this machine has no multicast on loopback: {error}");
+            return println!("skipped: no multicast on loopback: {error}");
         }
         for source in [other, wanted, other] {
             let sender = UdpSocket::bind((source, 0)).unwrap();
             sender.set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
             if let Err(error) = sender.send_to(&source.octets(), to).await {
-                return println!("skipped: this machine does not send to a group: {error}");
+                return println!("skipped: no sending to a group: {error}");
             }
         }
         receiver.drain().unwrap();
-        let datagram = receiver.recv().await.unwrap().expect("one came");
+        let datagram = receiver.recv().await.unwrap().expect("a datagram came");
         assert_eq!(datagram[..], wanted.octets());
-        assert!(receiver.recv().await.unwrap().is_none(), "others were not asked for");
+        assert!(receiver.recv().await.unwrap().is_none(), "another source was received");
         receiver.leave_ssm_v4(wanted, group, Ipv4Addr::LOCALHOST).unwrap();
-        assert!(receiver.leave_ssm_v4(wanted, group, Ipv4Addr::LOCALHOST).is_err(), "it was left");
+        assert!(
+            receiver.leave_ssm_v4(wanted, group, Ipv4Addr::LOCALHOST).is_err(),
+            "the group was left before"
+        );
     });
 }
 
@@ -280,7 +283,10 @@ fn a_group_of_one_source_works_in_ipv6(shape: Shape) {
                 assert_eq!(receiver.stats().received, count, "from {source}");
             }
             receiver.leave_ssm_v6(&source, &group, LOOPBACK).unwrap();
-            assert!(receiver.leave_ssm_v6(&source, &group, LOOPBACK).is_err(), "it was left");
+            assert!(
+                receiver.leave_ssm_v6(&source, &group, LOOPBACK).is_err(),
+                "the group was left before"
+            );
         }
     });
 }

@@ -1,5 +1,5 @@
-//! Sockets that share an address (`SO_REUSEPORT`), some of which are drained, closed or given back
-//! while others serve: what is sent meanwhile is received by one of them.
+//! Sockets that share an address (`SO_REUSEPORT`). Some are drained, closed or returned to std
+//! while others serve. Another member receives what is sent at that time.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,10 +27,10 @@ on_every_shape!(
     members_that_are_closed_while_others_send_lose_nothing,
 );
 
-/// So many that each of two members gets some of theirs: that one gets none has odds of 1 to 2^63.
+/// So many that each of two members gets some. The probability that one gets none is 1 in 2^63.
 const CLIENTS: usize = 64;
 
-/// What members are bound to.
+/// The addresses that members are bound to.
 const LOCAL: [&str; 5] = ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0", "[::ffff:127.0.0.1]:0"];
 
 fn member(address: SocketAddr) -> Plain {
@@ -41,7 +41,7 @@ fn member(address: SocketAddr) -> Plain {
     socket.into()
 }
 
-/// Where a member that is bound to `local` is reached.
+/// The address at which a member that is bound to `local` is reached.
 fn reached_at(local: SocketAddr) -> SocketAddr {
     match local.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => ([127, 0, 0, 1], local.port()).into(),
@@ -65,7 +65,7 @@ fn send_all(clients: &[Plain], payload: &[u8]) {
     clients.iter().for_each(|client| assert_eq!(client.send(payload).unwrap(), payload.len()));
 }
 
-/// How many datagrams are queued on a socket that is not Ebbtide's.
+/// Reads how many datagrams are queued on a socket of std.
 fn queued(socket: &Plain) -> usize {
     let mut memory = [0; 64];
     std::iter::from_fn(|| socket.recv(&mut memory).ok()).count()
@@ -79,11 +79,11 @@ async fn rest(socket: &UdpSocket) -> usize {
     count
 }
 
-/// Fails when a sealed member swallows its share.
+/// Fails when a sealed member still gets its share.
 fn what_comes_after_the_seal_of_a_member_goes_to_the_others(shape: Shape) {
     shape.runtime().block_on(async {
         for (local, first) in LOCAL.iter().flat_map(|local| [(local, true), (local, false)]) {
-            // The one that was bound first, or the other.
+            // The one that was bound first, or the other one.
             let one = member(local.parse().unwrap());
             let local = one.local_addr().unwrap();
             let two = member(local);
@@ -144,8 +144,8 @@ fn a_group_that_is_drained_as_a_whole_delivers_all_that_was_queued(shape: Shape)
     }
 }
 
-/// Fails when it answers from the address by which it was connected to nobody, or sends to nobody
-/// what has no destination.
+/// Fails when the member answers from the address by which it was connected to nobody, or when it
+/// sends datagrams without a destination.
 fn a_drained_member_still_answers_and_knows_its_addresses(shape: Shape) {
     shape.runtime().block_on(async {
         for local in LOCAL {
@@ -160,14 +160,14 @@ fn a_drained_member_still_answers_and_knows_its_addresses(shape: Shape) {
             };
             member.drain().unwrap();
             assert_eq!(member.local_addr().unwrap(), local);
-            let error = member.peer_addr().expect_err("it has none");
+            let error = member.peer_addr().expect_err("the socket has no peer");
             assert_eq!(error.kind(), io::ErrorKind::NotConnected, "{error}");
             for error in [
                 member.try_send(b"to nobody").map(drop),
                 member.send(b"to nobody").await.map(drop),
                 member.send_batch(&[Transmit::new(b"to nobody")]).await.map(drop),
             ] {
-                let error = error.expect_err("it has no peer");
+                let error = error.expect_err("the socket has no peer");
                 assert_eq!(error.raw_os_error(), Some(libc::EDESTADDRREQ), "{error}");
             }
             // The rest of a batch begins with the error.
@@ -176,7 +176,7 @@ fn a_drained_member_still_answers_and_knows_its_addresses(shape: Shape) {
             member.send_to(b"second", peer).await.unwrap();
             assert_eq!(member.send_batch(&batch).await.unwrap(), 1);
             assert!(member.send_batch(&batch[1..]).await.is_err());
-            // The client is connected: it hears the address that it has sent to, and no other.
+            // The client is connected, so it receives only from the address that it has sent to.
             for expected in ["first", "second", "third"] {
                 let mut memory = [0; 64];
                 let len = client.recv(&mut memory).unwrap();
@@ -204,7 +204,7 @@ fn a_drained_member_can_be_connected(shape: Shape) {
     });
 }
 
-/// Fails when it stays connected to nobody, or has lost its port.
+/// Fails when the socket stays connected to nobody, or loses its port.
 fn a_drained_member_that_is_given_back_is_what_it_was(shape: Shape) {
     shape.runtime().block_on(async {
         for local in LOCAL {
@@ -212,7 +212,7 @@ fn a_drained_member_that_is_given_back_is_what_it_was(shape: Shape) {
             let local = one.local_addr().unwrap();
             let other = member(local);
             let clients = clients(reached_at(local));
-            // The kernel has chosen the port of the first, and the program that of the second.
+            // The kernel chose the port of the first, the program that of the second.
             let one = UdpSocket::from_std(one).unwrap();
             one.drain().unwrap();
             let (one, taken) = one.into_std().unwrap();
@@ -236,7 +236,7 @@ fn a_drained_member_that_is_given_back_is_what_it_was(shape: Shape) {
     });
 }
 
-/// Fails when disconnecting takes the interface away.
+/// Fails when disconnecting removes the binding to the interface.
 fn a_drained_member_that_is_given_back_is_bound_to_its_interface(shape: Shape) {
     shape.runtime().block_on(async {
         for local in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
@@ -244,7 +244,7 @@ fn a_drained_member_that_is_given_back_is_bound_to_its_interface(shape: Shape) {
             let socket = Socket::new(Domain::for_address(local), Type::DGRAM, None).unwrap();
             socket.set_reuse_port(true).unwrap();
             if let Err(error) = socket.bind_device(Some(b"lo")) {
-                return println!("skipped: binding to an interface: {error}");
+                return println!("skipped: no binding to an interface: {error}");
             }
             socket.bind(&local.into()).unwrap();
             let member = UdpSocket::from_std(socket.into()).unwrap();
@@ -272,7 +272,7 @@ fn a_connected_member_keeps_its_peer(shape: Shape) {
     });
 }
 
-/// Fails when somebody else who holds it is deaf from then on.
+/// Fails when other holders of the socket receive nothing from then on.
 fn a_member_that_is_left_to_others_stays_in_its_group(shape: Shape) {
     shape.runtime().block_on(async {
         let one = member("127.0.0.1:0".parse().unwrap());
@@ -290,11 +290,11 @@ fn a_member_that_is_left_to_others_stays_in_its_group(shape: Shape) {
     });
 }
 
-/// Fails, in most rounds, when a member is closed before it has left its share.
+/// Fails, in most rounds, when a member is closed before it has left its share to the others.
 fn members_that_are_closed_while_others_send_lose_nothing(shape: Shape) {
     const ROUNDS: usize = 20;
-    /// Datagrams that are under way at most: fewer than a receive buffer holds, and more than would
-    /// be lost.
+    /// The largest number of datagrams in transit. A receive buffer holds more, and fewer would be
+    /// lost.
     const WINDOW: usize = 4 * CLIENTS;
     let other = member("127.0.0.1:0".parse().unwrap());
     Socket::from(other.try_clone().unwrap()).set_recv_buffer_size(1 << 20).unwrap();
@@ -341,8 +341,8 @@ fn members_that_are_closed_while_others_send_lose_nothing(shape: Shape) {
     });
 }
 
-/// Of several addresses of this host. Fails when the answers of a drained member come from another
-/// address than those before.
+/// A host with several addresses. Fails when the answers of a drained member come from another
+/// address than before.
 #[test]
 fn answers_of_a_drained_member_come_from_the_same_address_as_before() {
     in_a_namespace(Beside::Others, || {
@@ -350,7 +350,7 @@ fn answers_of_a_drained_member_come_from_the_same_address_as_before() {
         let mut peers = vec!["127.0.0.1", "127.0.0.5", "192.0.2.7"];
         match add_address_v6("fd00::7") {
             Ok(_) => peers.extend(["::1", "fd00::7"]),
-            Err(error) => println!("skipped: IPv6: {error}"),
+            Err(error) => println!("skipped: no IPv6: {error}"),
         }
         for shape in Shape::ALL {
             for local in ["0.0.0.0:0", "[::]:0"] {

@@ -35,7 +35,7 @@ on_every_shape!(
     the_counts_balance,
 );
 
-/// Small datagrams that a receive buffer of the default size holds.
+/// The number of small datagrams that fit into a receive buffer of the default size.
 const BACKLOG: u64 = 100;
 
 fn socket() -> UdpSocket {
@@ -75,7 +75,7 @@ fn port_zero_gives_a_port_and_taking_it_twice_fails(shape: Shape) {
         assert!(address(&first).ip().is_loopback() && address(&first).port() != 0);
         let error = UdpSocket::bind(address(&first)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-        // The first address that can be bound is taken.
+        // The first address that can be bound is used.
         let second = UdpSocket::bind(&[address(&first), "127.0.0.1:0".parse().unwrap()][..]);
         assert_ne!(address(&second.unwrap()), address(&first));
         let freed = address(&first);
@@ -84,7 +84,7 @@ fn port_zero_gives_a_port_and_taking_it_twice_fails(shape: Shape) {
     });
 }
 
-/// Fails when an error is wrapped in one of another shape: it has no errno then, and often no kind.
+/// Fails when an error is wrapped in a custom error, which has no errno, and often no kind.
 fn errors_are_those_of_std(shape: Shape) {
     shape.run(async {
         let plain = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -195,7 +195,7 @@ fn recv_batch_takes_what_has_arrived(shape: Shape) {
             assert!((1..=3).contains(&count) && batch.len() == before + count, "{count}");
             largest = largest.max(count);
             batch[before..].iter().for_each(|datagram| ledger.enter(datagram));
-            // It appends: now and then something is there already.
+            // It appends, so the vector sometimes holds datagrams before.
             batch.truncate(usize::from(before == 0));
         }
         assert_eq!((largest, ledger.holes), (3, 0));
@@ -204,7 +204,7 @@ fn recv_batch_takes_what_has_arrived(shape: Shape) {
     });
 }
 
-/// Fails when `try_recv` looks into the inbox only.
+/// Fails when `try_recv` checks only the inbox.
 fn try_recv_looks_into_the_kernel(shape: Shape) {
     shape.run(async {
         let receiver = socket();
@@ -241,7 +241,7 @@ fn incoming_ends_when_the_socket_is_drained(shape: Shape) {
     });
 }
 
-/// Fails when the socket is given back before its receive has ended.
+/// Fails when the socket is returned before its receive has ended.
 fn a_round_trip_through_std_loses_and_doubles_nothing(shape: Shape) {
     shape.run(async {
         let mut receiver = socket();
@@ -288,9 +288,9 @@ fn an_address_is_free_although_a_dropped_wait_is_in_flight(shape: Shape) {
     shape.run(async {
         let socket = socket();
         let address = address(&socket);
-        // Nothing of its own is in flight any more that the kernel had to be entered for.
+        // The drain enters the kernel for everything of this socket that is in flight.
         socket.drain().unwrap();
-        assert!(socket.writable().now_or_never().is_none(), "it is only asked for");
+        assert!(socket.writable().now_or_never().is_none(), "the wait was only requested");
         drop(socket);
         UdpSocket::bind(address).expect("the address is free");
     });
@@ -311,7 +311,7 @@ fn a_drained_socket_that_is_given_back_receives_again(shape: Shape) {
     });
 }
 
-/// Attaches a filter that accepts nothing but datagrams of `len` bytes.
+/// Attaches a filter that accepts only datagrams of `len` bytes.
 fn accept_only(len: u32, socket: &impl AsFd) {
     let instruction = |code: u32, if_true, if_false, operand| {
         SockFilter::new(code as u16, if_true, if_false, operand)
@@ -326,7 +326,7 @@ fn accept_only(len: u32, socket: &impl AsFd) {
     duplicate(socket).attach_filter(&program).unwrap();
 }
 
-/// Fails when the seal takes the place of the filter for good.
+/// Fails when the seal replaces the filter for good.
 fn a_filter_of_the_program_survives_the_drain_and_the_way_back(shape: Shape) {
     shape.run(async {
         for drained in [false, true] {
@@ -352,7 +352,7 @@ fn a_filter_of_the_program_survives_the_drain_and_the_way_back(shape: Shape) {
     });
 }
 
-/// Fails when it is taken for the seal.
+/// Fails when the filter is mistaken for the seal.
 fn a_filter_attached_after_the_seal_stays(shape: Shape) {
     shape.run(async {
         let receiver = socket();
@@ -371,7 +371,7 @@ fn options_are_those_of_the_kernel(shape: Shape) {
     shape.run(async {
         let options = UdpSocket::options().recv_buffer_size(16_384).send_buffer_size(8_192);
         let socket = options.bind("127.0.0.1:0").unwrap();
-        // The kernel doubles what is asked for.
+        // The kernel doubles the size.
         assert_eq!(socket.recv_buffer_size().unwrap(), 32_768);
         assert_eq!(socket.send_buffer_size().unwrap(), 16_384);
         socket.set_recv_buffer_size(8_192).unwrap();
@@ -400,11 +400,11 @@ fn a_multicast_group_is_joined_and_left(shape: Shape) {
         sender.set_multicast_if_v4(&Ipv4Addr::LOCALHOST).unwrap();
         let send = |payload: &[u8]| sender.send_to(payload, &SocketAddr::from(to).into());
         if let Err(error) = receiver.join_multicast_v4(GROUP, Ipv4Addr::LOCALHOST) {
-            eprintln!("skipped: this machine has no multicast on loopback: {error}");
+            eprintln!("skipped: no multicast on loopback: {error}");
             return;
         }
         if let Err(error) = send(b"joined") {
-            eprintln!("skipped: this machine does not send to a multicast group: {error}");
+            eprintln!("skipped: no sending to a multicast group: {error}");
             return;
         }
         assert_eq!(receive(&receiver).await, b"joined");
@@ -440,7 +440,7 @@ fn ipv6_works_like_ipv4(shape: Shape) {
     shape.run(async {
         let receiver = match UdpSocket::options().only_v6(true).bind("[::1]:0") {
             Ok(receiver) => receiver,
-            Err(error) => return eprintln!("skipped: this machine has no IPv6: {error}"),
+            Err(error) => return eprintln!("skipped: no IPv6: {error}"),
         };
         let sender = UdpSocket::bind("[::1]:0").unwrap();
         sender.send_to(b"six", address(&receiver)).await.unwrap();

@@ -39,10 +39,10 @@ on_every_shape!(
     a_round_trip_through_std_under_load_loses_nothing,
 );
 
-/// How long something may take that, if it works at all, takes milliseconds.
+/// A limit for operations that take milliseconds unless they hang.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A path that no other test uses; removed when it is dropped.
+/// A path that no other test uses. The file is removed when this is dropped.
 struct TemporaryPath(PathBuf);
 
 impl TemporaryPath {
@@ -59,7 +59,7 @@ impl Drop for TemporaryPath {
     }
 }
 
-/// A plain receiver with a name, which reads only when it is told to.
+/// A plain receiver with a name. It reads only when a test makes it.
 fn plain_receiver() -> (Plain, UnixAddr) {
     let name = unique_name("receiver");
     let receiver = Plain::bind_addr(&name).unwrap();
@@ -67,7 +67,7 @@ fn plain_receiver() -> (Plain, UnixAddr) {
     (receiver, name)
 }
 
-/// Sends numbered datagrams until the queue of `name` is full; how many.
+/// Sends numbered datagrams until the queue of `name` is full. Returns how many.
 fn fill(name: &UnixAddr) -> u64 {
     let sender = Plain::unbound().unwrap();
     sender.set_nonblocking(true).unwrap();
@@ -78,7 +78,7 @@ fn fill(name: &UnixAddr) -> u64 {
     count
 }
 
-/// Whether each kind of sender has to wait: connected, and not.
+/// A connected and an unconnected sender that have to wait.
 fn waiting_senders(name: &UnixAddr) -> (UnixDatagram, UnixDatagram) {
     let connected = UnixDatagram::unbound().unwrap();
     connected.connect_addr(name).unwrap();
@@ -140,7 +140,7 @@ fn a_path_in_use_is_refused(shape: Shape) {
     });
 }
 
-/// Fails when an error is wrapped in one of another shape: it has no errno then, and often no kind.
+/// Fails when an error is wrapped in a custom error, which has no errno, and often no kind.
 fn errors_are_those_of_std(shape: Shape) {
     shape.run(async {
         let (file, dead, listening) =
@@ -177,7 +177,7 @@ fn errors_are_those_of_std(shape: Shape) {
     });
 }
 
-/// Fails when such a path is cut at its zero byte: the datagram reaches another socket.
+/// Fails when such a path is cut at its NUL, because the datagram then reaches another socket.
 fn a_path_with_a_zero_byte_is_refused_everywhere(shape: Shape) {
     shape.run(async {
         let decoy_path = TemporaryPath::new();
@@ -221,7 +221,7 @@ fn try_send_to_a_full_queue_would_block(shape: Shape) {
     });
 }
 
-/// Sends one datagram more than fits, and checks that it comes last, once there is room.
+/// Sends one more datagram than fits. Checks that it comes last, once there is space.
 async fn waits_and_resumes(
     receiver: Plain,
     name: UnixAddr,
@@ -239,7 +239,7 @@ async fn waits_and_resumes(
     for _ in 0..100 {
         yield_now().await;
     }
-    assert!(!sending.is_finished(), "the queue was not full");
+    assert!(!sending.is_finished(), "the send does not wait: the queue was not full");
     let mut ledger = Ledger::default();
     drain_plain(&receiver, |datagram| ledger.enter(datagram));
     assert_eq!(sending.await.unwrap().unwrap(), 200);
@@ -255,7 +255,7 @@ fn a_send_to_a_full_queue_waits_and_resumes(shape: Shape) {
     });
 }
 
-/// Readiness of the sender says nothing about a peer that it is not connected to.
+/// Readiness of the sender does not depend on a peer that it is not connected to.
 fn a_send_to_an_unconnected_full_queue_waits_and_resumes(shape: Shape) {
     shape.run(async {
         let (receiver, name) = plain_receiver();
@@ -264,8 +264,8 @@ fn a_send_to_an_unconnected_full_queue_waits_and_resumes(shape: Shape) {
     });
 }
 
-/// Fails when room is asked for on a socket that is not connected to the peer: it seems to have
-/// some always.
+/// Fails when space is polled for on a socket that is not connected to the peer: it always seems to
+/// have some.
 fn a_send_to_an_unconnected_full_queue_waits_without_spinning(shape: Shape) {
     let runtime = shape.runtime();
     let (receiver, name) = plain_receiver();
@@ -294,15 +294,15 @@ fn writable_waits_for_room_in_the_queue_of_the_peer(shape: Shape) {
         for _ in 0..100 {
             yield_now().await;
         }
-        assert!(!waiting.is_finished(), "there is no room");
+        assert!(!waiting.is_finished(), "it does not wait for space");
         drain_plain(&receiver, |_| {});
         waiting.await.unwrap().unwrap();
         sender.try_send(b"room").unwrap();
     });
 }
 
-/// Fails when the kernel's overflow list, into which most of the completions go, is left alone
-/// while nothing is submitted.
+/// Fails when the kernel's overflow list, which gets most of the completions, is not flushed while
+/// nothing is submitted.
 fn many_sends_find_room_at_once(shape: Shape) {
     shape.run(async {
         let pairs: Vec<_> = (0..50)
@@ -327,9 +327,12 @@ fn many_sends_find_room_at_once(shape: Shape) {
         for _ in 0..10 {
             yield_now().await;
         }
-        assert!(!waiting.iter().any(|waiting| waiting.is_finished()), "there is no room");
+        assert!(
+            !waiting.iter().any(|waiting| waiting.is_finished()),
+            "one does not wait for space"
+        );
         receivers.iter().for_each(|receiver| drain_plain(receiver, |_| {}));
-        // Dropping a socket would submit something.
+        // Dropping a socket would submit an entry.
         let mut open = Vec::new();
         for waiting in waiting {
             open.push(waiting.await.unwrap());
@@ -337,12 +340,12 @@ fn many_sends_find_room_at_once(shape: Shape) {
     });
 }
 
-/// Fails when the peer of a connected socket can be changed: Linux then throws its queue away.
+/// Fails when the peer of a connected socket can be changed: Linux then discards its queue.
 fn a_socket_is_connected_once_and_keeps_what_is_queued(shape: Shape) {
     shape.run(async {
         let (_receiver, name) = plain_receiver();
         let (socket, peer) = UnixDatagram::pair().unwrap();
-        // Only the kernel's queue can be thrown away.
+        // Only the kernel's queue can be discarded.
         peer.try_send(b"queued").unwrap();
         let error = socket.connect_addr(&name).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
@@ -353,18 +356,18 @@ fn a_socket_is_connected_once_and_keeps_what_is_queued(shape: Shape) {
 const DROPPED: u64 = 200;
 const DROPPED_LEN: usize = 100;
 
-/// What a plain receiver found: the datagrams that filled its queue, and those of dropped sends.
+/// What a plain receiver got: the datagrams that filled its queue, and those of dropped sends.
 #[derive(Default)]
 struct Found {
     filling: Ledger,
     filled: u64,
-    /// Those that did take place.
+    /// Dropped sends that did take place.
     dropped: BTreeSet<u64>,
 }
 
 impl Found {
     fn enter(&mut self, datagram: &[u8]) {
-        assert!(!datagram.is_empty(), "nobody has sent an empty datagram");
+        assert!(!datagram.is_empty(), "an empty datagram, which nobody has sent");
         match parse(datagram) {
             (0, _) => self.filling.enter(datagram),
             (_, number) => {
@@ -379,7 +382,8 @@ impl Found {
         assert_eq!((self.filling.received, self.filling.holes), (self.filled, 0));
     }
 
-    /// Fills the queue, starts sends that wait for room, and drops them; some get room meanwhile.
+    /// Fills the queue, starts sends that wait for space, and drops them. Some find space before
+    /// that.
     async fn drop_waiting_sends(&mut self, receiver: &Plain, name: &UnixAddr) {
         self.filled = fill(name);
         let (connected, unconnected) = waiting_senders(name);
@@ -402,7 +406,7 @@ impl Found {
     }
 }
 
-/// Fails when dropped sends are not cancelled: they stay in flight.
+/// Fails when dropped sends are not cancelled, because they then stay in flight.
 fn a_send_that_is_dropped_while_it_waits_takes_place_whole_or_not_at_all(shape: Shape) {
     let runtime = shape.runtime();
     let before = runtime.metrics();
@@ -415,11 +419,11 @@ fn a_send_that_is_dropped_while_it_waits_takes_place_whole_or_not_at_all(shape: 
         }
         run(&runtime, sleep(Duration::from_millis(2)));
     }
-    assert_eq!(runtime.metrics().in_flight, before.in_flight, "operations have leaked");
+    assert_eq!(runtime.metrics().in_flight, before.in_flight, "operations leaked");
     found.check_rest(&receiver);
 }
 
-/// Fails when dropped sends are not cancelled: the exit waits for them in vain.
+/// Fails when dropped sends are not cancelled, because the exit then waits for them in vain.
 fn shutdown_ends_dropped_sends_and_loses_nothing_accepted(shape: Shape) {
     let runtime = shape.runtime();
     let (receiver, name) = plain_receiver();
@@ -448,7 +452,7 @@ fn shutdown_delivers_sends_that_still_wait(shape: Shape) {
         assert!(!one.is_finished() && !other.is_finished());
         [one, other]
     });
-    // The queue gets space only once the runtime has begun to end, and has nothing else to do.
+    // The queue has space only after the runtime has begun to end, when it has nothing else to do.
     let (begin, begins) = mpsc::channel();
     runtime.spawn(async move {
         sleep(Duration::from_millis(50)).await;
@@ -468,7 +472,7 @@ fn shutdown_delivers_sends_that_still_wait(shape: Shape) {
     let report = runtime.shutdown(Drain::default().deadline(Duration::from_secs(5)));
     assert_eq!((report.outcome, report.unfinished), (DrainOutcome::Complete, 0), "{report}");
     for sending in sent {
-        assert_eq!(sending.now_or_never().expect("it has ended").unwrap().unwrap(), 12);
+        assert_eq!(sending.now_or_never().expect("the send has ended").unwrap().unwrap(), 12);
     }
     reading.join().unwrap();
 }
@@ -486,7 +490,7 @@ fn a_sealed_socket_breaks_the_pipe(shape: Shape) {
     });
 }
 
-/// Fails when the socket is given back before its receive has ended.
+/// Fails when the socket is returned before its receive has ended.
 fn a_round_trip_through_std_under_load_loses_nothing(shape: Shape) {
     const COUNT: u64 = 20_000;
     shape.run(async {

@@ -1,4 +1,4 @@
-//! Sockets with a backlog of numbered datagrams, of either transport.
+//! Sockets of either transport with a backlog of numbered datagrams.
 
 use std::cell::RefCell;
 use std::io;
@@ -11,18 +11,18 @@ use ebbtide_testkit::socket::left_in_queue;
 use ebbtide_testkit::{Ledger, Transport, numbered};
 use socket2::Socket;
 
-/// A backlog that every queue has room for.
+/// A backlog that fits into every queue.
 pub(crate) const DATAGRAMS: u64 = 100;
 
-/// A socket, its backlog, and what became of it.
+/// A socket, its backlog, and what was delivered of it.
 pub(crate) struct Queue<T> {
-    /// Who sends, as in [`numbered`].
+    /// The id of the sender, for [`numbered`].
     id: u32,
     pub(crate) sender: Socket,
     pub(crate) receiver: Rc<DatagramSocket<T>>,
-    /// Another descriptor of the receiver's socket.
+    /// A second descriptor of the receiver's socket.
     pub(crate) watch: Socket,
-    /// Datagrams that the kernel took from the sender.
+    /// How many datagrams the kernel accepted from the sender.
     pub(crate) sent: u64,
     delivered: Rc<RefCell<Delivered>>,
 }
@@ -30,18 +30,18 @@ pub(crate) struct Queue<T> {
 #[derive(Default)]
 struct Delivered {
     ledger: Ledger,
-    /// True exactly when the receiver was handed `None`.
+    /// True exactly when the receiver got `None`.
     has_ended: bool,
 }
 
 /// A [`Queue`] of either transport.
 pub(crate) trait Backlog {
-    /// Sends up to `count` datagrams, as many as there is room for.
+    /// Sends up to `count` datagrams, as many as fit.
     fn grow(&mut self, count: usize);
 
     fn spawn_receiver(&self);
 
-    /// What was queued was delivered, in order, once, and nothing is left.
+    /// Fails unless what was queued was delivered once and in order, and nothing is left.
     fn check(&self, seed: u64);
 }
 
@@ -54,7 +54,7 @@ impl<T: Transport> Queue<T> {
         Self { id, sender, receiver, watch, sent: 0, delivered: Rc::default() }
     }
 
-    /// Receives from a drained socket, where nothing has to be waited for.
+    /// Receives everything from a drained socket. Nothing has to be waited for.
     pub(crate) fn take_all(&self) {
         let mut delivered = self.delivered.borrow_mut();
         while let Some(datagram) = self.receiver.try_recv().unwrap() {
@@ -87,7 +87,7 @@ impl<T: Transport> Backlog for Queue<T> {
         assert_eq!(ledger.received + stats.dropped_by_kernel, self.sent, "{run}");
         assert!(ledger.holes <= stats.dropped_by_kernel, "{run}");
         assert!(T::MAY_DROP || stats.dropped_by_kernel == 0, "{run}");
-        assert!(has_ended, "the receiver was not told that it has everything; {run}");
+        assert!(has_ended, "the receiver did not get the end; {run}");
         assert_eq!(left_in_queue(&self.watch), 0, "{run}");
     }
 }
@@ -99,7 +99,7 @@ async fn receive<A: Address>(socket: Rc<DatagramSocket<A>>, delivered: Rc<RefCel
     delivered.borrow_mut().has_ended = true;
 }
 
-/// The next datagram, if it comes within many turns.
+/// The next datagram, if it comes within a hundred turns.
 pub(crate) async fn arrival<A: Address>(socket: &DatagramSocket<A>) -> Option<Datagram<A>> {
     for _ in 0..100 {
         match socket.try_recv() {

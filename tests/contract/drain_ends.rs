@@ -1,4 +1,4 @@
-//! Shutdown while three threads flood a socket: it returns, and every datagram is accounted for.
+//! Shutdown while three threads flood a socket. It returns, and every datagram is accounted for.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -32,12 +32,12 @@ const SENDERS: u32 = 3;
 const SEEDS: u64 = 10;
 
 const DEADLINE: Duration = Duration::from_millis(10);
-/// What a slow receiver needs for a datagram: so long that it takes at most two until the deadline,
-/// one at the end of each pause that falls before or onto it.
+/// How long a slow receiver needs for a datagram. Until the deadline it takes at most two
+/// datagrams, one at the end of each pause.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Fails when the socket is not sealed, not cancelled or not reaped: what is accepted after the
-/// last read, or is not read, is then thrown away.
+/// Fails when the socket is not sealed, not cancelled or not reaped, because what is accepted after
+/// the last read, or is not read, is then discarded.
 fn every_accepted_unix_datagram_is_delivered(shape: Shape) {
     for seed in 0..SEEDS {
         let runtime = shape.runtime();
@@ -60,7 +60,7 @@ fn every_accepted_unix_datagram_is_delivered(shape: Shape) {
     }
 }
 
-/// Fails when what arrives between a cancel and the final completion is thrown away.
+/// Fails when what arrives between a cancel and the final completion is discarded.
 fn only_the_drop_counter_explains_a_hole_in_a_udp_sequence(shape: Shape) {
     for seed in 0..SEEDS {
         let runtime = shape.runtime();
@@ -82,29 +82,30 @@ fn only_the_drop_counter_explains_a_hole_in_a_udp_sequence(shape: Shape) {
     }
 }
 
-/// Fails when the socket is not sealed, not reaped, or not read until `EAGAIN`: what was sent is
-/// then in no count.
+/// Fails when the socket is not sealed, not reaped, or not read until `EAGAIN`, because some
+/// datagrams are then in no count.
 fn every_udp_datagram_is_received_dropped_or_refused(shape: Shape) {
     for seed in 0..SEEDS {
         drain_accounts_for_every_datagram(shape, some(seed), flooded_udp, Drain::default());
     }
 }
 
-/// Received, dropped or refused: while senders are waited for, the queue runs empty and is filled
-/// again. Fails when an empty queue before the seal is taken for the end.
+/// Every datagram is received, dropped or refused. While the drain waits for senders, the queue
+/// runs empty and is filled again. Fails when an empty queue before the seal counts as the end.
 fn a_drain_that_waits_for_senders_loses_nothing(shape: Shape) {
     let policy = Drain::default().quiesce(true);
     drain_accounts_for_every_datagram(shape, some(0), flooded_udp, policy);
 }
 
-/// The seal takes the place of a filter that takes its time. What another CPU has it look at
-/// meanwhile gets through, and is queued after the queue was found empty. Fails when senders are
-/// waited for before the seal only; by luck, hence the rounds: one in ten finds something then.
+/// The seal replaces a slow filter. What another CPU passes through that filter at that moment is
+/// accepted, and is queued after the queue was found empty. Fails when the drain waits for senders
+/// only before the seal. Only one round in ten then finds such a datagram, so there are many
+/// rounds.
 #[test]
 fn a_drain_that_waits_for_senders_reads_what_the_seal_let_through() {
     const ROUNDS: usize = 80;
     if thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
-        return println!("skipped: it takes two CPUs");
+        return println!("skipped: fewer than two CPUs");
     }
     for shape in Shape::ALL.into_iter().cycle().take(ROUNDS) {
         let policy = Drain::default().quiesce(true);
@@ -112,7 +113,7 @@ fn a_drain_that_waits_for_senders_reads_what_the_seal_let_through() {
     }
 }
 
-/// Drains the socket when so many datagrams of the flood were received.
+/// Drains the socket after `least` datagrams of the flood were received.
 fn drain_accounts_for_every_datagram(
     shape: Shape,
     least: u64,
@@ -153,9 +154,10 @@ fn a_slow_udp_receiver_is_bounded_by_the_deadline(shape: Shape) {
 }
 
 /// Shuts down while datagrams wait for a receiver that is too slow. Fails when the deadline does
-/// not end the delivery (all is delivered then), or when a datagram is counted twice or not at all.
+/// not end the delivery, because everything is then delivered, or when a datagram is counted twice
+/// or not at all.
 ///
-/// Gives the report, and how many datagrams the kernel accepted from the senders.
+/// Returns the report, and how many datagrams the kernel accepted from the senders.
 fn cut_short<S, A>(shape: Shape, flooded: fn() -> (S, Flood)) -> (DrainReport, u64)
 where
     S: Deref<Target = DatagramSocket<A>> + 'static,
@@ -206,14 +208,14 @@ fn some(seed: u64) -> u64 {
     fastrand::Rng::with_seed(seed).usize(0..=2_000) as u64
 }
 
-/// Threads that send as fast as they can. Each gives how many sends were accepted.
+/// Threads that send as fast as they can. Each returns how many sends were accepted.
 struct Flood {
     senders: Vec<JoinHandle<u64>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Flood {
-    /// Each sender sends by a `send` of its own, until that fails or it is told to stop.
+    /// Each sender gets its own `send` function. It sends until that fails or it is stopped.
     fn start<S>(connect: impl Fn() -> S) -> Self
     where
         S: Fn(&[u8]) -> io::Result<usize> + Send + 'static,
@@ -235,14 +237,14 @@ impl Flood {
         Self { senders, stop }
     }
 
-    /// What was accepted from each sender.
+    /// Stops the senders. Returns how many datagrams of each were accepted.
     fn stop(self) -> Vec<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.senders.into_iter().map(|sender| sender.join().unwrap()).collect()
     }
 }
 
-/// Its senders wait while the queue is full, and stop at the seal.
+/// The senders wait while the queue is full, and stop at the seal.
 fn flooded_unix() -> (UnixDatagram, Flood) {
     let name = unique_name("flood");
     let socket = UnixDatagram::bind_addr(&name).unwrap();
@@ -254,16 +256,17 @@ fn flooded_unix() -> (UnixDatagram, Flood) {
     (socket, flood)
 }
 
-/// Its senders notice nothing of the seal, and stop when the port is closed.
+/// The senders do not notice the seal, and stop when the port is closed.
 fn flooded_udp() -> (UdpSocket, Flood) {
     flood_udp(UdpSocket::bind("127.0.0.1:0").unwrap())
 }
 
-/// The same, and each datagram keeps the CPU that delivers it busy for a while before it is queued.
+/// A flooded UDP socket. Each datagram keeps the CPU that delivers it busy for a while before it is
+/// queued.
 fn flooded_udp_with_a_slow_filter() -> (UdpSocket, Flood) {
     let socket = Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
     let instruction = |code: u32, operand| SockFilter::new(code as u16, 0, 0, operand);
-    // Takes the packet apart to find where its payload starts.
+    // Parses the packet to find the start of its payload.
     let payload_offset = (libc::SKF_AD_OFF + libc::SKF_AD_PAY_OFFSET).cast_unsigned();
     let take_apart = || instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, payload_offset);
     let mut accept_slowly: Vec<_> = std::iter::repeat_with(take_apart).take(4_000).collect();

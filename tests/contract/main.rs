@@ -1,8 +1,8 @@
-//! The contract: a file or a folder for each of its points in the README, in their order, and then
-//! for what the exit waits for.
+//! The contract. Each point of the README has a file or a folder, in the order of the README.
+//! Another folder has what the exit waits for.
 //!
-//! A scenario runs on io_uring with large and with tiny queues, and on epoll. What counts what the
-//! whole process has runs in a process of its own.
+//! A scenario runs on io_uring with large and with tiny queues, and on epoll. A test that counts
+//! what the whole process holds runs in a separate process.
 
 // 1. Every datagram that the kernel has queued is delivered once, and in order.
 mod once_in_order;

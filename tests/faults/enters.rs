@@ -1,4 +1,4 @@
-//! The visits to the kernel fail: `io_uring_enter(2)`, or `epoll_wait(2)`.
+//! Failures of the calls that enter the kernel: `io_uring_enter(2)`, or `epoll_wait(2)`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,15 +25,15 @@ on_every_shape!(
 
 /// The steps of the short form.
 const SAMPLE: [u64; 5] = [1, 2, 7, 40, 200];
-/// Those that come after the start, which tries an enter.
+/// Steps after the start, which tries an enter.
 const RUNNING: [u64; 4] = [2, 7, 40, 200];
-/// Those of the long form.
+/// The steps of the long form.
 const ALL: std::ops::RangeInclusive<u64> = 1..=200;
 
-/// Visits that fail in a row, where some do. One that may sleep is followed by a pause of 1 ms.
+/// How many calls fail in a row. A failed call that may sleep is followed by a pause of 1 ms.
 const ROW: u64 = 20;
 
-/// All the ways in which a visit can fail without anything being wrong.
+/// All ways in which an enter can fail although nothing is wrong.
 fn manners(visit: libc::c_long) -> &'static [Manner] {
     const RING: [Manner; 6] = [
         Manner::Refuse(EINTR),
@@ -53,15 +53,15 @@ fn visit(shape: Shape) -> libc::c_long {
     if shape.has_ring() { libc::SYS_io_uring_enter } else { libc::SYS_epoll_wait }
 }
 
-/// Runs the program with `fault`; fails unless it loses nothing and the fault strikes.
+/// Runs the program with `fault`. Fails unless nothing is lost and the fault happens.
 fn strike<T: Transport>(shape: Shape, fault: Fault) -> Tally {
     let run = format!("{}, {}, {fault:?}", shape.name, std::any::type_name::<T>());
     let (_, tally) = with_fault(fault, || program::run::<T>(shape, fault.from).check(&[], &run));
-    assert!(tally.failures > 0, "{run}: it is over after {} calls", tally.calls);
+    assert!(tally.failures > 0, "{run}: the program ended after {} calls", tally.calls);
     tally
 }
 
-/// Runs the program on both transports, with every manner of failing at the steps `from`.
+/// Runs the program on both transports, with every kind of failure at the steps `from`.
 fn strike_all(
     shape: Shape,
     from: impl Iterator<Item = u64>,
@@ -82,19 +82,20 @@ fn in_a_row(visit: libc::c_long, k: u64, manner: Manner) -> Fault {
     Fault::burst(visit, k, ROW, manner)
 }
 
-/// Fails when an enter that took nothing is taken for done, or one that was interrupted for failed.
+/// Fails when an enter that took nothing counts as done, or when an interrupted one counts as
+/// failed.
 fn a_visit_that_fails_once_loses_nothing(shape: Shape) {
-    let _watchdog = Watchdog::new("a visit fails once");
+    let _watchdog = Watchdog::new("an enter fails once");
     strike_all(shape, SAMPLE.into_iter(), Fault::once);
 }
 
 fn visits_that_fail_again_and_again_lose_nothing(shape: Shape) {
-    let _watchdog = Watchdog::new("visits fail again and again");
+    let _watchdog = Watchdog::new("enters fail again and again");
     strike_all(shape, SAMPLE.into_iter().filter(|k| *k > 1), Fault::every);
 }
 
 fn visits_that_fail_in_a_row_lose_nothing(shape: Shape) {
-    let _watchdog = Watchdog::new("visits fail in a row");
+    let _watchdog = Watchdog::new("enters fail in a row");
     strike_all(shape, [1, 130].into_iter(), in_a_row);
 }
 
@@ -105,7 +106,7 @@ fn a_failure_at_every_step_loses_nothing() {
     for shape in Shape::ALL {
         let runs = [
             ("once", strike_all(shape, ALL, Fault::once)),
-            ("each k-th", strike_all(shape, ALL.skip(1), Fault::every)),
+            ("every k-th", strike_all(shape, ALL.skip(1), Fault::every)),
             ("20 in a row", strike_all(shape, ALL, in_a_row)),
         ];
         for (what, tally) in runs {
@@ -114,13 +115,13 @@ fn a_failure_at_every_step_loses_nothing() {
     }
 }
 
-/// The one loss that can only be reported, is: the kernel had no memory to keep a completion. Here
-/// it only says so, and nothing else may be lost by what follows.
+/// The kernel has no memory for a completion. This loss can only be reported. Here the kernel only
+/// claims it, so nothing else may be lost.
 #[test]
 fn a_completion_that_the_kernel_lost_is_reported() {
     let shape = Shape::DEFAULT;
     if !shape.has_ring() {
-        return println!("skipped: there is no ring here");
+        return println!("skipped: io_uring is not available");
     }
     let _watchdog = Watchdog::new("a completion is lost");
     for k in RUNNING {
@@ -135,46 +136,47 @@ fn a_completion_that_the_kernel_lost_is_reported() {
     }
 }
 
-/// A ring that fails for a reason that no ring recovers from says so in a panic; the unwinding
-/// drains what can be drained.
+/// A ring that fails with an unrecoverable error panics with the reason. The unwinding drains what
+/// it can.
 #[test]
 fn a_ring_that_breaks_panics_with_its_reason() {
     let shape = Shape::DEFAULT;
     if !shape.has_ring() {
-        return println!("skipped: there is no ring here");
+        return println!("skipped: io_uring is not available");
     }
     let _watchdog = Watchdog::new("a ring breaks");
     for k in RUNNING {
         let fault = Fault::once(libc::SYS_io_uring_enter, k, Manner::Refuse(libc::EFAULT));
         let (panic, tally) = with_fault(fault, || {
-            catch_unwind(|| drop(program::run::<UnixAddr>(shape, k))).expect_err("it broke")
+            catch_unwind(|| drop(program::run::<UnixAddr>(shape, k))).expect_err("the ring breaks")
         });
-        let message = panic.downcast_ref::<String>().expect("a message");
+        let message = panic.downcast_ref::<String>().expect("the panic has a message");
         assert!(message.contains("io_uring driver failed: Bad address"), "{message}");
         assert_eq!(tally.failures, 1);
     }
 }
 
-/// A sandbox that is put on later, for example. Fails when what the unwinding drops, sockets and
-/// the runtime, enters again and panics for it: the process then aborts.
+/// A sandbox that is installed later has this effect, for example. Fails when sockets and the
+/// runtime, which the unwinding drops, enter again and panic, because the process then aborts.
 fn a_driver_that_fails_for_good_panics_once(shape: Shape) {
     let _watchdog = Watchdog::new("a driver fails for good");
     for k in RUNNING {
         for errno in [libc::EFAULT, libc::EPERM, libc::ENOSYS] {
             let fault = Fault::burst(visit(shape), k, u64::MAX, Manner::Refuse(errno));
             let (panic, tally) = with_fault(fault, || {
-                catch_unwind(|| drop(program::run::<SocketAddr>(shape, k))).expect_err("it failed")
+                catch_unwind(|| drop(program::run::<SocketAddr>(shape, k)))
+                    .expect_err("the driver fails")
             });
-            let message = panic.downcast_ref::<String>().expect("a message");
+            let message = panic.downcast_ref::<String>().expect("the panic has a message");
             let reason = io::Error::from_raw_os_error(errno).to_string();
             assert!(message.contains(" driver failed: ") && message.contains(&reason), "{message}");
-            assert!(tally.failures > 1, "the unwinding was not struck");
+            assert!(tally.failures > 1, "no call failed during the unwinding");
         }
     }
 }
 
-/// Fails when the end of a runtime whose failure the program has caught panics as well, or passes
-/// for complete over what it could not read.
+/// The program catches the panic of its driver. Fails when the end of that runtime panics as well,
+/// or when its outcome is `Complete` although it could not read everything.
 fn the_end_of_a_runtime_whose_driver_failed_tells_what_it_could_not_read(shape: Shape) {
     let _watchdog = Watchdog::new("a driver fails before the end");
     let fault = Fault::burst(visit(shape), 20, u64::MAX, Manner::Refuse(libc::EPERM));
@@ -191,8 +193,8 @@ fn the_end_of_a_runtime_whose_driver_failed_tells_what_it_could_not_read(shape: 
                     }
                 });
             };
-            let panic = catch_unwind(AssertUnwindSafe(turns)).expect_err("it failed");
-            let message = panic.downcast_ref::<String>().expect("a message");
+            let panic = catch_unwind(AssertUnwindSafe(turns)).expect_err("the driver fails");
+            let message = panic.downcast_ref::<String>().expect("the panic has a message");
             assert!(message.contains(" driver failed: "), "{message}");
         }
         sender.send(&[1]).unwrap();
@@ -203,31 +205,32 @@ fn the_end_of_a_runtime_whose_driver_failed_tells_what_it_could_not_read(shape: 
     if shape.has_ring() {
         assert_eq!((report.outcome, report.unread), (DrainOutcome::DeadlinePassed, 1), "{report}");
     } else {
-        // What epoll would have said was readable is read all the same.
+        // The queue is read although epoll does not report it as readable.
         assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Unclaimed, 1), "{report}");
     }
 }
 
-/// A kernel that refuses for good ends no program by itself; but the end of a program ends, and
-/// tells what it could not get back and not read. Takes three times the limit of a reap, 5 seconds.
+/// A kernel that refuses for good does not end a program. But the end of a program must end, and
+/// must report what it could not cancel and not read. It takes three times the limit of a reap, 5
+/// seconds.
 ///
-/// Fails when a receive that is not given back counts as one that was (the drain was then told to
-/// be complete, with a datagram in the queue).
+/// Fails when a receive that could not be cancelled counts as cancelled. The drain was once
+/// reported as complete then, with a datagram in the queue.
 #[test]
 #[ignore = "the long form: it waits for 15 seconds"]
 fn a_shutdown_under_a_kernel_that_refuses_for_good_ends_and_tells() {
     let shape = Shape::DEFAULT;
     if !shape.has_ring() {
-        return println!("skipped: there is no ring here");
+        return println!("skipped: io_uring is not available");
     }
-    let _watchdog = Watchdog::new("every visit fails");
+    let _watchdog = Watchdog::new("every enter fails");
     let fault = Fault::burst(libc::SYS_io_uring_enter, 2, u64::MAX, Manner::Refuse(ENOMEM));
     let (report, tally) = with_fault(fault, || {
         let runtime = shape.runtime();
         let sender = runtime.block_on(async {
             let (sender, socket) = UnixAddr::pair();
             let socket = UnixAddr::open(socket);
-            yield_now().await; // The receive is in flight.
+            yield_now().await; // From here on the receive is in flight.
             sender.send(&[1]).unwrap();
             ebbtide::spawn(async move { while let Ok(Some(_)) = socket.recv().await {} });
             for _ in 0..10 {
@@ -245,16 +248,16 @@ fn a_shutdown_under_a_kernel_that_refuses_for_good_ends_and_tells() {
     assert!(report.to_string().contains("SOCKETS NOT READ TO THE END 1"), "{report}");
 }
 
-/// As above, but it comes to its senses: what one drain could not read, the next one does.
+/// The kernel refuses only for a time. The next drain reads what the first could not.
 #[test]
 #[ignore = "the long form: it waits for 5 seconds"]
 fn a_socket_whose_drain_timed_out_can_be_drained_again() {
     let shape = Shape::DEFAULT;
     if !shape.has_ring() {
-        return println!("skipped: there is no ring here");
+        return println!("skipped: io_uring is not available");
     }
-    let _watchdog = Watchdog::new("visits fail for 5 seconds");
-    // One call arms, each of the others is followed by a pause of a millisecond.
+    let _watchdog = Watchdog::new("enters fail for 5 seconds");
+    // One call arms the receive. Each of the others is followed by a pause of a millisecond.
     let fault = Fault::burst(libc::SYS_io_uring_enter, 2, 7_000, Manner::Refuse(ENOMEM));
     with_fault(fault, || {
         let runtime = shape.runtime();
@@ -272,7 +275,10 @@ fn a_socket_whose_drain_timed_out_can_be_drained_again() {
                 }
             }
             for number in 0..10 {
-                assert_eq!(socket.recv().await.unwrap().expect("it is queued")[..], [number]);
+                assert_eq!(
+                    socket.recv().await.unwrap().expect("a datagram is queued")[..],
+                    [number]
+                );
             }
             assert!(socket.recv().await.unwrap().is_none());
         });

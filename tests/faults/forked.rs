@@ -1,5 +1,5 @@
-//! A forked child lives on while its parent shuts down. It has inherited the ring and the sockets,
-//! and keeps both alive; it must not keep the receives alive with them.
+//! A forked child outlives the runtime of its parent. It has inherited the ring and the sockets,
+//! and keeps both open. It must not keep the receives in flight.
 
 use std::net::SocketAddr;
 
@@ -11,12 +11,12 @@ use ebbtide_testkit::{Shape, Transport, Watchdog};
 
 use crate::program;
 
-/// Runs the program, forks half-way, and has the child outlive the runtime.
+/// Runs the program and forks in its middle. The child outlives the runtime.
 fn run<T: Transport>(shape: Shape, seed: u64) -> (program::Finished<T>, Idle) {
     let run = format!("{}, {}, seed {seed}", shape.name, std::any::type_name::<T>());
     let mut fork = None;
     let mut finished = program::run_with::<T>(shape.runtime(), seed, || fork = Some(Idle::new()));
-    let fork = fork.expect("the program came to its middle");
+    let fork = fork.expect("the program reached its middle");
     assert!(fork.is_alive(), "{run}");
     finished.check(&[], &run);
     (finished, fork)
@@ -25,13 +25,12 @@ fn run<T: Transport>(shape: Shape, seed: u64) -> (program::Finished<T>, Idle) {
 #[test]
 fn a_child_that_outlives_the_runtime_of_its_parent_takes_nothing() {
     in_a_child(|| {
-        let _watchdog = Watchdog::new("a child lives on");
+        let _watchdog = Watchdog::new("a child outlives the runtime");
         for (seed, shape) in (0..).zip(Shape::ALL.into_iter().cycle()).take(8) {
             run::<UnixAddr>(shape, seed);
             let (finished, _alive) = run::<SocketAddr>(shape, seed);
-            // The sockets are open in the child, and here, without their seal. What they receive
-            // from now on stays in their queues: nobody is there to take it, or to write it
-            // anywhere.
+            // The sockets are open in the child, and here, without their seal. From now on
+            // datagrams stay in their queues, because nobody receives them.
             let bait = Bait::new(512 * 66_000);
             for channel in &finished.channels {
                 for number in 0..10 {

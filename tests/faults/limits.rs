@@ -19,7 +19,7 @@ use futures_util::FutureExt;
 
 use crate::program;
 
-/// A socket that was opened while there were descriptors, with datagrams in its queue.
+/// A socket with queued datagrams, opened while descriptors were available.
 fn backlog<T: Transport>(received: &Rc<Cell<u64>>) -> socket2::Socket {
     async fn receive<A: Address>(socket: DatagramSocket<A>, received: Rc<Cell<u64>>) {
         while let Some(datagram) = socket.recv().await.unwrap() {
@@ -31,7 +31,7 @@ fn backlog<T: Transport>(received: &Rc<Cell<u64>>) -> socket2::Socket {
     sender
 }
 
-/// Opening fails with an error that says so; what is open goes on, waits, and is drained.
+/// Opening fails with an error that names the cause. Open sockets go on, wait, and are drained.
 #[test]
 fn a_runtime_without_descriptors_says_so_and_loses_nothing() {
     in_a_child(|| {
@@ -46,7 +46,7 @@ fn a_runtime_without_descriptors_says_so_and_loses_nothing() {
 }
 
 fn with_room_for(shape: Shape, room: usize) {
-    let run = format!("{}, room for {room}", shape.name);
+    let run = format!("{}, {room} descriptors", shape.name);
     let runtime = shape.runtime();
     let received = Rc::default();
     let (senders, waiting, peer) = runtime.block_on(async {
@@ -81,7 +81,7 @@ fn with_room_for(shape: Shape, room: usize) {
     drop((full, peer));
 }
 
-/// A peer outside of the runtime, whose queue is full until somebody takes what is in it.
+/// A peer outside of the runtime, whose queue is full until it is read.
 fn full_peer(name: &UnixAddr) -> (std::os::unix::net::UnixDatagram, usize) {
     let peer = std::os::unix::net::UnixDatagram::bind_addr(name).unwrap();
     peer.set_nonblocking(true).unwrap();
@@ -91,8 +91,8 @@ fn full_peer(name: &UnixAddr) -> (std::os::unix::net::UnixDatagram, usize) {
     (peer, queued)
 }
 
-/// To be told of space in the queue of a peer takes a descriptor of one's own. Fails when a send
-/// that gets none fails instead of waiting, when it spins, or when the exit does not wait for it.
+/// Waiting for space in the queue of a peer needs a descriptor. Fails when a send that gets none
+/// fails instead of waiting, when it spins, or when the exit does not wait for it.
 #[test]
 fn a_send_waits_although_no_descriptor_is_left() {
     in_a_child(|| {
@@ -127,7 +127,7 @@ fn sends_wait_without_descriptors(shape: Shape) {
             ebbtide::time::sleep(Duration::from_millis(8)).await;
         }
         let turns = runtime.metrics().turns - turns;
-        assert!(turns < 1_000, "{}: {turns} turns: it spins", shape.name);
+        assert!(turns < 1_000, "{}: the runtime spins: {turns} turns", shape.name);
         empty(&peer);
         for send in sends {
             assert_eq!(send.await.unwrap(), 3, "{}", shape.name);
@@ -137,7 +137,7 @@ fn sends_wait_without_descriptors(shape: Shape) {
     for _ in 0..2 {
         assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 3);
     }
-    assert!(peer.recv(&mut [0; 100]).is_err(), "something came twice");
+    assert!(peer.recv(&mut [0; 100]).is_err(), "a datagram came twice");
 
     drop(full);
     let filler = std::os::unix::net::UnixDatagram::unbound().unwrap();
@@ -158,7 +158,8 @@ fn sends_wait_without_descriptors(shape: Shape) {
     drop((full, connected));
 }
 
-/// With `bytes` of locked memory: how many entries the ring got, or the error; `None`, epoll.
+/// Starts a runtime with `bytes` of locked memory. Returns how many entries the ring got, `None`
+/// for epoll, or the error.
 fn with_locked_memory(bytes: u64, choice: DriverChoice) -> io::Result<Option<u32>> {
     limit(libc::RLIMIT_MEMLOCK, bytes);
     let runtime = Runtime::builder().driver(choice).build()?;
@@ -170,19 +171,20 @@ fn with_locked_memory(bytes: u64, choice: DriverChoice) -> io::Result<Option<u32
     Ok(entries)
 }
 
-/// With more memory it is never a smaller ring. Fails when a smaller ring is given up while the
-/// memory of the larger one that failed has not come back.
+/// More memory never leads to a smaller ring. Fails when a smaller ring is not tried because the
+/// memory of the larger one that failed is not free yet.
 fn check_locked_memory(sizes: &[u64]) {
     let _watchdog = Watchdog::new("locked memory");
     if !Shape::DEFAULT.has_ring() {
-        return println!("skipped: there is no ring here");
+        return println!("skipped: io_uring is not available");
     }
     as_another_user(|| {
         let mut most = None;
         for bytes in sizes {
-            let auto = with_locked_memory(*bytes, DriverChoice::Auto).expect("epoll does without");
+            let auto = with_locked_memory(*bytes, DriverChoice::Auto)
+                .expect("epoll needs no locked memory");
             println!("note: {bytes} bytes of locked memory: completion queue {auto:?}");
-            assert!(auto >= most, "{bytes} bytes: {auto:?}, and with less it was {most:?}");
+            assert!(auto >= most, "{bytes} bytes: {auto:?}, but {most:?} with less");
             most = auto;
             let ring = with_locked_memory(*bytes, DriverChoice::IoUring);
             match (auto, ring) {
@@ -212,14 +214,15 @@ fn another_user_with_any_amount_of_locked_memory_gets_what_fits() {
     });
 }
 
-/// Rings until no more fit: the next is smaller, or epoll; all of them work, also together.
+/// Opens rings until no more fit. The next one is smaller, or epoll is used. All work, also
+/// together.
 #[test]
 #[ignore = "the long form: a ring that does not fit is tried for a second"]
 fn rings_that_use_locked_memory_up_leave_the_next_ones_working() {
     in_a_child(|| {
         let _watchdog = Watchdog::new("locked memory is used up");
         if !Shape::DEFAULT.has_ring() {
-            return println!("skipped: there is no ring here");
+            return println!("skipped: io_uring is not available");
         }
         as_another_user(|| {
             limit(libc::RLIMIT_MEMLOCK, 1 << 20);
@@ -241,24 +244,24 @@ fn rings_that_use_locked_memory_up_leave_the_next_ones_working() {
             for (seed, runtime) in (0..).zip(runtimes) {
                 program::run_on::<SocketAddr>(runtime, seed).check(&[], "locked memory is used up");
             }
-            // It has come back with them.
+            // The memory is free again.
             assert!(matches!(Runtime::new().unwrap().driver(), RunningDriver::IoUring { .. }));
         });
     });
 }
 
-/// The limit on processes is that of a container. Fails when a call that gets no thread keeps the
-/// loop, is lost, or is not tried again.
+/// The limit of processes is like that of a container. Fails when a call that gets no thread blocks
+/// the loop, is lost, or is not tried again.
 #[test]
 fn a_blocking_call_waits_for_a_thread_while_the_loop_goes_on() {
     in_a_child(|| {
         let _watchdog = Watchdog::new("a blocking call waits for a thread");
         for shape in [Shape::DEFAULT, Shape::EPOLL] {
-            // Root is not limited.
+            // The limit does not apply to root.
             let is_shown = as_another_user(|| {
                 let runtime = shape.runtime();
                 limit(libc::RLIMIT_NPROC, 0);
-                assert!(thread::Builder::new().spawn(|| ()).is_err(), "threads are refused");
+                assert!(thread::Builder::new().spawn(|| ()).is_err(), "no thread can be started");
                 runtime.block_on(async {
                     let calls: Vec<_> =
                         (0..3).map(|number| ebbtide::spawn_blocking(move || number)).collect();
@@ -273,7 +276,7 @@ fn a_blocking_call_waits_for_a_thread_while_the_loop_goes_on() {
                 drop(runtime.block_on(async { [ebbtide::spawn_blocking(|| ())] }));
                 let report = runtime.shutdown(Drain::default().deadline(Duration::from_millis(1)));
                 limit(libc::RLIMIT_NPROC, libc::RLIM_INFINITY);
-                // A thread of before may have been free, and quick enough.
+                // An earlier thread may have been free, and fast enough.
                 let expected = match report.unfinished {
                     0 => DrainOutcome::Complete,
                     _ => DrainOutcome::DeadlinePassed,
@@ -281,7 +284,7 @@ fn a_blocking_call_waits_for_a_thread_while_the_loop_goes_on() {
                 assert_eq!(report.outcome, expected, "{report}");
             });
             if is_shown.is_none() {
-                println!("skipped: another user cannot be had here");
+                println!("skipped: no other user");
             }
         }
     });

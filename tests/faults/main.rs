@@ -1,14 +1,14 @@
-//! Faults: what the kernel may refuse, interrupt or cut short, it does, at every step of a program
-//! in turn; and what peers may send that means no good. Nothing is lost or doubled, or the error is
-//! clear; nothing hangs; nothing is written after it was freed.
+//! Faults. At every step of a program in turn, the kernel refuses, interrupts or cuts short what it
+//! may. Peers send hostile input. Nothing is lost or duplicated, or the error is clear. Nothing
+//! hangs, and nothing is written after it was freed.
 //!
-//! The short form takes a sample of the steps. All of them, a few minutes:
+//! The short form tries a sample of the steps. All steps take a few minutes:
 //!
 //! ```text
 //! cargo test --release --test faults -- --ignored --nocapture
 //! ```
 //!
-//! A failure names the fault, which `program::run` repeats with the same seed.
+//! A failure prints the fault. `program::run` repeats it with the same seed.
 
 mod enters;
 mod forked;

@@ -1,5 +1,5 @@
-//! The other calls on the path of a datagram fail: receiving by hand (epoll, and the drain on both
-//! drivers), and telling epoll what to watch.
+//! Failures of the other calls on the path of a datagram: direct reads (epoll, and the drain on
+//! both drivers), and registering with epoll.
 
 use std::cell::Cell;
 use std::io;
@@ -26,8 +26,8 @@ on_every_shape!(
 
 const SAMPLE: [u64; 4] = [1, 2, 5, 50];
 
-/// Runs the program with `fault`; each failure may be told to a receiver at most once, and only
-/// with `errors`. How often it struck, and how many errors were told.
+/// Runs the program with `fault`. Receivers may get at most one error for each failure, and only
+/// `errors`. Returns how many calls failed, and how many errors receivers got.
 fn strike<T: Transport>(shape: Shape, fault: Fault, errors: &[i32]) -> (u64, u64) {
     let run = format!("{}, {}, {fault:?}", shape.name, std::any::type_name::<T>());
     let (told, tally) =
@@ -36,7 +36,7 @@ fn strike<T: Transport>(shape: Shape, fault: Fault, errors: &[i32]) -> (u64, u64
     (tally.failures, told)
 }
 
-/// The calls of `syscall` that a run makes from the first on, and each k-th.
+/// Tries each of the first calls of `syscall`, and every k-th call.
 fn strike_all(shape: Shape, syscall: libc::c_long, errno: i32, errors: &[i32]) -> (u64, u64) {
     let mut sum = (0, 0);
     let mut add = |(struck, told)| sum = (sum.0 + struck, sum.1 + told);
@@ -52,14 +52,14 @@ fn strike_all(shape: Shape, syscall: libc::c_long, errno: i32, errors: &[i32]) -
     sum
 }
 
-/// Fails when `EINTR` ends the reading of a drain, or is told to a receiver.
+/// Fails when a drain stops reading at `EINTR`, or when a receiver gets that error.
 fn receives_that_are_interrupted_lose_nothing(shape: Shape) {
     let _watchdog = Watchdog::new("receives are interrupted");
     let (struck, _) = strike_all(shape, libc::SYS_recvmmsg, EINTR, &[]);
     assert!(struck > 0);
 }
 
-/// Fails when an error ends the reading of a drain, or leaves a socket deaf.
+/// Fails when a drain stops reading at an error, or when a socket no longer receives after one.
 fn receives_that_fail_are_told_once_each_and_lose_nothing(shape: Shape) {
     let _watchdog = Watchdog::new("receives fail");
     for errno in [ENOMEM, ENOBUFS] {
@@ -68,7 +68,7 @@ fn receives_that_fail_are_told_once_each_and_lose_nothing(shape: Shape) {
     }
 }
 
-/// So many that one enter does not bring them all, and the drain has to read.
+/// So many that one enter does not deliver them all, and the drain has to read.
 const SENT: u64 = 150;
 
 /// A socket with `SENT` datagrams in its queue.
@@ -78,7 +78,7 @@ fn loaded<T: Transport>() -> (socket2::Socket, Rc<DatagramSocket<T>>) {
     (sender, Rc::new(T::open(socket)))
 }
 
-/// Counts what is received until the end; errors are of one kind only.
+/// Counts what is received until the end. Errors may only be `errno`.
 async fn count<A: Address>(socket: Rc<DatagramSocket<A>>, errno: i32, received: Rc<Cell<u64>>) {
     loop {
         match socket.recv().await {
@@ -89,8 +89,8 @@ async fn count<A: Address>(socket: Rc<DatagramSocket<A>>, errno: i32, received: 
     }
 }
 
-/// As if ICMP answers came faster than the socket is read, for a while. Fails when some dozens of
-/// errors in a row end the reading, or each of them waits in memory to be told.
+/// For a while, ICMP answers seem to come faster than the socket is read. Fails when some dozens of
+/// consecutive errors end the reading, or when each of them is kept in memory.
 fn thousands_of_errors_in_a_row_do_not_end_a_drain(shape: Shape) {
     fn pass<T: Transport>(shape: Shape) {
         let fault = Fault::burst(libc::SYS_recvmmsg, 1, 5_000, Manner::Refuse(ECONNREFUSED));
@@ -115,8 +115,8 @@ fn thousands_of_errors_in_a_row_do_not_end_a_drain(shape: Shape) {
     pass::<SocketAddr>(shape);
 }
 
-/// Fails when the drain of such a socket does not end, or says that it is complete: whether its
-/// receiver finds out, and whether the socket is gone by then.
+/// Fails when the drain of such a socket does not end, or when its outcome is `Complete`: whether
+/// its receiver gets the error or not, and whether the socket is already closed or not.
 fn a_socket_that_cannot_be_read_is_given_up_and_told(shape: Shape) {
     let _watchdog = Watchdog::new("reads that fail for good");
     for (from, is_kept) in [(1, false), (1, true), (2, false), (2, true)] {
@@ -146,7 +146,7 @@ fn a_socket_that_was_given_up_can_be_drained_again(shape: Shape) {
         let runtime = shape.runtime();
         runtime.block_on(async {
             let (_sender, socket) = loaded::<UnixAddr>();
-            let error = socket.drain().expect_err("it cannot be read");
+            let error = socket.drain().expect_err("the socket cannot be read");
             assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
             socket.drain().unwrap();
             let received: Rc<Cell<u64>> = Rc::default();
@@ -157,9 +157,9 @@ fn a_socket_that_was_given_up_can_be_drained_again(shape: Shape) {
     assert_eq!(tally.failures, 65_600);
 }
 
-/// Fails when a look that only fails counts as one at an empty queue.
+/// Fails when a failed peek counts as an empty queue.
 fn a_socket_that_cannot_be_looked_at_counts_as_abandoned(shape: Shape) {
-    let _watchdog = Watchdog::new("looks that fail for good");
+    let _watchdog = Watchdog::new("peeks that fail for good");
     let fault = Fault::burst(libc::SYS_recvfrom, 1, u64::MAX, Manner::Refuse(ECONNREFUSED));
     let (report, tally) = with_fault(fault, || {
         let runtime = shape.runtime();
@@ -175,8 +175,8 @@ fn polls_that_are_interrupted_lose_nothing(shape: Shape) {
     strike_all(shape, libc::SYS_poll, EINTR, &[]);
 }
 
-/// Fails when a socket that epoll does not know of is waited for. The first call that is spared is
-/// that for the eventfd, without which there is no driver.
+/// Fails when the driver waits for a socket that epoll does not know. The first call does not fail,
+/// because it is for the eventfd, without which there is no driver.
 #[test]
 fn what_epoll_cannot_watch_is_told_once_and_tried_again() {
     let _watchdog = Watchdog::new("epoll cannot watch");

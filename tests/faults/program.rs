@@ -1,7 +1,7 @@
-//! The program that the faults strike. It has in it whatever could lose a datagram: receive futures
-//! that are dropped, datagrams that are kept, empty datagrams, sends that wait and are dropped
-//! while they do, sleeps, and a backlog when it ends. One thread, and the same steps for the same
-//! seed.
+//! The program that the faults are tried on. It does everything that could lose a datagram: it
+//! drops receive futures, holds datagrams, sends empty ones, starts sends that wait and drops some
+//! of them, sleeps, and ends with a backlog. It has one thread, and makes the same steps for the
+//! same seed.
 
 use std::cell::RefCell;
 use std::io;
@@ -20,17 +20,17 @@ use ebbtide_testkit::{Ledger, Shape, Transport, numbered, parse};
 use futures_util::FutureExt;
 use socket2::Socket;
 
-/// In each half: so many that every program visits the kernel more than 200 times.
+/// The rounds in each half. Every program enters the kernel more than 200 times.
 const ROUNDS: usize = 150;
 
-/// Turns after which a socket is taken to be deaf. A datagram needs one or two, and as many more as
-/// calls of the kernel fail.
+/// The number of turns after which a socket counts as one that no longer receives. A datagram needs
+/// one or two turns, and one more for each failed call.
 const MOST_TURNS: usize = 100_000;
 
-/// Datagrams that a receiver keeps: fewer than the smallest pool has buffers.
+/// How many datagrams a receiver holds. The smallest pool has more buffers.
 const KEPT: usize = 2;
 
-/// What is left of a program when its runtime has ended.
+/// What is left of a program after the end of its runtime.
 pub(crate) struct Finished<T> {
     pub(crate) channels: Vec<Channel>,
     kept: Rc<RefCell<Vec<Datagram<T>>>>,
@@ -38,14 +38,14 @@ pub(crate) struct Finished<T> {
     pub(crate) report: DrainReport,
 }
 
-/// What a receiver was handed.
+/// What a receiver got.
 #[derive(Default)]
 struct Seen {
     ledger: Ledger,
     empty: u64,
-    /// Errors that it was told of, by their numbers.
+    /// The errnos of the errors that it got.
     errors: Vec<i32>,
-    /// True exactly when it was handed `None`.
+    /// True exactly when it got `None`.
     has_ended: bool,
 }
 
@@ -62,11 +62,11 @@ impl Seen {
     }
 }
 
-/// A plain sender, and what becomes of what it sends.
+/// A plain sender, and the record of its datagrams.
 pub(crate) struct Channel {
     id: u32,
     pub(crate) sender: Socket,
-    /// Another descriptor of the receiver's socket.
+    /// A second descriptor of the receiver's socket.
     pub(crate) watch: Socket,
     numbered: u64,
     empty: u64,
@@ -99,10 +99,10 @@ fn send(sender: &Socket, payload: &[u8]) {
             sent => return assert_eq!(sent.unwrap(), payload.len()),
         }
     }
-    panic!("it is interrupted for ever");
+    panic!("the send is interrupted for ever");
 }
 
-/// Runs the program on `shape`, to the end of its runtime.
+/// Runs the program on `shape`, until its runtime has ended.
 pub(crate) fn run<T: Transport>(shape: Shape, seed: u64) -> Finished<T> {
     run_on(shape.runtime(), seed)
 }
@@ -111,7 +111,7 @@ pub(crate) fn run_on<T: Transport>(runtime: Runtime, seed: u64) -> Finished<T> {
     run_with(runtime, seed, || {})
 }
 
-/// As `run_on`, and calls `middle` half-way.
+/// Runs the program on `runtime`, and calls `middle` in its middle.
 pub(crate) fn run_with<T: Transport>(
     runtime: Runtime,
     seed: u64,
@@ -140,11 +140,10 @@ pub(crate) fn run_with<T: Transport>(
 
 #[derive(Clone, Copy)]
 enum Receiver {
-    /// Receives.
     Plain,
     /// Drops most of its futures.
     Impatient,
-    /// Keeps the last datagrams, also past the end of the runtime.
+    /// Holds the last datagrams, also past the end of the runtime.
     Keeper,
 }
 
@@ -195,7 +194,7 @@ async fn receive<T: Transport>(
     }
 }
 
-/// Notes what a receiver was handed, and whether there may be more.
+/// Records what a receiver got, and returns whether there may be more.
 fn note<T>(
     received: io::Result<Option<Datagram<T>>>,
     seen: &RefCell<Seen>,
@@ -220,7 +219,7 @@ fn note<T>(
 }
 
 fn number(error: &io::Error) -> i32 {
-    error.raw_os_error().expect("an error of the kernel")
+    error.raw_os_error().expect("the error has an errno")
 }
 
 async fn work(channels: &mut [Channel], sends: &mut Sends, random: &mut fastrand::Rng) {
@@ -247,16 +246,16 @@ async fn all_received(channels: &[Channel]) {
         }
         yield_now().await;
     }
-    panic!("a socket is deaf");
+    panic!("a socket no longer receives");
 }
 
-/// A socket whose peer's queue is full, so that every send waits.
+/// A socket whose peer has a full queue, so every send waits.
 struct Sends {
     socket: Option<UnixDatagram>,
     peer: net::UnixDatagram,
     sent: u64,
     ledger: Ledger,
-    /// Errors of sends that did not take place, by their numbers.
+    /// The errnos of sends that did not take place.
     errors: Vec<i32>,
 }
 
@@ -281,14 +280,14 @@ impl Sends {
         numbered(77, self.sent, 2_000)
     }
 
-    /// A send that waits; then it is dropped, or there is room.
+    /// A send that waits. It is dropped, or gets space.
     async fn try_one(&mut self, random: &mut fastrand::Rng) {
         let payload = self.next();
-        let socket = self.socket.take().expect("it is put back");
+        let socket = self.socket.take().expect("the socket is put back");
         let result = {
             let mut send = socket.send(&payload);
             let result = (&mut send).now_or_never();
-            assert!(!matches!(result, Some(Ok(_))), "there is no room");
+            assert!(!matches!(result, Some(Ok(_))), "the queue is full");
             if result.is_none() && random.usize(0..=1) == 0 {
                 yield_now().await;
             }
@@ -321,8 +320,8 @@ impl Sends {
 }
 
 impl<T: Transport> Finished<T> {
-    /// Fails unless everything was delivered, once and in order, and is still what it was. The
-    /// errors that receivers were told of may be those of `errors` only; gives how many.
+    /// Fails unless everything was delivered once, in order and unchanged. Receivers may only have
+    /// got errors that are in `errors`. Returns how many.
     pub(crate) fn check(&mut self, errors: &[i32], run: &str) -> u64 {
         let report = self.report;
         let mut told = 0;

@@ -1,4 +1,4 @@
-//! Starting a runtime where the kernel refuses: the error names the cause and the remedy. And with
+//! Starting a runtime when the kernel refuses. The error names the cause and the remedy. Also,
 //! limits at both ends of their ranges.
 
 use std::fs;
@@ -12,20 +12,20 @@ use ebbtide_testkit::namespace::mount_privately;
 use ebbtide_testkit::rights::{drop_the_right_to_lock_memory, limit};
 use ebbtide_testkit::seccomp::with_refused;
 
-/// A runtime that must have a ring.
+/// A builder that requires a ring.
 fn ring() -> Builder {
     Runtime::builder().driver(DriverChoice::IoUring)
 }
 
-/// Starts a runtime that must be refused; gives the error and what is inside it.
+/// Starts a runtime that must fail. Returns the error and its `StartError`.
 fn refused(builder: Builder) -> (io::Error, StartError) {
-    let error = builder.build().expect_err("the kernel refuses");
+    let error = builder.build().expect_err("the start fails");
     let inside = error.get_ref().and_then(|inside| inside.downcast_ref::<StartError>()).cloned();
-    let inside = inside.unwrap_or_else(|| panic!("no StartError is inside: {error}"));
+    let inside = inside.unwrap_or_else(|| panic!("the error has no StartError: {error}"));
     (error, inside)
 }
 
-/// Fails unless a refusal of `syscall` with `errno` is told as `cause`, with all of `remedies`.
+/// Fails unless a refusal of `syscall` with `errno` is reported as `cause`, with all `remedies`.
 fn assert_told(syscall: libc::c_long, errno: i32, cause: StartCause, remedies: &[&str]) {
     let (error, inside) = with_refused(syscall, errno, || refused(ring()));
     assert_eq!(inside.cause(), cause, "{error}");
@@ -49,7 +49,7 @@ fn a_kernel_without_io_uring_is_told() {
     assert_told(libc::SYS_io_uring_setup, libc::ENOSYS, StartCause::Absent, &remedies);
 }
 
-/// Every step down to fewer features is refused as well: a filter cannot see which were asked for.
+/// Every retry with fewer features is refused as well, because a filter cannot see the features.
 #[test]
 fn a_kernel_too_old_names_what_it_lacks() {
     let remedies = ["EINVAL", "multishot recvmsg", "ring-mapped buffers", "Linux 6.1"];
@@ -89,14 +89,14 @@ fn the_kind_of_the_error_says_whether_another_kernel_or_more_rights_would_help()
     }
 }
 
-/// On a thread that sees another value of `kernel.io_uring_disabled` than the machine has.
+/// Runs on a thread that sees another value of `kernel.io_uring_disabled` than the machine has.
 #[test]
 fn the_sysctl_is_named_where_it_is_what_refuses() {
     let value = concat!(env!("CARGO_TARGET_TMPDIR"), "/io_uring_disabled");
     fs::write(value, "2\n").unwrap();
     with_refused(libc::SYS_io_uring_setup, libc::EPERM, || {
         if let Err(error) = mount_privately(value, "/proc/sys/kernel/io_uring_disabled") {
-            return println!("skipped: it takes the right to mount: {error}");
+            return println!("skipped: no right to mount: {error}");
         }
         let (error, inside) = refused(ring());
         assert_eq!(inside.cause(), StartCause::DisabledBySysctl, "{error}");
@@ -111,11 +111,11 @@ fn a_process_without_descriptors_is_told_ulimit_n() {
         let mut open = use_up();
         for room in 0..2 {
             let (error, inside) = refused(Runtime::builder());
-            assert_eq!(inside.cause(), StartCause::Descriptors, "room for {room}: {error}");
-            assert!(error.to_string().contains("ulimit -n"), "room for {room}: {error}");
+            assert_eq!(inside.cause(), StartCause::Descriptors, "{room} descriptors: {error}");
+            assert!(error.to_string().contains("ulimit -n"), "{room} descriptors: {error}");
             open.pop();
         }
-        Runtime::new().expect("an eventfd and a ring, or epoll, are all that it opens");
+        Runtime::new().expect("a runtime opens only an eventfd and a ring, or epoll");
     });
 }
 
@@ -127,7 +127,7 @@ fn a_process_without_locked_memory_is_told_ulimit_l() {
         match ring().build() {
             Ok(_) => return println!("skipped: this kernel does not count rings as locked memory"),
             Err(error) if is_refused_anyway(&error) => {
-                return println!("skipped: io_uring is refused here");
+                return println!("skipped: io_uring is not available");
             }
             Err(_) => {}
         }
@@ -146,7 +146,7 @@ fn a_ring_that_does_not_fit_into_locked_memory_is_made_smaller() {
         limit(libc::RLIMIT_MEMLOCK, 512 * 1024);
         let runtime = match asked.build() {
             Err(error) if is_refused_anyway(&error) => {
-                return println!("skipped: io_uring is refused here");
+                return println!("skipped: io_uring is not available");
             }
             built => built.expect("a smaller ring fits"),
         };
@@ -167,8 +167,8 @@ fn a_pool_that_does_not_fit_into_memory_names_its_setters() {
     });
 }
 
-/// The system calls whose refusal a start can run into: where the first is refused by the machine
-/// already, the second is never made.
+/// The system calls of a start that may be refused. If the machine refuses the first already, the
+/// second is never made.
 fn refusable() -> Vec<libc::c_long> {
     match ring().build() {
         Err(error) if is_refused_anyway(&error) => vec![libc::SYS_io_uring_setup],
@@ -176,7 +176,7 @@ fn refusable() -> Vec<libc::c_long> {
     }
 }
 
-/// The ring was made, so that the kernel has the call: another kernel would not help.
+/// The ring was made, so the kernel has the call, and another kernel would not help.
 #[test]
 fn a_call_that_a_sandbox_hides_is_no_lack_of_the_kernel() {
     let remedies = ["io_uring_enter is refused", "seccomp"];
@@ -188,7 +188,7 @@ fn a_call_that_a_sandbox_hides_is_no_lack_of_the_kernel() {
     }
 }
 
-/// Whether there is no ring here at all, whatever its size.
+/// Whether io_uring is refused for a ring of any size.
 fn is_refused_anyway(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied
 }

@@ -1,5 +1,5 @@
-//! A storm of signals: 10 000 a second, to the thread of the runtime, whose handler does not ask
-//! for interrupted calls to be made again.
+//! A storm of signals: 10 000 a second, to the thread of the runtime. Interrupted calls are not
+//! restarted.
 
 use std::net::SocketAddr;
 use std::os::unix::net;
@@ -29,7 +29,7 @@ fn a_busy_program_in_a_storm_of_signals_loses_nothing() {
     });
 }
 
-/// It sleeps, and is woken by signals far more often than by datagrams.
+/// The program sleeps, and signals wake it far more often than datagrams.
 #[test]
 fn an_idle_program_in_a_storm_of_signals_loses_nothing() {
     in_a_child(|| {
@@ -39,8 +39,7 @@ fn an_idle_program_in_a_storm_of_signals_loses_nothing() {
             let (sender, receiver) = net::UnixDatagram::pair().unwrap();
             let sending = thread::spawn(move || {
                 for number in 0..DATAGRAMS {
-                    // So that the receiver sleeps meanwhile; what it receives does not depend on
-                    // it.
+                    // The receiver sleeps in this time. What it receives does not depend on it.
                     thread::sleep(Duration::from_millis(1));
                     sender.send(&numbered(0, number, 100)).unwrap();
                 }

@@ -1,5 +1,5 @@
-//! A start that fails half-way: at each call that it makes, in turn. The error is clear, or another
-//! driver does; a start that comes out works, and one that does not leaves nothing behind.
+//! A start that fails at each of its calls in turn. The error is clear, or another driver is used.
+//! A runtime that starts works, and a failed start leaks nothing.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ const ERRNOS: [i32; 9] = [
     libc::EEXIST,
 ];
 
-/// Starts a runtime of `choice` while the `k`-th call of `syscall` fails. What comes out runs the
+/// Starts a runtime of `choice` while the `k`-th call of `syscall` fails. If it starts, it runs the
 /// program.
 fn start(choice: DriverChoice, syscall: libc::c_long, k: u64, errno: i32) -> (Option<bool>, Tally) {
     let fault = Fault::once(syscall, k, Manner::Refuse(errno));
@@ -36,7 +36,10 @@ fn start(choice: DriverChoice, syscall: libc::c_long, k: u64, errno: i32) -> (Op
             Some(on_ring)
         }
         Err(error) => {
-            assert!(error.to_string().contains("cannot start the "), "what was wrong? {error}");
+            assert!(
+                error.to_string().contains("cannot start the "),
+                "the error names no cause: {error}"
+            );
             None
         }
     })
@@ -46,7 +49,7 @@ fn start(choice: DriverChoice, syscall: libc::c_long, k: u64, errno: i32) -> (Op
 fn a_start_that_fails_anywhere_is_told_or_does_without() {
     in_a_child(|| {
         let _watchdog = Watchdog::new("a start fails");
-        // The watchdog's thread and the handler are there from now on.
+        // From now on the thread of the watchdog and the handler exist.
         start(DriverChoice::Auto, libc::SYS_io_uring_setup, 0, 0);
         let before = descriptor::count();
         for syscall in [
@@ -58,7 +61,7 @@ fn a_start_that_fails_anywhere_is_told_or_does_without() {
             libc::SYS_epoll_ctl,
         ] {
             for errno in ERRNOS {
-                // The first enter is the start's, and the others are the program's.
+                // The start makes the first enter, the program makes the others.
                 let last = if syscall == libc::SYS_io_uring_enter { 1 } else { 2 };
                 for k in 1..=last {
                     let (auto, _) = start(DriverChoice::Auto, syscall, k, errno);
@@ -71,11 +74,11 @@ fn a_start_that_fails_anywhere_is_told_or_does_without() {
                 }
             }
         }
-        assert_eq!(descriptor::count(), before, "descriptors are left behind");
+        assert_eq!(descriptor::count(), before, "descriptors leaked");
     });
 }
 
-/// What a ring shares with the program is a mapping of its descriptor.
+/// The memory that a ring shares with the program is a mapping of its descriptor.
 #[test]
 fn a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does() {
     in_a_child(|| {
@@ -88,16 +91,16 @@ fn a_ring_that_cannot_be_mapped_leaves_nothing_and_epoll_does() {
             program::run_on::<SocketAddr>(runtime, 1).check(&[], "the ring cannot be mapped");
             on_ring
         });
-        assert!(!on_ring, "mapping it was not refused");
-        assert_eq!(descriptor::count(), before, "descriptors are left behind");
+        assert!(!on_ring, "the mapping was not refused");
+        assert_eq!(descriptor::count(), before, "descriptors leaked");
     });
 }
 
-/// The first failure is passing: nothing is given up for it.
+/// The first failures are temporary, so the ring is not made smaller.
 #[test]
 fn a_start_that_lacks_memory_for_a_moment_gets_its_ring() {
     if Runtime::builder().driver(DriverChoice::IoUring).build().is_err() {
-        return println!("skipped: there is no ring here");
+        return println!("skipped: io_uring is not available");
     }
     let _watchdog = Watchdog::new("a start lacks memory");
     for syscall in [libc::SYS_io_uring_setup, libc::SYS_io_uring_register, libc::SYS_io_uring_enter]
@@ -108,11 +111,11 @@ fn a_start_that_lacks_memory_for_a_moment_gets_its_ring() {
         let (completion_entries, tally) = with_fault(fault, || {
             let runtime = Runtime::builder().driver(DriverChoice::IoUring).build().unwrap();
             let RunningDriver::IoUring { completion_entries, .. } = runtime.driver() else {
-                panic!("it was asked for a ring");
+                panic!("a ring was requested");
             };
             program::run_on::<SocketAddr>(runtime, 1).check(&[], "memory was short");
             completion_entries
         });
-        assert_eq!((completion_entries, tally.failures), (1024, 20), "it was made smaller");
+        assert_eq!((completion_entries, tally.failures), (1024, 20), "the ring was made smaller");
     }
 }

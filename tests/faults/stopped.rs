@@ -1,5 +1,5 @@
-//! Another process stops this one and lets it go on, again and again: SIGSTOP and SIGCONT interrupt
-//! calls without any handler being there.
+//! Another process stops and continues this one again and again. SIGSTOP and SIGCONT interrupt
+//! calls without a handler.
 
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
@@ -10,15 +10,15 @@ use ebbtide_testkit::{Shape, Watchdog};
 
 use crate::program;
 
-/// Pairs of signals that the other process sends.
+/// How many pairs of signals the other process sends.
 const STOPS: u32 = 3_000;
 
 #[test]
 fn a_program_that_is_stopped_and_continued_loses_nothing() {
     in_a_child(|| {
-        let _watchdog = Watchdog::new("it was stopped");
-        // Every stop is followed by a go: it cannot leave us stopped. A pause now and then, so that
-        // the stops hit all parts of the program.
+        let _watchdog = Watchdog::new("a process is stopped");
+        // Every stop is followed by a continue, so this process is not left stopped. Pauses spread
+        // the stops over all parts of the program.
         let script = "i=0; while [ $i -lt $2 ] && kill -STOP $1 && kill -CONT $1; do
             i=$((i + 1)); if [ $((i % 50)) -eq 0 ]; then sleep 0.01; fi; done; echo $i";
         let arguments = [std::process::id().to_string(), STOPS.to_string()];
@@ -27,7 +27,7 @@ fn a_program_that_is_stopped_and_continued_loses_nothing() {
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
-            .expect("there is a shell");
+            .expect("a shell is installed");
         let mut runs = 0;
         for (seed, shape) in (0..10_000).zip(Shape::ALL.into_iter().cycle()) {
             let run = format!("{}, seed {seed}", shape.name);

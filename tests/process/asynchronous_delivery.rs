@@ -1,10 +1,10 @@
-//! Delivery on another CPU: with receive packet steering, as with a real network card, a `send`
-//! returns before its datagram is in the queue of the receiver, so that an empty queue proves
-//! nothing. A drain that waits for senders (`Drain::quiesce`) leaves none of them behind.
+//! Delivery on another CPU. With receive packet steering, as with a real network card, a `send`
+//! returns before its datagram is in the queue of the receiver. So an empty queue proves nothing. A
+//! drain that waits for senders (`Drain::quiesce`) misses no such datagram.
 //!
-//! In a network namespace of its own, whose loopback interface steers what it receives, and beside
-//! no other process of a test: backlogs belong to the CPUs, and what is too much for them is
-//! dropped. All rounds:
+//! The tests run in a separate network namespace, whose loopback interface steers what it receives.
+//! No other process of a test runs at the same time, because backlogs belong to the CPUs, and a
+//! full backlog drops datagrams. All rounds:
 //!
 //! ```text
 //! cargo test --release --test process -- asynchronous_delivery --ignored --nocapture
@@ -32,9 +32,8 @@ use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
 
 const SENDERS: u32 = 4;
 
-/// Datagrams that a sender may be ahead of the receiver: so few that no buffer of the kernel is
-/// ever full, neither that of the socket nor the backlog of a CPU (1 000 datagrams), and nothing is
-/// dropped.
+/// How many datagrams a sender may be ahead of the receiver. With so few, neither the buffer of the
+/// socket nor the backlog of a CPU (1 000 datagrams) is ever full, and nothing is dropped.
 const WINDOW: u64 = 100;
 
 #[test]
@@ -50,14 +49,14 @@ fn a_drain_that_waits_for_senders_delivers_all_that_was_sent_before_it_2000_time
     in_a_namespace(Beside::Nothing, || compare(2_000));
 }
 
-/// Plays rounds with `quiesce`, in which nothing may be missing, and as many without, in which what
-/// is missing shows that the rounds have what it takes.
+/// Runs rounds with `quiesce`, in which nothing may be missing. Then runs as many without, in which
+/// missing datagrams show that the rounds can find a loss.
 fn compare(rounds: u64) {
     if thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
-        return println!("skipped: it takes two CPUs");
+        return println!("skipped: fewer than two CPUs");
     }
     if let Err(error) = steer_to(2) {
-        return println!("skipped: steering: {error}");
+        return println!("skipped: no steering: {error}");
     }
     let burden = Burden::start();
     let (mut sent, mut late, mut late_rounds) = (0, 0, 0);
@@ -72,31 +71,32 @@ fn compare(rounds: u64) {
         let Round { missing, dropped, report, .. } = round;
         assert!(
             missing <= dropped,
-            "seed {seed}: {missing} of the datagrams whose send had returned are missing, and the \
-             kernel has dropped {dropped}: {report}"
+            "seed {seed}: {missing} datagrams whose send had returned are missing, but the \
+             kernel dropped {dropped}: {report}"
         );
-        // Abandoned: some came through the seal, after the drain had read the queue to its end.
+        // Abandoned would mean that datagrams came through the seal after the drain had read the
+        // queue to its end.
         let stats = &report.stats;
         assert_eq!((report.undelivered, stats.abandoned), (0, 0), "seed {seed}: {report}");
         assert_eq!(report.quiesced, Quiesced::Waited, "seed {seed}: {report}");
     }
     burden.stop();
-    println!("note: {rounds} rounds with quiesce: {sent} datagrams, none of them missing");
+    println!("note: {rounds} rounds with quiesce: {sent} datagrams, none missing");
     println!("note: {rounds} without: {late} missing, in {late_rounds} rounds");
-    // In at least a third of the rounds, wherever this was tried.
-    assert!(rounds < 1_000 || late > 0, "the rounds do not have what it takes");
+    // On every machine so far, in at least a third of the rounds.
+    assert!(rounds < 1_000 || late > 0, "the rounds cannot find a loss");
 }
 
-/// Behind a backlog that takes longer than a grace period, which ends while it is worked off. Fails
-/// when only grace periods are waited for.
+/// The datagrams are behind a backlog that takes longer than a grace period. Fails when the drain
+/// waits only for grace periods.
 #[test]
 fn a_drain_that_waits_for_senders_waits_for_the_backlogs_of_the_cpus() {
     in_a_namespace(Beside::Nothing, || {
         if thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
-            return println!("skipped: it takes two CPUs");
+            return println!("skipped: fewer than two CPUs");
         }
         if let Err(error) = steer_to(2) {
-            return println!("skipped: steering: {error}");
+            return println!("skipped: no steering: {error}");
         }
         let backlog = Backlog::start();
         stay_on(0).unwrap();
@@ -109,8 +109,8 @@ fn a_drain_that_waits_for_senders_waits_for_the_backlogs_of_the_cpus() {
     });
 }
 
-/// What fills the backlog of CPU 1: multicast to sockets whose filters take their time. A busy
-/// thread there leaves it to the kernel's own.
+/// Fills the backlog of CPU 1, by multicast to sockets with slow filters. A busy thread on that CPU
+/// leaves the backlog to a thread of the kernel.
 struct Backlog {
     sender: Socket,
     group: SockAddr,
@@ -120,7 +120,7 @@ struct Backlog {
 }
 
 impl Backlog {
-    /// With the last words less than the backlog of a CPU takes, 1 000.
+    /// With `LAST_WORDS`, less than the backlog of a CPU holds, which is 1 000.
     const PACKETS: usize = 800;
     const MEMBERS: usize = 8;
     const LAST_WORDS: u64 = 50;
@@ -189,7 +189,7 @@ impl Backlog {
         assert_eq!(left_in_queue(&watch), 0, "{report}");
         assert!(
             received.get() + dropped >= Self::LAST_WORDS,
-            "{} received, and {dropped} dropped from backlogs: {report}",
+            "{} received, but {dropped} dropped from backlogs: {report}",
             received.get()
         );
     }
@@ -200,8 +200,7 @@ impl Backlog {
     }
 }
 
-/// Where there is no grace period to be had, the report says so. Fails when it claims to have
-/// waited.
+/// If no grace period is available, the report says so. Fails when it claims to have waited.
 #[test]
 fn a_drain_that_cannot_wait_for_senders_reports_it() {
     with_refused(libc::SYS_membarrier, libc::EINVAL, || {
@@ -218,13 +217,13 @@ fn a_drain_that_cannot_wait_for_senders_reports_it() {
     }
 }
 
-/// One runtime, shut down at a random moment.
+/// One runtime that is shut down at a random moment.
 struct Round {
-    /// Datagrams whose send had returned when the shutdown was called.
+    /// How many datagrams had been sent, with the send returned, when the shutdown was called.
     sent: u64,
-    /// How many of those were not received.
+    /// How many of these were not received.
     missing: u64,
-    /// What the kernel says that it dropped for want of room.
+    /// How many datagrams the kernel dropped because there was no buffer space.
     dropped: u64,
     report: DrainReport,
 }
@@ -232,7 +231,7 @@ struct Round {
 impl Round {
     fn play(seed: u64, quiesce: bool) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        // On one CPU, while the other receives; or anyhow.
+        // On one CPU, while the other receives; or on any CPUs.
         let (cpu, mask) = match seed % 2 {
             0 => (0, 2),
             _ => (random.usize(0..=1), random.usize(1..=3) as u32),
@@ -259,10 +258,10 @@ impl Round {
                 }
                 yield_now().await;
             }
-            panic!("seed {seed}: the flood has dried up");
+            panic!("seed {seed}: the flood has stopped");
         });
         let mut returned = flood.returned();
-        // The last words of this thread itself.
+        // The last datagrams come from this thread.
         let last = random.usize(0..=50) as u64;
         for number in 0..last {
             flood.own.send(&numbered(SENDERS, number, 40)).unwrap();
@@ -284,7 +283,7 @@ impl Round {
     }
 }
 
-/// Datagrams of one sender.
+/// The datagrams of one sender.
 #[derive(Default)]
 struct Received {
     ledger: Ledger,
@@ -301,11 +300,11 @@ async fn receive(socket: UdpSocket, received: Rc<RefCell<Vec<Received>>>, taken:
     }
 }
 
-/// Threads that send, half of them on either CPU.
+/// Threads that send, half of them on each CPU.
 struct Flood {
-    /// Per sender: how many of its sends have returned.
+    /// How many sends of each sender have returned.
     sent: Arc<[AtomicU64]>,
-    /// Per sender: how many of its datagrams were received.
+    /// How many datagrams of each sender were received.
     taken: Arc<[AtomicU64]>,
     stop: Arc<AtomicBool>,
     senders: Vec<JoinHandle<()>>,
@@ -332,7 +331,7 @@ impl Flood {
                         thread::yield_now();
                         continue;
                     }
-                    // At the end the port is closed, and says so.
+                    // At the end the port is closed, which is an error here.
                     if socket.send(&numbered(id, number, 40)).is_err() {
                         return;
                     }
@@ -356,15 +355,15 @@ impl Flood {
     }
 }
 
-/// What makes the CPUs slow that receive: datagrams whose filter takes its time. A socket that
-/// sends to itself, from the CPU that does not receive.
+/// Slows down the CPUs that receive, with datagrams for a slow filter. A socket sends to itself,
+/// from the CPU that does not receive.
 struct Burden {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<()>,
 }
 
 impl Burden {
-    /// Together with all windows still less than the backlog of a CPU.
+    /// Together with all windows, less than the backlog of a CPU.
     const WINDOW: usize = 300;
 
     fn start() -> Self {
@@ -398,7 +397,7 @@ impl Burden {
     }
 }
 
-/// A filter that takes its time, and leaves `len` bytes of each datagram.
+/// Attaches a slow filter, which keeps `len` bytes of each datagram.
 fn attach_slow_filter(socket: &Socket, len: u32) {
     let instruction = |code: u32, operand| SockFilter::new(code as u16, 0, 0, operand);
     let mut program = vec![instruction(libc::BPF_LD | libc::BPF_IMM, u32::MAX)];
@@ -408,7 +407,7 @@ fn attach_slow_filter(socket: &Socket, len: u32) {
     socket.attach_filter(&program).unwrap();
 }
 
-/// Datagrams that the kernel dropped because the backlog of a CPU was full.
+/// How many datagrams the kernel dropped because the backlog of a CPU was full.
 fn dropped_from_backlogs() -> u64 {
     softnet(1)
 }
@@ -417,7 +416,7 @@ fn queued_in_backlogs() -> u64 {
     softnet(11)
 }
 
-/// The sum of one column of all CPUs.
+/// The sum of one column over all CPUs.
 fn softnet(column: usize) -> u64 {
     let lines = fs::read_to_string("/proc/net/softnet_stat").unwrap();
     let number = |line: &str| u64::from_str_radix(line.split_whitespace().nth(column)?, 16).ok();

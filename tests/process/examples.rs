@@ -1,4 +1,4 @@
-//! The examples, run as a user runs them: as programs, with real signals and foreign senders.
+//! The examples, run as a user runs them: as programs, with real signals and external senders.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use ebbtide_testkit::child::beside_others;
 use parking_lot::RwLockReadGuard;
 
-/// Where cargo put an example: beside the directory of this test.
+/// The program of an example. cargo puts it beside the directory of this test.
 fn example(name: &str) -> Command {
     let test = std::env::current_exe().unwrap();
     let target = test.parent().and_then(Path::parent).expect("tests are in target/PROFILE/deps");
@@ -30,7 +30,7 @@ fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).unwrap()
 }
 
-/// An example that runs until it is told to end. Killed if the test fails before.
+/// An example that runs until it is stopped. It is killed if the test fails before.
 struct Server {
     child: Child,
     stdout: BufReader<ChildStdout>,
@@ -43,20 +43,20 @@ impl Server {
         let mut command = example(name);
         command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let stdout = BufReader::new(child.stdout.take().expect("its output is piped"));
         Self { child, stdout, _others: others }
     }
 
-    /// The next line that it prints; empty if it ends instead.
+    /// The next line that it prints. Empty if it ends.
     fn line(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
-    /// The address in a line such as `listening on udp 127.0.0.1:8125`, the next that it prints.
+    /// The address in its next line, such as `listening on udp 127.0.0.1:8125`.
     fn address(&mut self) -> String {
-        self.line().split(' ').next_back().expect("there is a last word").to_owned()
+        self.line().split(' ').next_back().expect("a split has a last part").to_owned()
     }
 
     fn signal(&self, name: &str) {
@@ -75,33 +75,33 @@ impl Server {
             }
             thread::sleep(Duration::from_millis(1));
         }
-        panic!("SIGSTOP does not stop it");
+        panic!("SIGSTOP does not stop the process");
     }
 
-    /// What it still prints, and how it ends.
+    /// The rest of its output, and its exit status.
     fn end(mut self) -> (String, ExitStatus) {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
         (rest, self.child.wait().unwrap())
     }
 
-    /// Why it refuses to run. Fails at once if it runs.
+    /// The error with which it refuses to run. Fails at once if it runs.
     fn refusal(mut self) -> String {
-        assert_eq!(self.line(), "", "it runs");
+        assert_eq!(self.line(), "", "the example refuses to run");
         assert_eq!(self.child.wait().unwrap().code(), Some(2));
-        io::read_to_string(self.child.stderr.take().expect("it is piped")).unwrap()
+        io::read_to_string(self.child.stderr.take().expect("its output is piped")).unwrap()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It fails only if the program has ended, which is as well.
+        // This fails only if the program has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A path for a socket, unlike that of any other test.
+/// A path for a socket that no other test uses.
 fn socket_path(what: &str) -> PathBuf {
     std::env::temp_dir().join(format!("ebbtide-{what}-{}.sock", std::process::id()))
 }
@@ -122,11 +122,12 @@ fn packet_counter_loses_nothing() {
     assert!(output.status.success());
 }
 
-/// The zero above would be worth nothing if no datagram was queued when the program ends.
+/// A loss of zero, as above, proves nothing if no datagram is queued when the program ends.
 #[test]
 fn packet_counter_that_stops_at_once_loses_what_is_queued() {
     let output = run("packet_counter", &["--stop", "--transport", "unix"]);
-    let (_, lost) = text(&output.stdout).trim_end().split_once("lost ").expect("it says so");
+    let (_, lost) =
+        text(&output.stdout).trim_end().split_once("lost ").expect("the output names the loss");
     assert_ne!(lost.parse::<u64>(), Ok(0));
     assert_eq!(output.status.code(), Some(1));
 }
@@ -188,7 +189,7 @@ fn collector_counts_the_lines_of_each_metric_on_both_sockets() {
     connected_to(&path).send(b"<13>Nov 23 06:44:21 me: hello\n<13>Nov 23 06:44:22 me: x").unwrap();
     connected_to(&path).send(b"").unwrap();
     connected_to(&path).send(b"without a metric\n").unwrap();
-    // A line a second: the first may come before the datagrams.
+    // One line a second. The first may come before the datagrams.
     let lines = (0..10).map(|_| collector.line()).find(|line| line.starts_with("4 datagrams"));
     let line = lines.expect("the live line counts all of them");
     assert!(line.starts_with("4 datagrams, 6 lines, "), "{line}");
@@ -205,14 +206,14 @@ fn collector_removes_only_a_path_on_which_nobody_listens() {
     let arguments = ["--unix", path.to_str().unwrap()];
     drop(UnixDatagram::bind(&path).unwrap());
     let mut collector = Server::start("collector", &arguments);
-    assert!(collector.line().starts_with("listening on unix"), "a stale socket is in nobody's way");
+    assert!(collector.line().starts_with("listening on unix"), "a stale socket is replaced");
 
     let refusal = Server::start("collector", &arguments).refusal();
     assert!(refusal.contains("in use"), "{refusal}");
     connected_to(&path).send(b"still:1|c").unwrap();
     collector.signal("TERM");
     assert!(collector.end().0.contains("received 1 datagrams, 1 lines"));
-    assert!(!path.exists(), "the path is gone with its program");
+    assert!(!path.exists(), "the program removes its path");
 
     fs::write(&path, "precious").unwrap();
     Server::start("collector", &arguments).refusal();

@@ -1,5 +1,5 @@
-//! Forked children. What a child inherits of a runtime is its parent's: using it is refused with a
-//! sentence, dropping it does nothing, and a runtime of the child's own works.
+//! Forked children. What a child inherits of a runtime belongs to its parent. Using it fails with a
+//! clear error, dropping it does nothing, and the child can have its own runtime.
 
 use std::cell::Cell;
 use std::fmt::Debug;
@@ -19,14 +19,15 @@ use ebbtide_testkit::child::in_a_child;
 use ebbtide_testkit::fork::{Child, Fork, end};
 use futures_util::FutureExt;
 
-/// What every refusal says.
+/// The text that every refusal contains.
 const SENTENCE: &str = "was made before the process forked";
 
-/// Fails unless `body` panics with a sentence about the fork.
+/// Fails unless `body` panics with a message about the fork.
 fn assert_panics<T: Debug>(what: &str, body: impl FnOnce() -> T) {
     let panic = catch_unwind(AssertUnwindSafe(body)).expect_err(what);
     let message = panic.downcast_ref::<String>().map(String::as_str);
-    let message = message.or(panic.downcast_ref::<&str>().copied()).expect("a message");
+    let message =
+        message.or(panic.downcast_ref::<&str>().copied()).expect("the panic has a message");
     assert!(message.contains(SENTENCE), "{what}: {message}");
 }
 
@@ -37,10 +38,10 @@ fn assert_refused<T: Debug>(what: &str, result: io::Result<T>) {
 
 /// Polls a future that is ready at once.
 fn now<T>(future: impl Future<Output = T>) -> T {
-    future.now_or_never().expect("it is ready at once")
+    future.now_or_never().expect("the future is ready at once")
 }
 
-/// A Unix socket with `count` datagrams for it, of which some are in its inbox, and its sender.
+/// A Unix socket with `count` datagrams, some of them in its inbox, and its sender.
 async fn with_datagrams(count: u8) -> (net::UnixDatagram, UnixDatagram) {
     let (sender, receiver) = net::UnixDatagram::pair().unwrap();
     let receiver = UnixDatagram::from_std(receiver).unwrap();
@@ -53,8 +54,8 @@ async fn with_datagrams(count: u8) -> (net::UnixDatagram, UnixDatagram) {
     (sender, receiver)
 }
 
-/// Fails when anything that is called in the child reaches what it does not have (a SIGSEGV), or
-/// what is its parent's.
+/// Fails when a call in the child accesses memory that the child does not have (a SIGSEGV), or
+/// state of its parent.
 #[test]
 fn what_a_child_calls_on_an_inherited_runtime_is_refused_with_a_sentence() {
     in_a_child(|| {
@@ -88,8 +89,8 @@ fn what_a_child_calls_on_an_inherited_runtime_is_refused_with_a_sentence() {
                 assert_panics("shutdown", || runtime.shutdown(Drain::default()));
             });
             child.join();
-            // All is as it was.
-            let (runtime, unix, _udp) = all.take().expect("it was taken in the child alone");
+            // Nothing has changed in the parent.
+            let (runtime, unix, _udp) = all.take().expect("only the child has taken it");
             sender.send(&[3]).unwrap();
             for number in 0..=3 {
                 let received = runtime.block_on(unix.recv()).unwrap().expect("not drained");
@@ -99,7 +100,7 @@ fn what_a_child_calls_on_an_inherited_runtime_is_refused_with_a_sentence() {
     });
 }
 
-/// Whatever a program may hold of a runtime. The order of the fields is that of their drops.
+/// Everything that a program may hold of a runtime. The fields are dropped in this order.
 struct Holdings {
     datagram: Datagram<UnixAddr>,
     _futures: Vec<Pin<Box<dyn Future<Output = ()>>>>,
@@ -110,11 +111,11 @@ struct Holdings {
 }
 
 impl Holdings {
-    /// The peers of both Unix sockets are returned as well.
+    /// Returns the peers of both Unix sockets as well.
     fn new(shape: Shape) -> (Self, net::UnixDatagram, net::UnixDatagram) {
         let runtime = shape.runtime();
         let (sender, unix) = runtime.block_on(with_datagrams(3));
-        let datagram = runtime.block_on(unix.recv()).unwrap().expect("it is queued");
+        let datagram = runtime.block_on(unix.recv()).unwrap().expect("a datagram is queued");
         let (full, peer) = net::UnixDatagram::pair().unwrap();
         let (unix, full, udp) = runtime.block_on(async {
             let full = UnixDatagram::from_std(full).unwrap();
@@ -142,8 +143,8 @@ impl Holdings {
     }
 }
 
-/// Fails when the child cancels what is its parent's, seals its sockets, takes them from the epoll
-/// that both have, or touches memory that it does not have.
+/// Fails when the child cancels operations of its parent, seals its sockets, removes them from the
+/// shared epoll, or accesses memory that it does not have.
 #[test]
 fn a_child_that_drops_what_it_inherited_leaves_its_parent_as_it_was() {
     in_a_child(|| {
@@ -154,17 +155,17 @@ fn a_child_that_drops_what_it_inherited_leaves_its_parent_as_it_was() {
             let mut holdings = Some(holdings);
             let child = Child::made_by(fork, || drop(holdings.take()));
             child.join();
-            let holdings = holdings.take().expect("it was dropped in the child alone");
+            let holdings = holdings.take().expect("only the child has dropped it");
             let Holdings { datagram, _futures, unix, _full, _udp, runtime } = holdings;
             assert_eq!(datagram[..], [0], "{}", shape.name);
             runtime.block_on(async {
                 // The socket is not sealed, and its receive goes on.
                 sender.send(&[3]).unwrap();
                 for number in 1..=3 {
-                    let received = unix.recv().await.unwrap().expect("it is not drained");
+                    let received = unix.recv().await.unwrap().expect("not drained");
                     assert_eq!(received[..], [number], "{}", shape.name);
                 }
-                // The wait for room goes on, too.
+                // The wait for space goes on as well.
                 let mut futures = _futures;
                 while peer.recv(&mut [0; 2_000]).unwrap() == 2_000 {
                     if futures[1].as_mut().now_or_never().is_some() {
@@ -182,8 +183,8 @@ fn a_child_that_drops_what_it_inherited_leaves_its_parent_as_it_was() {
     });
 }
 
-/// A program that forks in a task, and whose child goes on. Fails when the child's turn goes on to
-/// enter the ring of its parent.
+/// A program forks in a task, and the child goes on. Fails when the turn of the child enters the
+/// ring of its parent.
 #[test]
 fn a_child_made_by_a_task_panics_with_a_sentence_when_the_task_goes_on() {
     in_a_child(|| {
@@ -195,7 +196,7 @@ fn a_child_made_by_a_task_panics_with_a_sentence_when_the_task_goes_on() {
             let turns = || {
                 runtime.block_on(async {
                     let (_sender, socket) = with_datagrams(3).await;
-                    let first = socket.recv().await.unwrap().expect("it is queued");
+                    let first = socket.recv().await.unwrap().expect("a datagram is queued");
                     let id = if in_a_task {
                         spawn(async { Fork::Libc.fork() }).await.unwrap()
                     } else {
@@ -213,15 +214,15 @@ fn a_child_made_by_a_task_panics_with_a_sentence_when_the_task_goes_on() {
                 })
             };
             let result = catch_unwind(AssertUnwindSafe(turns));
-            // In the child that a task made, the main future was not told.
+            // In a child that was made by a task, the main future was not notified.
             match made.get() {
                 Some(id) if id > 0 => {
-                    assert_eq!(result.expect("this is the parent"), 2, "{}", shape.name);
+                    assert_eq!(result.expect("the parent goes on"), 2, "{}", shape.name);
                     Child::of(id).join();
                 }
                 _ => {
                     let panic = result.expect_err("a child does not go on");
-                    let is_told = || assert_panics("it goes on", || resume_unwind(panic));
+                    let is_told = || assert_panics("the task goes on", || resume_unwind(panic));
                     end(catch_unwind(AssertUnwindSafe(is_told)).is_ok());
                 }
             }
@@ -229,17 +230,17 @@ fn a_child_made_by_a_task_panics_with_a_sentence_when_the_task_goes_on() {
     });
 }
 
-/// Fails when what the child drops of its parent's runtime takes memory of its own runtime with it,
-/// which lies where that of the parent's is not.
+/// Fails when a part of the parent's runtime that the child drops unmaps memory of the child's own
+/// runtime, which may lie at the same address.
 #[test]
 fn a_child_has_a_runtime_of_its_own_beside_what_it_inherited() {
     in_a_child(|| {
         for shape in Shape::ALL {
             let (holdings, _sender, _peer) = Holdings::new(shape);
-            // One that has ended, and whose memory a datagram keeps.
+            // A runtime that has ended, whose memory a datagram keeps.
             let ended = shape.runtime();
             let (_, socket) = ended.block_on(with_datagrams(2));
-            let kept = ended.block_on(socket.recv()).unwrap().expect("it is queued");
+            let kept = ended.block_on(socket.recv()).unwrap().expect("a datagram is queued");
             drop((socket, ended));
             let (mut holdings, mut kept) = (Some(holdings), Some(kept));
             let child = Child::new(|| {
@@ -249,7 +250,7 @@ fn a_child_has_a_runtime_of_its_own_beside_what_it_inherited() {
                     own.block_on(async {
                         for number in from..from + 100 {
                             sender.send(&[number]).unwrap();
-                            let received = socket.recv().await.unwrap().expect("it is not drained");
+                            let received = socket.recv().await.unwrap().expect("not drained");
                             assert_eq!(received[..], [number]);
                         }
                     });
@@ -262,13 +263,13 @@ fn a_child_has_a_runtime_of_its_own_beside_what_it_inherited() {
                 assert_eq!(report.stats.delivered, 200, "{report}");
             });
             child.join();
-            assert_eq!(kept.take().expect("it is the parent's")[..], [0]);
+            assert_eq!(kept.take().expect("the parent still has it")[..], [0]);
         }
     });
 }
 
-/// Fails when a child that was made by a task, on a thread that is in its parent's runtime, can
-/// have none.
+/// Fails when a child that was made by a task cannot have a runtime, because its thread is in the
+/// runtime of its parent.
 #[test]
 fn a_child_made_inside_a_runtime_can_make_its_own() {
     in_a_child(|| {
@@ -284,25 +285,25 @@ fn a_child_made_inside_a_runtime_can_make_its_own() {
                     });
                     assert_eq!(received, 0);
                     drop(own);
-                    // Back in what is its parent's.
+                    // Back in the runtime of its parent.
                     assert_panics("spawn", || drop(spawn(async {})));
                     assert_refused("bind", UdpSocket::bind("127.0.0.1:0"));
                 });
                 child.join();
-                assert_eq!(socket.recv().await.unwrap().expect("it is queued")[..], [0]);
+                assert_eq!(socket.recv().await.unwrap().expect("a datagram is queued")[..], [0]);
             });
         }
     });
 }
 
-/// Fails when memory that is not there is read: a SIGSEGV.
+/// Fails, by a SIGSEGV, when memory is read that the child does not have.
 #[test]
 fn a_datagram_that_a_child_inherited_says_that_it_is_not_there() {
     in_a_child(|| {
         for shape in Shape::ALL {
             let runtime = shape.runtime();
             let (sender, socket) = runtime.block_on(with_datagrams(2));
-            let datagram = runtime.block_on(socket.recv()).unwrap().expect("it is queued");
+            let datagram = runtime.block_on(socket.recv()).unwrap().expect("a datagram is queued");
             let copy = datagram.to_vec();
             let child = Child::new(|| {
                 for read in [
@@ -310,8 +311,9 @@ fn a_datagram_that_a_child_inherited_says_that_it_is_not_there() {
                     &|| drop(datagram.peer().clone()),
                     &|| assert_eq!(socket.stats().received, 0),
                 ] {
-                    let panic = catch_unwind(AssertUnwindSafe(read)).expect_err("it is not there");
-                    let message = panic.downcast_ref::<&str>().expect("a message");
+                    let panic =
+                        catch_unwind(AssertUnwindSafe(read)).expect_err("the memory is not there");
+                    let message = panic.downcast_ref::<&str>().expect("the panic has a message");
                     assert!(message.contains("copy them before the fork"), "{message}");
                 }
                 assert_eq!(copy, [0]);

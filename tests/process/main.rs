@@ -1,8 +1,8 @@
 //! What concerns a whole process: signals, forks, what runtimes leave behind, and programs as a
-//! user runs them. A test of this kind starts its binary again, and runs in a process of its own.
+//! user runs them. Such a test starts its binary again, and runs in a separate process.
 //!
-//! Those of `asynchronous_delivery` count on the queues of a CPU, and run beside no other process
-//! of a test.
+//! The tests of `asynchronous_delivery` depend on the queues of a CPU, so no other process of a
+//! test runs beside them.
 
 mod asynchronous_delivery;
 mod examples;

@@ -1,14 +1,12 @@
-//! Runtimes made and dropped by the hundred, in the middle of their work, leave nothing behind:
-//! descriptors, threads, mappings, memory, and locked memory are where they were after the first
-//! few.
+//! Hundreds of runtimes are made, and dropped while they work. They leak nothing: descriptors,
+//! threads, mappings, memory and locked memory are as they were after the first few.
 //!
-//! Each test has a process of its own, whose counts are not those of other tests. As root it gives
-//! up its rights first: root's rings count against no limit. Locked memory that is not given back
-//! then cannot hide: it is limited to that of some fifty runtimes (`/proc` does not show what rings
-//! take of it).
+//! Each test runs in a separate process, so its counts do not include those of other tests. Limits
+//! do not apply to the rings of root, so root first becomes another user. Locked memory is limited
+//! to that of some fifty runtimes, which reveals a leak (`/proc` does not show how much rings use).
 //!
-//! `cargo test --release --test process -- resources --ignored --nocapture` does it ten thousand
-//! times, on each driver.
+//! `cargo test --release --test process -- resources --ignored --nocapture` makes ten thousand
+//! runtimes on each driver.
 
 use std::cell::RefCell;
 use std::fs;
@@ -25,13 +23,15 @@ use ebbtide_testkit::{Shape, descriptor};
 const SHORT: usize = 300;
 const LONG: usize = 10_000;
 
-/// Runtimes after which everything that is set up once is: thread pools, the allocator's arenas.
+/// The number of runtimes after which everything that is set up once exists: thread pools, the
+/// allocator's arenas.
 const WARM_UP: usize = 50;
 
 /// A ring of the default size takes about 40 KiB of it.
 const LOCKED_MEMORY: u64 = 2 << 20;
 
-/// What allocators and thread stacks may differ by. Far less than a page for each runtime.
+/// The permitted difference for allocators and thread stacks. This is far less than a page for each
+/// runtime.
 const RESIDENT_SLACK_KIB: i64 = 512;
 const MAPPING_SLACK: i64 = 16;
 
@@ -82,11 +82,11 @@ fn leave_nothing_behind(shape: Shape, count: usize) {
 /// A runtime that is ended in one of several ways, with sockets, tasks, timers and datagrams of all
 /// kinds in flight.
 ///
-/// Fails when the driver is another than that of the first one: without memory that may be locked
-/// there is no ring.
+/// Fails when its driver differs from that of the first runtime: without lockable memory there is
+/// no ring.
 fn one_life(shape: Shape, driver: &str, seed: usize) {
     let mut random = fastrand::Rng::with_seed(seed as u64);
-    // The datagrams that the program keeps are waited for a moment.
+    // The exit waits a moment for the datagrams that the program holds.
     let policy = Drain::default().deadline(Duration::from_millis(1));
     let runtime = shape.builder().drain(policy).build().unwrap();
     assert_eq!(runtime.driver().to_string(), driver, "seed {seed}");
@@ -111,7 +111,7 @@ async fn work(random: &mut fastrand::Rng, held: Rc<RefCell<Vec<Datagram>>>) {
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
     let (left, right) = UnixDatagram::pair().unwrap();
 
-    // A receiver that keeps what it gets, and ends with its socket.
+    // A receiver that holds what it gets, and ends with its socket.
     let receiver = Rc::clone(&socket);
     ebbtide::spawn(async move {
         while let Some(datagram) = receiver.recv().await.unwrap() {
@@ -121,14 +121,14 @@ async fn work(random: &mut fastrand::Rng, held: Rc<RefCell<Vec<Datagram>>>) {
     for len in 0..random.usize(1..=20) {
         sender.send_to(&vec![1; 10 * len], address).await.unwrap();
     }
-    // Datagrams that nobody receives, and a sender that waits for room for ever.
+    // Datagrams that nobody receives, and a sender that waits for space for ever.
     let unread = random.usize(0..=1) == 0;
     ebbtide::spawn(async move {
-        // Until the end seals its peer.
+        // Until the end of the runtime seals its peer.
         while (unread || right.try_recv().is_err()) && left.send(b"wait").await.is_ok() {}
     });
-    // A timer that never fires, a task that never ends, a future dropped while it waits, a handle
-    // that is dropped and one that is aborted.
+    // A timer that never fires, a task that never ends, a future that is dropped while it waits, a
+    // handle that is dropped, and one that is aborted.
     ebbtide::spawn(sleep(Duration::from_secs(3_600)));
     drop(ebbtide::spawn(std::future::pending::<()>()));
     ebbtide::spawn(std::future::pending::<()>()).abort();
@@ -141,7 +141,7 @@ async fn work(random: &mut fastrand::Rng, held: Rc<RefCell<Vec<Datagram>>>) {
     }
 }
 
-/// Drops the runtime while a panic unwinds. Nothing is printed: the hook is not called.
+/// Drops the runtime while a panic unwinds. Nothing is printed, because the hook is not called.
 fn end_by_a_panic(runtime: Runtime) {
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
         let _runtime = runtime;
@@ -165,9 +165,11 @@ impl Usage {
     fn now() -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let field = |name: &str| {
-            let line =
-                status.lines().find_map(|line| line.strip_prefix(name)).expect("it is there");
-            line.trim_end_matches("kB").trim().parse().expect("it is a number")
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .expect("/proc/self/status has the field");
+            line.trim_end_matches("kB").trim().parse().expect("the field is a number")
         };
         Self {
             descriptors: descriptor::count(),

@@ -1,4 +1,4 @@
-//! Signals, each test in a process of its own, because they hit the whole process.
+//! Signals. Each test runs in a separate process, because signals are sent to the whole process.
 
 use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -18,7 +18,7 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use libc::{SIGINT, SIGTERM};
 
-/// Sends a signal when this thread sleeps, or is about to.
+/// Sends a signal to another thread, before this one goes to sleep.
 fn send_from_another_thread(signal: i32) {
     thread::spawn(move || send(signal)).join().unwrap();
 }
@@ -28,7 +28,7 @@ fn terminate_completes_on_sigterm_and_on_sigint_again_and_again() {
     run_in_a_child(async {
         for signal in [SIGTERM, SIGINT, SIGTERM, SIGINT] {
             let mut terminated = terminate();
-            assert!((&mut terminated).now_or_never().is_none(), "nothing was sent yet");
+            assert!((&mut terminated).now_or_never().is_none(), "no signal was sent yet");
             send_from_another_thread(signal);
             terminated.await?;
         }
@@ -41,7 +41,7 @@ fn ctrl_c_completes_on_sigint_again_and_again() {
     run_in_a_child(async {
         for _ in 0..4 {
             let mut interrupted = ctrl_c();
-            assert!((&mut interrupted).now_or_never().is_none(), "nothing was sent yet");
+            assert!((&mut interrupted).now_or_never().is_none(), "no signal was sent yet");
             send(SIGINT);
             interrupted.await?;
         }
@@ -100,13 +100,13 @@ fn a_signal_wakes_a_runtime_that_sleeps() {
 #[test]
 fn futures_and_runtimes_that_listen_leave_nothing_behind() {
     run_in_a_child(async {
-        let wait_in_vain = || assert!(terminate().now_or_never().is_none(), "nothing was sent");
+        let wait_in_vain = || assert!(terminate().now_or_never().is_none(), "no signal was sent");
         let in_another_runtime = || {
             thread::spawn(move || Runtime::new().unwrap().block_on(async { wait_in_vain() }))
                 .join()
                 .unwrap();
         };
-        // The first ones bring up what stays.
+        // The first ones open what stays.
         wait_in_vain();
         in_another_runtime();
         let before = descriptor::count();
@@ -120,8 +120,8 @@ fn futures_and_runtimes_that_listen_leave_nothing_behind() {
     });
 }
 
-/// Fails when a signal that comes while no future exists, or while one exists that is then dropped,
-/// is forgotten.
+/// Fails when a signal is lost that comes while no future exists, or while one exists that is then
+/// dropped.
 #[test]
 fn what_came_while_nobody_waited_completes_the_next_future_once() {
     run_in_a_child(async {
@@ -144,7 +144,7 @@ fn what_came_while_nobody_waited_completes_the_next_future_once() {
     });
 }
 
-/// The form in which many servers are written. Fails when the signal has to come again.
+/// The usual form of servers. Fails when the signal has to come again.
 #[test]
 fn one_signal_ends_a_loop_that_makes_a_future_in_each_turn() {
     fn run(driver: DriverChoice) {
@@ -153,7 +153,7 @@ fn one_signal_ends_a_loop_that_makes_a_future_in_each_turn() {
             let address = socket.local_addr().unwrap();
             drop(terminate());
             for turn in 0..100_000 {
-                // There is always something to receive, so that no future is awaited for long.
+                // There is always something to receive, so no future is awaited for long.
                 socket.send_to(b"load", address).await.unwrap();
                 if turn == 100 {
                     send(SIGTERM);
@@ -163,7 +163,7 @@ fn one_signal_ends_a_loop_that_makes_a_future_in_each_turn() {
                     Either::Right((received, _)) => assert!(received.unwrap().is_some()),
                 }
             }
-            panic!("it was not told");
+            panic!("the loop did not get the signal");
         });
     }
     run_in_a_child(async {
@@ -174,8 +174,8 @@ fn one_signal_ends_a_loop_that_makes_a_future_in_each_turn() {
     });
 }
 
-/// Fails when the first to be told takes the signal from the others, whose loops made new futures
-/// meanwhile.
+/// Fails when the first runtime takes the signal from the others, whose loops have made new futures
+/// since.
 #[test]
 fn every_runtime_is_told_whatever_it_awaits_just_then() {
     run_in_a_child(async {
@@ -192,12 +192,12 @@ fn every_runtime_is_told_whatever_it_awaits_just_then() {
                     Runtime::new().unwrap().block_on(async {
                         assert!(terminate().now_or_never().is_none());
                         listening.send(()).unwrap();
-                        // It computes, and has no future, when the signal comes and others are
-                        // told.
+                        // It computes and has no future when the signal comes and the others get
+                        // it.
                         wait.recv().unwrap();
                         terminate().await.unwrap();
                         told.send(number).unwrap();
-                        assert!(terminate().now_or_never().is_none(), "it is told twice");
+                        assert!(terminate().now_or_never().is_none(), "the signal comes twice");
                     });
                 })
             })
@@ -216,7 +216,7 @@ fn every_runtime_is_told_whatever_it_awaits_just_then() {
 }
 
 /// For programs that stop at once at the second signal. Fails when a signal is reported twice, or
-/// when two that come together leave one over.
+/// when two that come together are reported as more.
 #[test]
 fn a_second_signal_can_be_waited_for() {
     run_in_a_child(async {
@@ -227,7 +227,7 @@ fn a_second_signal_can_be_waited_for() {
         first.await?;
         let mut second = terminate();
         for _ in 0..100 {
-            assert!((&mut second).now_or_never().is_none(), "they came before");
+            assert!((&mut second).now_or_never().is_none(), "both signals were reported before");
             yield_now().await;
         }
         send_from_another_thread(SIGTERM);
@@ -235,7 +235,7 @@ fn a_second_signal_can_be_waited_for() {
     });
 }
 
-/// Fails when the error says only what kind it is.
+/// Fails when the error has only a kind, and no errno.
 #[test]
 fn an_error_of_listening_keeps_its_number() {
     run_in_a_child(async {
@@ -243,13 +243,13 @@ fn an_error_of_listening_keeps_its_number() {
         let error = terminate().await.expect_err("no descriptor is left");
         assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
         drop(files);
-        // What came is not forgotten for it.
+        // A signal that came is not lost by the error.
         send(SIGTERM);
         terminate().await
     });
 }
 
-/// Fails when both share a pipe, or an eventfd.
+/// Fails when both share a pipe or an eventfd.
 #[test]
 fn a_signal_of_a_child_is_none_of_its_parent() {
     run_in_a_child(async {
@@ -258,18 +258,21 @@ fn a_signal_of_a_child_is_none_of_its_parent() {
         for signal in [SIGTERM, SIGINT] {
             Child::new(|| send(signal)).join();
             for _ in 0..100 {
-                assert!((&mut terminated).now_or_never().is_none(), "{signal} was the child's");
+                assert!(
+                    (&mut terminated).now_or_never().is_none(),
+                    "{signal} was sent to the child"
+                );
                 yield_now().await;
             }
         }
-        assert!(terminate().now_or_never().is_none(), "it was the child's");
+        assert!(terminate().now_or_never().is_none(), "the signal was sent to the child");
         send(SIGTERM);
         terminated.await
     });
 }
 
-/// Fails when the child wakes its parent's runtime instead of its own, or begins with what came to
-/// its parent.
+/// Fails when the child wakes the runtime of its parent instead of its own, or starts with the
+/// signals of its parent.
 #[test]
 fn a_child_is_told_its_own_signals_in_a_runtime_of_its_own() {
     run_in_a_child(async {
@@ -283,10 +286,10 @@ fn a_child_is_told_its_own_signals_in_a_runtime_of_its_own() {
                 send(SIGTERM);
             });
             Runtime::new().unwrap().block_on(async {
-                assert!(terminate().now_or_never().is_none(), "it came to the parent");
+                assert!(terminate().now_or_never().is_none(), "the signal was sent to the parent");
                 ready.send(()).unwrap();
                 terminate().await.unwrap();
-                // What came before the child had a runtime.
+                // A signal that came before the child had a runtime.
                 send(SIGINT);
                 made_before.await.unwrap();
             });
@@ -297,8 +300,8 @@ fn a_child_is_told_its_own_signals_in_a_runtime_of_its_own() {
     });
 }
 
-/// The handler is inherited. Fails when the child, which listens as its parent did, forgets what
-/// comes before it has a runtime.
+/// The handler is inherited. Fails when the child, which listens as its parent did, loses a signal
+/// that comes before it has a runtime.
 #[test]
 fn what_comes_to_a_child_before_it_has_a_runtime_is_kept() {
     run_in_a_child(async {
@@ -306,7 +309,7 @@ fn what_comes_to_a_child_before_it_has_a_runtime_is_kept() {
         let (reader, writer) = io::pipe()?;
         let mut writer = Some(writer);
         let child = Child::new(|| {
-            // Nothing is written: it ends when the parent has sent the signal.
+            // Nothing is written. The read ends when the parent has sent the signal.
             writer = None;
             assert_eq!((&reader).read(&mut [0]).unwrap(), 0);
             Runtime::new().unwrap().block_on(terminate()).unwrap();
@@ -314,7 +317,7 @@ fn what_comes_to_a_child_before_it_has_a_runtime_is_kept() {
         child.send(SIGTERM);
         drop(writer);
         child.join();
-        assert!(terminate().now_or_never().is_none(), "it was the child's");
+        assert!(terminate().now_or_never().is_none(), "the signal was sent to the child");
         Ok(())
     });
 }
@@ -340,7 +343,7 @@ fn a_future_that_waits_does_not_hold_up_the_exit_and_outlives_it() {
     });
 }
 
-/// The form of the README's server, in a task and in the main future.
+/// The form of the server in the README, in a task and in the main future.
 #[test]
 fn a_server_that_drains_on_terminate_receives_all_that_is_queued() {
     run_in_a_child(async {
@@ -361,8 +364,8 @@ fn a_server_that_drains_on_terminate_receives_all_that_is_queued() {
     });
 }
 
-/// Its receiver never comes back. Fails when the second signal waits for the deadline, or when what
-/// was thrown away is not counted.
+/// The receiver never comes back. Fails when the second signal waits for the deadline, or when what
+/// was discarded is not counted.
 #[test]
 fn a_second_signal_ends_a_drain_at_once() {
     let Some(End { status, output }) = end_of_child(async {
@@ -381,10 +384,10 @@ fn a_second_signal_ends_a_drain_at_once() {
         for _ in 0..10 {
             yield_now().await;
         }
-        assert!(!drained.is_finished(), "the receiver is expected back");
+        assert!(!drained.is_finished(), "the drain waits for the receiver");
         send(SIGINT);
         drop(drained.await);
-        unreachable!("it was dropped");
+        unreachable!("the second signal ends the program");
     }) else {
         return;
     };

@@ -1,6 +1,7 @@
 //! Runs the tests under AddressSanitizer and LeakSanitizer.
 //!
-//! They see what Rust code reads, writes and leaks, not what the kernel writes through a ring.
+//! The sanitizers see what Rust code reads, writes and leaks. They do not see what the kernel
+//! writes through a ring.
 
 use std::collections::BTreeSet;
 use std::env::consts::ARCH;
@@ -8,13 +9,14 @@ use std::env::consts::ARCH;
 use anyhow::{Context, Result};
 use xshell::{Shell, cmd};
 
-/// Files and modules of `tests/` that are left out unless they are named: `examples` runs binaries
-/// that are built elsewhere, `resources` measures memory, which the sanitizer keeps on purpose, and
-/// `writer_and_counter` takes seven minutes.
+/// Files and modules of `tests/` that run only when they are named. `examples` runs binaries that
+/// are built without sanitizers, `resources` measures memory, which the sanitizer keeps on purpose,
+/// and `writer_and_counter` takes seven minutes.
 const NOT_BY_DEFAULT: [&str; 3] = ["examples", "resources", "writer_and_counter"];
 
-/// Parts of names of tests that are always left out. The first limits the address space, of which the
-/// sanitizer needs terabytes. The others forget a future or a waker, which is a leak on purpose.
+/// Parts of names of tests that never run here. The first limits the address space, and the
+/// sanitizer needs terabytes of it. The others forget a future or a waker, which is an intended
+/// leak.
 const LEFT_OUT: [&str; 3] = [
     "a_pool_that_does_not_fit_into_memory_names_its_setters",
     "_is_forgotten",
@@ -23,8 +25,8 @@ const LEFT_OUT: [&str; 3] = [
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Test binaries (files or folders of `tests/`), and parts of names of tests in them; most
-    /// binaries and the unit tests unless given
+    /// Test binaries (files or folders of `tests/`), and parts of names of tests in them. By
+    /// default the unit tests and most binaries
     tests: Vec<String>,
 }
 
@@ -68,7 +70,7 @@ fn binaries(shell: &Shell) -> Result<BTreeSet<String>> {
     for path in shell.read_dir("tests")? {
         let is_file = path.extension().is_some_and(|extension| extension == "rs");
         if is_file || shell.path_exists(path.join("main.rs")) {
-            let name = path.file_stem().context("a test has a name")?;
+            let name = path.file_stem().context("a test file has a name")?;
             binaries.insert(name.to_string_lossy().into_owned());
         }
     }

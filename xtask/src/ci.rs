@@ -1,4 +1,4 @@
-//! Runs all that a change has to pass.
+//! Runs everything that a change has to pass.
 
 use std::env;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::{asan, fuzz, miri, model, mutations, soak};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Take the sections whose name contains one of these words; all unless given
+    /// Run only the sections whose name contains one of these words. By default all
     words: Vec<String>,
 }
 
@@ -20,8 +20,8 @@ struct Section {
     run: fn(&Shell, &Path) -> Result<()>,
 }
 
-/// What is quick and fails often comes first. The tests run without `--cfg ebbtide_model`, which
-/// nobody ships; what exists only with it has sections of its own.
+/// Sections that are quick and fail often come first. The tests run without `--cfg ebbtide_model`,
+/// because nobody ships that. What exists only with it has its own sections.
 const SECTIONS: &[Section] = &[
     Section { name: "format", run: format },
     Section { name: "clippy", run: clippy },
@@ -82,15 +82,16 @@ fn documentation(shell: &Shell, _: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What users get: the default members, without the features that tools of the workspace enable in
-/// their dependencies. The list of mutations and the run without io_uring use the same build.
+/// Tests what users get: the default members, without the features that tools of the workspace
+/// enable in their dependencies. The list of mutations and the run without io_uring use the same
+/// build.
 fn tests(shell: &Shell, _: &Path) -> Result<()> {
     cmd!(shell, "cargo test --no-fail-fast").run()?;
     Ok(())
 }
 
-/// The rest of the workspace, but `loom`, which has to be optimised, and `model`, which is empty.
-/// Tools need no optimisation, and their dependencies are built already for `cargo xtask`.
+/// Tests the rest of the workspace, except `loom`, which must be optimised, and `model`, which is
+/// empty. Tools need no optimisation, and `cargo xtask` has already built their dependencies.
 fn tests_of_tools(shell: &Shell, _: &Path) -> Result<()> {
     let tested_elsewhere =
         ["ebbtide", "ebbtide-net", "ebbtide-runtime", "ebbtide-loom", "ebbtide-model"];
@@ -102,7 +103,7 @@ fn tests_of_tools(shell: &Shell, _: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Without `--test seeds`: those programs are among the 100 000.
+/// Runs without `--test seeds`, because its programs are among the 100 000.
 fn model_tests(shell: &Shell, _: &Path) -> Result<()> {
     let (name, flags) = model::CFG;
     cmd!(shell, "cargo test -p ebbtide-model -p ebbtide-net -p ebbtide-runtime --no-fail-fast")
@@ -141,7 +142,7 @@ fn seeds(shell: &Shell, root: &Path) -> Result<()> {
     model::run(shell, root, &model::Args::default())
 }
 
-/// What users get, on epoll. The tools of the workspace do not depend on the driver.
+/// Tests what users get, on epoll. The tools of the workspace do not depend on the driver.
 fn without_io_uring(shell: &Shell, _: &Path) -> Result<()> {
     let xtask = env::current_exe()?;
     cmd!(shell, "{xtask} without-io-uring cargo test --no-fail-fast").run()?;
@@ -157,23 +158,23 @@ fn first_command_without_io_uring(shell: &Shell, _: &Path) -> Result<()> {
 fn miri(shell: &Shell, root: &Path) -> Result<()> {
     match has_nightly(shell, &["miri", "--version"])? {
         true => miri::run(root),
-        false => skip("there is no Miri"),
+        false => skip("Miri is not installed"),
     }
 }
 
-/// The tests that hold buffers longest.
+/// Runs the tests that hold buffers longest.
 fn asan(shell: &Shell, _: &Path) -> Result<()> {
     let tests = ["lifetimes", "dropped_futures", "full_pool", "regressions"];
     match has_nightly(shell, &["--version"])? {
         true => asan::run(shell, &asan::Args::of_tests(&tests)),
-        false => skip("there is no nightly toolchain"),
+        false => skip("no nightly toolchain is installed"),
     }
 }
 
 fn fuzz(shell: &Shell, root: &Path) -> Result<()> {
     match has_nightly(shell, &["fuzz", "--version"])? {
         true => fuzz::run(shell, root, &fuzz::Args::of_seconds(10)),
-        false => skip("there is no cargo-fuzz: cargo install cargo-fuzz"),
+        false => skip("cargo-fuzz is not installed: run `cargo install cargo-fuzz`"),
     }
 }
 

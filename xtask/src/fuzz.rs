@@ -1,7 +1,7 @@
 //! Runs each fuzz target for some seconds.
 //!
-//! New inputs stay in `fuzz/target/corpus`, failures in `fuzz/artifacts`. Give a failure a name and
-//! put it into `fuzz/corpus`: tests of the workspace replay that.
+//! New inputs are kept in `fuzz/target/corpus`, failures in `fuzz/artifacts`. To keep a failure,
+//! give it a name and move it to `fuzz/corpus`. Tests of the workspace replay that folder.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use xshell::{Shell, cmd};
 
-/// The longest input. A datagram header, its control messages and some payload fit.
+/// The maximum length of an input. A datagram header, its control messages and some payload fit.
 const MAX_LEN: u32 = 1_200;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long each target runs
+    /// How many seconds each target runs
     #[arg(default_value_t = 60)]
     seconds: u32,
 }
@@ -27,7 +27,7 @@ impl Args {
 
 pub(crate) fn run(shell: &Shell, root: &Path, args: &Args) -> Result<()> {
     for target in shell.read_dir("fuzz/targets")? {
-        let target = target.file_stem().context("a target has a name")?.to_string_lossy();
+        let target = target.file_stem().context("a target file has a name")?.to_string_lossy();
         run_target(shell, root, &target, args.seconds)?;
     }
     Ok(())
@@ -49,7 +49,7 @@ fn run_target(shell: &Shell, root: &Path, target: &str, seconds: u32) -> Result<
     let text = String::from_utf8_lossy(&output.stderr);
     text.lines().filter(|line| tells_the_result(line)).for_each(|l| println!("{target}: {l}"));
     if !output.status.success() {
-        bail!("{target} has failed: {}, {}", output.status, log.display());
+        bail!("{target} failed: {}, {}", output.status, log.display());
     }
     Ok(())
 }

@@ -10,15 +10,15 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 pub(crate) struct Job<'a> {
-    /// The name of its log, too.
+    /// Also the name of its log.
     pub(crate) name: String,
     pub(crate) arguments: Vec<String>,
     pub(crate) variables: &'a [(&'a str, &'a str)],
 }
 
 impl Job<'_> {
-    /// Runs `cargo` with the job's arguments, and returns what it has written. If it fails, prints
-    /// that as well.
+    /// Runs `cargo` with the job's arguments, and returns the output. If it fails, prints the
+    /// output as well.
     pub(crate) fn run(&self, root: &Path, logs: &Path) -> Result<String> {
         let start = Instant::now();
         let path = self.log(logs);
@@ -36,7 +36,7 @@ impl Job<'_> {
         if !status.success() {
             println!("{output}");
         }
-        ensure!(status.success(), "{} has failed: {status}, {}", self.name, path.display());
+        ensure!(status.success(), "{} failed: {status}, {}", self.name, path.display());
         println!("{}: done in {} s", self.name, start.elapsed().as_secs());
         Ok(output)
     }
@@ -46,8 +46,8 @@ impl Job<'_> {
     }
 }
 
-/// Runs the jobs, so many at a time. Returns their outputs, in their order, or the first error when
-/// all have ended.
+/// Runs the jobs, at most `at_a_time` at once. Returns their outputs in order or, when all have
+/// ended, the first error.
 pub(crate) fn run_all(
     root: &Path,
     logs: &Path,

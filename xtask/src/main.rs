@@ -1,4 +1,4 @@
-//! The commands of a developer: `cargo xtask COMMAND`.
+//! The commands for developers: `cargo xtask COMMAND`.
 
 mod asan;
 mod ci;
@@ -18,11 +18,11 @@ use clap::Parser;
 use xshell::Shell;
 
 #[derive(Parser)]
-#[command(bin_name = "cargo xtask", about = "The commands of a developer of Ebbtide")]
+#[command(bin_name = "cargo xtask", about = "Commands for developers of Ebbtide")]
 enum Command {
-    /// Run all that a change has to pass
+    /// Run everything that a change has to pass
     Ci(ci::Args),
-    /// Take out each safety step in turn: does its test fail?
+    /// Take out each safety step in turn, and check that its test fails
     Mutations(mutations::Args),
     /// Run Miri over the pure parts, and over small programs of the model
     Miri,
@@ -32,8 +32,7 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Run random programs on the model, a kernel in memory
     Model(model::Args),
-    /// Run runtimes that open, drain and drop sockets under load: every datagram has to be
-    /// accounted for
+    /// Run runtimes that open, drain and drop sockets under load, and account for every datagram
     Soak(soak::Args),
     /// Run a command with io_uring refused, as in a container with the default seccomp profile
     WithoutIoUring(without_io_uring::Args),
@@ -42,7 +41,7 @@ enum Command {
 fn main() -> ExitCode {
     match run(Command::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        // Without the backtrace of anyhow: each error names what failed.
+        // The backtrace of anyhow is not printed, because each error names what failed.
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -63,7 +62,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz(args) => fuzz::run(&shell, root, &args),
         Command::Model(args) => model::run(&shell, root, &args),
         Command::Soak(args) => soak::run(&shell, &args),
-        // In the directory of the caller.
+        // Runs in the directory of the caller.
         Command::WithoutIoUring(args) => match without_io_uring::exec(&args)? {},
     }
 }

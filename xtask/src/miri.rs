@@ -1,6 +1,6 @@
 //! Runs Miri over the pure parts, and over small programs of the model.
 //!
-//! Miri has no io_uring: tests that need a kernel are left out by `cfg(not(miri))`.
+//! Miri has no io_uring. `cfg(not(miri))` leaves out tests that need a kernel.
 
 use std::path::Path;
 
@@ -9,15 +9,15 @@ use anyhow::Result;
 use crate::jobs::{self, Job, processors};
 use crate::model;
 
-/// The clock and the addresses of the host are visible. Provenance is permissive because the kernel
-/// returns pointers as numbers, in the user data of a completion.
+/// The clock and the addresses of the host are visible. Provenance is permissive, because the
+/// kernel returns pointers as numbers, in the user data of a completion.
 pub(crate) const FLAGS: (&str, &str) =
     ("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-permissive-provenance");
 
 pub(crate) fn run(root: &Path) -> Result<()> {
     let shipped = [FLAGS];
     let model = [FLAGS, model::CFG];
-    // First, so that the others do not build the same standard library at the same time.
+    // Runs first, so that the others do not build the same standard library at the same time.
     let setup = job("setup", "setup", &shipped);
     // The longest first.
     let tests = [

@@ -10,8 +10,8 @@ use xshell::{Shell, cmd};
 use crate::jobs::{self, Job, processors};
 use crate::miri;
 
-/// Lets a runtime run on the model. The same words as in `tests/mutations/`: other words for the
-/// same flag would be another build.
+/// Lets a runtime run on the model. Mutations use the same spelling of the flag, because another
+/// one would be another build.
 pub(crate) const CFG: (&str, &str) = ("RUSTFLAGS", "--cfg=ebbtide_model");
 
 const SEEDS: u64 = 100_000;
@@ -19,22 +19,22 @@ const SEEDS_UNDER_MIRI: u64 = 2_000;
 
 #[derive(Default, clap::Args)]
 pub(crate) struct Args {
-    /// How many programs run; 100 000 unless given, 2 000 under Miri
+    /// How many programs run. By default 100 000, with --miri 2 000
     #[arg(long, value_name = "COUNT")]
     seeds: Option<u64>,
-    /// The first of them; 1 unless given
+    /// The first seed. By default 1
     #[arg(long, value_name = "SEED")]
     from: Option<u64>,
     /// Replay one program and print every step
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// Keep the programs small, as under Miri; a seed means another program then
+    /// Keep the programs small, as under Miri. The same seed is then another program
     #[arg(long)]
     small: bool,
-    /// Run small programs under Miri, split over the processors
+    /// Run small programs under Miri, split over the CPUs
     #[arg(long, conflicts_with = "seed")]
     miri: bool,
-    /// How many processes Miri runs in; one for each processor unless given
+    /// How many processes Miri runs in. By default one for each CPU
     #[arg(long, value_name = "COUNT", requires = "miri")]
     jobs: Option<NonZero<usize>>,
 }
@@ -63,10 +63,11 @@ fn seed_range(from: u64, count: u64) -> Vec<String> {
     ["--from".to_owned(), from.to_string(), "--seeds".to_owned(), count.to_string()].into()
 }
 
-/// The seeds are arguments and not variables: cargo-miri keeps the environment of the build.
+/// The seeds are arguments and not variables, because cargo-miri keeps the environment of the
+/// build.
 fn interpret(root: &Path, from: u64, count: u64, processes: usize) -> Result<()> {
     let start = Instant::now();
-    // Its own folder, so that a build meanwhile does not replace what is being interpreted.
+    // A separate folder, so that a build does not replace what is being interpreted.
     let target = root.join("target/model-miri");
     let target_dir = target.to_string_lossy();
     let variables = [miri::FLAGS, CFG, ("CARGO_TARGET_DIR", &*target_dir)];
@@ -75,7 +76,7 @@ fn interpret(root: &Path, from: u64, count: u64, processes: usize) -> Result<()>
         let arguments = command.map(str::to_owned).into_iter().chain(seed_range(from, count));
         Job { name, arguments: arguments.collect(), variables: &variables }
     };
-    // One alone, so that the others do not wait for each other's build.
+    // Runs alone, so that the others do not wait for each other's build.
     jobs::run_all(root, &target, &[job("build".to_owned(), from, 1)], 1)?;
     let jobs: Vec<Job<'_>> = parts(from, count, processes as u64)
         .map(|(from, count)| job(format!("from-{from}"), from, count))
@@ -88,7 +89,7 @@ fn interpret(root: &Path, from: u64, count: u64, processes: usize) -> Result<()>
     Ok(())
 }
 
-/// The first seed and the count of each part; none is empty.
+/// The first seed and the count of each part. No part is empty.
 fn parts(from: u64, count: u64, parts: u64) -> impl Iterator<Item = (u64, u64)> {
     let start = move |part| count * part / parts;
     (0..parts)

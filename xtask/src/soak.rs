@@ -1,4 +1,4 @@
-//! Runs the soak, a crate of its own.
+//! Runs the soak, which is a separate crate.
 
 use anyhow::Result;
 use xshell::{Shell, cmd};
@@ -6,7 +6,7 @@ use xshell::{Shell, cmd};
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    /// The arguments of the soak; `--help` lists them.
+    /// The arguments of the soak. `--help` lists them
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }

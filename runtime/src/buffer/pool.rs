@@ -429,7 +429,7 @@ mod tests {
         const CHILD: &str = "EBBTIDE_TEST_CHILD";
         if std::env::var_os(CHILD).is_some() {
             body();
-            panic!("it was to abort");
+            panic!("the body has to abort");
         }
         let mut child = Command::new(std::env::current_exe().unwrap());
         let output = child.args([test, "--exact"]).env(CHILD, "").output().unwrap();
@@ -457,7 +457,7 @@ mod tests {
             let share = buffer.clone();
             write_past(&pool, 1, 0);
             drop(buffer);
-            // What the end of the pool would find does not count.
+            // What the end of the pool would report does not count.
             let _never_ended = ManuallyDrop::new(pool);
             drop(share);
         });

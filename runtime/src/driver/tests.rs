@@ -65,8 +65,8 @@ fn a_sink_stays_until_the_final_completion_of_its_receive() {
         let name = format!("ebbtide-driver-stays-{}", std::process::id());
         let sink = Quiet::bind(&name).unwrap();
         let (mut driver, key) = receiving(choice, &sink);
-        assert!(driver.deregister(key).is_none(), "{choice:?}: it is in flight");
-        assert!(Rc::strong_count(&sink) > 1, "{choice:?}: the driver keeps it");
+        assert!(driver.deregister(key).is_none(), "{choice:?}: the receive is in flight");
+        assert!(Rc::strong_count(&sink) > 1, "{choice:?}: the driver keeps the sink");
         let mut wakes = Wakes::default();
         for _attempt in 0..100 {
             driver.submit_and_wait(Wait::AtMost(Duration::from_millis(100)));
@@ -76,7 +76,7 @@ fn a_sink_stays_until_the_final_completion_of_its_receive() {
                 break;
             }
         }
-        assert_eq!(Rc::strong_count(&sink), 1, "{choice:?}: its receive has ended");
+        assert_eq!(Rc::strong_count(&sink), 1, "{choice:?}: the receive has ended");
         assert_eq!(driver.counts().in_flight, 0, "{choice:?}");
     }
 }

@@ -362,11 +362,11 @@ mod tests {
             assert_eq!(cause, Cause::WorkingTask, "{answer:?}");
             let mut worker = Activity::default();
             worker.is_polled(cause);
-            assert!(!worker.works() && worker.may_be_at_work(), "it waits for no sleep");
+            assert!(!worker.works() && worker.may_be_at_work(), "the worker waits for no sleep");
             worker.sleeps();
             assert!(worker.works());
             assert_eq!(worker.is_polled(Cause::Timer), Cause::WorkingTask);
-            assert!(worker.works(), "the next in its queue");
+            assert!(worker.works(), "the worker has more in its queue");
             assert!(spawned(cause).works());
             assert!(!spawned(cause).is_at_work(true, Instant::now()));
         }
@@ -400,7 +400,7 @@ mod tests {
         assert!(!heartbeat.works());
         let mut session = spawned(Cause::WorkingTask);
         session.since = session.since.map(|since| since - 2 * SPAWNED_RECENTLY);
-        assert!(!session.works(), "it waits for its peer");
+        assert!(!session.works(), "the session waits for its peer");
     }
 
     /// A writer that flushes at each tick what others have left.
@@ -408,13 +408,13 @@ mod tests {
     fn what_ticks_is_behind_until_its_next_tick() {
         let mut periodic = Activity::default();
         periodic.polled(Cause::Outside, 3, false);
-        assert!(!periodic.is_behind(4), "it does not wait for a time");
+        assert!(!periodic.is_behind(4), "the task does not wait for a time");
         periodic.tick_begins();
         assert!(periodic.is_behind(4) && !periodic.is_behind(3));
         periodic.tick_ends();
         assert_eq!(periodic.polled(Cause::Timer, 4, false), Cause::BehindTask);
         periodic.waits();
-        assert!(periodic.may_be_at_work(), "it writes");
+        assert!(periodic.may_be_at_work(), "the task writes");
         periodic.polled(Cause::Outside, 4, false);
         periodic.tick_begins();
         periodic.waits();
@@ -447,7 +447,11 @@ mod tests {
             assert_eq!(cause == Cause::WorkingTask, is_draining);
             let mut given = spawned(cause);
             given.is_polled(Cause::Outside);
-            assert_eq!(given.works(), is_draining, "what may be work is handed on as such");
+            assert_eq!(
+                given.works(),
+                is_draining,
+                "in a drain, possible work is handed on as work"
+            );
             worker.sleeps();
             assert!(worker.may_be_at_work());
             assert_eq!(worker.works(), is_draining);

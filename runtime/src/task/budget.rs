@@ -130,7 +130,7 @@ mod tests {
         assert!(poll_send_budget(&cx, 0).is_ready());
         assert!(poll_send_budget(&cx, 2 * SEND_BUDGET_BYTES).is_ready());
         assert!(poll_send_budget(&cx, 0).is_pending());
-        assert!(poll_receive_budget(&cx).is_ready(), "receives have a budget of their own");
+        assert!(poll_receive_budget(&cx).is_ready(), "receives have a separate budget");
     }
 
     /// Fails when what is ready takes nothing from the budget, or never completes after it is used

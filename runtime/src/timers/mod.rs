@@ -233,7 +233,7 @@ mod tests {
         let (wakes, waker) = counting_waker();
         let mut timers = Timers::new(origin);
         let key = timers.register(origin + TICK, waker);
-        let key = timers.rearm(key, origin + 5 * TICK).expect("it has not expired");
+        let key = timers.rearm(key, origin + 5 * TICK).expect("the timer has not expired");
         assert_eq!(expire(&mut timers, origin + 4 * TICK), 0);
         assert!(timers.standing(key, Waker::noop()) != Standing::Expired);
         assert_eq!(expire(&mut timers, origin + 5 * TICK), 1);

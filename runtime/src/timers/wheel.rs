@@ -436,7 +436,7 @@ mod tests {
                     assert_eq!(wheel.remove(key), expected, "seed {seed}");
                 }
                 6 if !wheel.is_empty() => {
-                    let tick = wheel.next_deadline().expect("it is not empty");
+                    let tick = wheel.next_deadline().expect("the wheel is not empty");
                     now = now.max(tick);
                     let expected = model_expire(&mut model, now);
                     assert_eq!(expire(&mut wheel, tick), expected, "seed {seed}");

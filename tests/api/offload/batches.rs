@@ -1,5 +1,5 @@
-//! Batches, and what the kernel is to cut (GSO): once, in order, also where there is no room or no
-//! help.
+//! Batches, and segmentation by the kernel (GSO). Datagrams leave once and in order, even if there
+//! is no buffer space or no GSO.
 
 use std::io;
 
@@ -26,7 +26,7 @@ on_every_shape!(
     a_destination_that_is_refused_takes_the_help_from_nobody_else,
 );
 
-/// Fails when a batch is planned in another order than it was given, or sent in part twice.
+/// Fails when a batch is sent in another order than it was given, or a part of it twice.
 fn a_batch_arrives_once_and_in_order(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -74,11 +74,11 @@ fn a_batch_of_one_is_a_plain_send(shape: Shape) {
     assert_eq!(tally.failures, 1);
 }
 
-/// Loopback always has room, so that each fifth call is told that there is none, which falls into
-/// the middle of three of the batches. Fails when a batch that finds no room is given up, or begins
-/// anew.
+/// Loopback always has space, so every fifth call is made to fail with `EAGAIN`. In three of the
+/// batches, this call is in the middle. Fails when a batch that finds no space is abandoned or sent
+/// again from the start.
 fn a_batch_waits_for_room(shape: Shape) {
-    // Each is longer than the one before, hence a message of its own; 64 leave in one call.
+    // Each is longer than the previous one, so it is a separate message. One call sends 64.
     const TRANSMITS: u64 = 150;
     const CALLS: u64 = 3;
     let fault = Fault::every(libc::SYS_sendmmsg, 5, Manner::Refuse(libc::EAGAIN));
@@ -96,16 +96,16 @@ fn a_batch_waits_for_room(shape: Shape) {
                 receive(&receiver, &mut ledger, round * TRANSMITS).await;
             }
             assert_eq!(ledger.holes, 0);
-            assert!(receiver.try_recv().is_err(), "something came twice");
+            assert!(receiver.try_recv().is_err(), "a datagram came twice");
         });
     });
     assert_eq!((tally.calls, tally.failures), (5 * CALLS + 3, 3));
 }
 
-/// The kernel has no room for the last ones. Fails when what was sent before is sent again.
+/// There is no space for the last messages. Fails when what was sent before is sent again.
 #[test]
 fn a_batch_that_found_no_room_does_not_begin_anew() {
-    // Each is longer than the one before, hence a message of its own; 64 leave in one call.
+    // Each is longer than the previous one, so it is a separate message. One call sends 64.
     const TRANSMITS: u64 = 70;
     const LEFT: u32 = 6;
     const MESSAGES: u8 = 2;
@@ -117,7 +117,7 @@ fn a_batch_that_found_no_room_does_not_begin_anew() {
             let transmits: Vec<_> = payloads.iter().map(|payload| Transmit::new(payload)).collect();
             let mut sending = sender.send_batch(&transmits);
             for _turn in 0..10 {
-                assert!((&mut sending).now_or_never().is_none(), "there is no room");
+                assert!((&mut sending).now_or_never().is_none(), "the batch waits for space");
                 yield_now().await;
             }
             drop(sending);
@@ -125,14 +125,15 @@ fn a_batch_that_found_no_room_does_not_begin_anew() {
             receive(&receiver, &mut ledger, TRANSMITS - u64::from(LEFT)).await;
             assert_eq!(ledger.holes, 0);
             assert_eq!(left_in_queue(&duplicate(&receiver)), 0);
-            assert!(receiver.try_recv().is_err(), "something came twice");
+            assert!(receiver.try_recv().is_err(), "a datagram came twice");
         });
     });
 }
 
-/// A transmit so long that it takes 65 messages, of which 64 leave in one call; the next call finds
-/// no room. As documented, `try_send_batch` does not count it, though most of it has left, and
-/// `send_batch` goes on. Fails when a part counts as the whole, or leaves twice.
+/// A transmit that is so long that it takes 65 messages. One call sends 64 of them, and the next
+/// call finds no space. As documented, `try_send_batch` does not count the transmit, although most
+/// of it was sent, and `send_batch` sends the rest. Fails when a part counts as the whole, or is
+/// sent twice.
 fn a_transmit_for_whose_end_there_is_no_room_leaves_in_part(shape: Shape) {
     const LEN: usize = 12;
     const PER_MESSAGE: u64 = 64;
@@ -143,22 +144,23 @@ fn a_transmit_for_whose_end_there_is_no_room_leaves_in_part(shape: Shape) {
         run(&shape.runtime(), async {
             let (receiver, sender) = pair();
             let transmit = Transmit::new(&long).segment_size(LEN);
-            let error = sender.try_send_batch(&[transmit]).expect_err("it is not sent whole");
+            let error =
+                sender.try_send_batch(&[transmit]).expect_err("a part of the transmit is not sent");
             assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
             receive(&receiver, &mut Ledger::default(), 64 * PER_MESSAGE).await;
-            assert!(receiver.try_recv().is_err(), "more has left");
+            assert!(receiver.try_recv().is_err(), "more than one call was sent");
         });
     });
     assert_eq!(tally.failures, 1);
     with_fault(fault(), || {
         run(&shape.runtime(), async {
             let (receiver, sender) = pair();
-            // One message is the first transmit's.
+            // One message is that of the first transmit.
             let transmits = [Transmit::new(b"first"), Transmit::new(&long).segment_size(LEN)];
             assert_eq!(sender.try_send_batch(&transmits).unwrap(), 1);
             assert_eq!(receiver.recv().await.unwrap().expect("not drained")[..], *b"first");
             receive(&receiver, &mut Ledger::default(), 63 * PER_MESSAGE).await;
-            assert!(receiver.try_recv().is_err(), "more has left");
+            assert!(receiver.try_recv().is_err(), "more than one call was sent");
         });
     });
     with_fault(fault(), || {
@@ -169,24 +171,24 @@ fn a_transmit_for_whose_end_there_is_no_room_leaves_in_part(shape: Shape) {
             let mut ledger = Ledger::default();
             receive(&receiver, &mut ledger, ALL).await;
             assert_eq!(ledger.holes, 0);
-            assert!(receiver.try_recv().is_err(), "something came twice");
+            assert!(receiver.try_recv().is_err(), "a datagram came twice");
         });
     });
 }
 
-/// Longer than the route takes in one packet: the kernel refuses to cut such (`EMSGSIZE` on Linux
-/// 6.18, `EINVAL` on older ones), and sends them in fragments. Fails when the refusal is handed to
-/// the sender.
+/// Datagrams that are longer than the MTU of the route. The kernel refuses to segment them
+/// (`EMSGSIZE` on Linux 6.18, `EINVAL` on older ones), but sends them in fragments. Fails when the
+/// sender gets that error.
 fn datagrams_too_long_to_be_cut_leave_one_by_one(shape: Shape) {
     if std::net::UdpSocket::bind("[::1]:0").is_err() {
-        return println!("skipped: IPv6 is not there");
+        return println!("skipped: no IPv6");
     }
     run(&shape.runtime(), async {
         let options = UdpSocket::options().recv_buffer_size(1 << 22);
         let receiver = options.bind("[::1]:0").unwrap();
         let sender = UdpSocket::bind("[::1]:0").unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
-        // Loopback would take 64 KiB.
+        // The MTU of loopback is 64 KiB.
         set_option(&sender, libc::IPPROTO_IPV6, libc::IPV6_MTU, 1280);
         let mut ledger = Ledger::default();
         for round in 1..=3 {
@@ -200,8 +202,8 @@ fn datagrams_too_long_to_be_cut_leave_one_by_one(shape: Shape) {
     });
 }
 
-/// As a device says that cannot (`EIO`): here, to any call with a single message. Fails when the
-/// refusal is handed to the sender, or when the kernel is asked again.
+/// A device that cannot segment returns `EIO`. Here, every call with a single message does. Fails
+/// when the sender gets the error, or when the kernel is asked again.
 #[test]
 fn what_the_kernel_refuses_to_cut_leaves_one_by_one() {
     const MESSAGES: u8 = 2;
@@ -220,8 +222,8 @@ fn what_the_kernel_refuses_to_cut_leaves_one_by_one() {
     });
 }
 
-/// Fails when the error of a datagram in the middle of a batch is forgotten, or those before it are
-/// sent again.
+/// Fails when the error of a datagram in the middle of a batch is lost, or when the datagrams
+/// before it are sent again.
 fn the_error_of_a_later_datagram_comes_with_the_rest_of_its_batch(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -238,8 +240,8 @@ fn the_error_of_a_later_datagram_comes_with_the_rest_of_its_batch(shape: Shape) 
     });
 }
 
-/// Two tasks send batches on one socket; one of them has a datagram that cannot be sent, behind
-/// others that can. Fails when the other task gets its error, and its own batch does not leave.
+/// Two callers send batches on one socket. One of them has a datagram that cannot be sent, after
+/// others that can. Fails when the other caller gets the error, and its batch is not sent.
 fn an_error_in_a_batch_does_not_reach_the_batch_of_another(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -265,8 +267,8 @@ fn an_error_in_a_batch_does_not_reach_the_batch_of_another(shape: Shape) {
     });
 }
 
-/// A batch to port 0 is refused as a kernel refuses that cannot cut (`EINVAL`). Fails when those of
-/// others leave one by one from then on.
+/// A batch to port 0 is refused with the errno of a kernel that cannot segment (`EINVAL`). Fails
+/// when the batches of other callers are sent one by one from then on.
 fn a_destination_that_is_refused_takes_the_help_from_nobody_else(shape: Shape) {
     run(&shape.runtime(), async {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -279,6 +281,6 @@ fn a_destination_that_is_refused_takes_the_help_from_nobody_else(shape: Shape) {
         let transmits: Vec<_> = payloads.iter().map(|it| Transmit::to(it, peer)).collect();
         assert_eq!(sender.send_batch(&transmits).await.unwrap(), 4);
         let train = receiver.recv_train().await.unwrap().expect("not drained");
-        assert_eq!(train.count(), 4, "they left in one message");
+        assert_eq!(train.count(), 4, "they were sent in one message");
     });
 }

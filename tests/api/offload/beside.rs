@@ -1,4 +1,4 @@
-//! What comes with a datagram, and what it is sent with.
+//! The metadata of received datagrams, and of datagrams to send.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -28,10 +28,11 @@ fn what_was_asked_for_comes_with_each_datagram(shape: Shape) {
                 assert_eq!(datagram.peer(), sender.local_addr().unwrap());
                 assert!(datagram.interface_index().is_some_and(|index| index > 0));
                 assert!(datagram.timestamp().is_some_and(|time| time > before));
-                // The kernel says so only once it has dropped something.
+                // The kernel reports a count only after it has dropped something.
                 assert_eq!(datagram.drop_count(), None);
             }
-            // Together with a train: its length must not be what does not fit.
+            // Sent as a train, whose datagrams have the metadata as well. The length in the train
+            // must not be cut off.
             let marked = Transmit::to(&[7; 500], peer).segment_size(100).ecn(EcnCodepoint::Ect1);
             sender.transmit(marked).await.unwrap();
             for _ in 0..5 {

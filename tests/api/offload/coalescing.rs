@@ -1,4 +1,4 @@
-//! Coalescing: the sends of several tasks leave together, and each has its own result.
+//! Coalescing: the sends of several tasks are sent together, and each has its own result.
 
 use std::rc::Rc;
 
@@ -21,7 +21,7 @@ on_every_shape!(
     coalesced_sends_wait_for_space_by_themselves,
 );
 
-/// Fails when coalesced sends leave by themselves (the train), or share a result.
+/// Fails when coalesced sends are sent separately (the train), or share a result.
 fn sends_of_many_tasks_leave_together_and_each_has_its_result(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -41,7 +41,7 @@ fn sends_of_many_tasks_leave_together_and_each_has_its_result(shape: Shape) {
                 assert_eq!(task.await.unwrap().unwrap(), if number == 19 { 60 } else { 100 });
             }
             let train = receiver.recv_train().await.unwrap().expect("not drained");
-            assert_eq!((train.count(), train.stride()), (20, 100), "they left together");
+            assert_eq!((train.count(), train.stride()), (20, 100), "they were sent together");
             let mut ledger = Ledger::default();
             train.datagrams().for_each(|datagram| {
                 ledger.enter(&numbered(0, parse(datagram).1 - round * 20, 12));
@@ -51,7 +51,7 @@ fn sends_of_many_tasks_leave_together_and_each_has_its_result(shape: Shape) {
     });
 }
 
-/// Fails when a dropped send leaves all the same, or takes the others with it.
+/// Fails when a dropped send takes place, or when it cancels the others.
 fn a_coalesced_send_that_is_dropped_does_not_take_place(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -60,7 +60,7 @@ fn a_coalesced_send_that_is_dropped_does_not_take_place(shape: Shape) {
         for dropped in 0..6 {
             let mut sends: Vec<_> = payloads.iter().map(|it| sender.send(it)).collect();
             for send in &mut sends {
-                assert!(send.now_or_never().is_none(), "it waits for the others");
+                assert!(send.now_or_never().is_none(), "the send waits for the others");
             }
             drop(sends.remove(dropped));
             for sent in join_all(sends).await {
@@ -78,10 +78,10 @@ fn a_coalesced_send_that_is_dropped_does_not_take_place(shape: Shape) {
     });
 }
 
-/// The kernel has no space for the last ones, of which the first is held. Hangs when they wait for
-/// another send, or for that one to be polled.
+/// There is no space for the last sends, and the first of them is not polled. Hangs when they wait
+/// for another send, or for that one to be polled.
 fn coalesced_sends_wait_for_space_by_themselves(shape: Shape) {
-    // Each is longer than the one before, hence a message of its own; 64 leave in one call.
+    // Each is longer than the previous one, so it is a separate message. One call sends 64.
     const SENDS: usize = 70;
     let fault = Fault::once(libc::SYS_sendmmsg, 2, Manner::Refuse(libc::EAGAIN));
     let ((), tally) = with_fault(fault, || {
@@ -92,7 +92,7 @@ fn coalesced_sends_wait_for_space_by_themselves(shape: Shape) {
                 (0..SENDS).map(|number| numbered(0, number as u64, 12 + number)).collect();
             let mut sends: Vec<_> = payloads.iter().map(|payload| sender.send(payload)).collect();
             for send in &mut sends {
-                assert!(send.now_or_never().is_none(), "it waits for the others");
+                assert!(send.now_or_never().is_none(), "the send waits for the others");
             }
             let held = sends.remove(64);
             for (number, sent) in join_all(sends).await.into_iter().enumerate() {
@@ -107,11 +107,10 @@ fn coalesced_sends_wait_for_space_by_themselves(shape: Shape) {
     assert_eq!((tally.calls, tally.failures), (3, 1));
 }
 
-/// The kernel has no space for the last ones. Fails when those that come later do not leave with
-/// them.
+/// There is no space for the last sends. Fails when sends that come later do not send them as well.
 #[test]
 fn coalesced_sends_that_find_no_room_leave_later() {
-    // Each is longer than the one before, hence a message of its own; 64 leave in one call.
+    // Each is longer than the previous one, so it is a separate message. One call sends 64.
     const SENDS: usize = 70;
     const LEFT: u32 = 6;
     const MESSAGES: u8 = 2;
@@ -131,12 +130,12 @@ fn coalesced_sends_that_find_no_room_leave_later() {
             }
             let waiting = sends.iter().filter(|send| !send.is_finished()).count();
             assert_eq!(waiting, LEFT as usize);
-            // One more, with which there is room.
+            // One more send, for which there is space.
             sends.push(send(SENDS));
             for _turn in 0..1_000 {
                 yield_now().await;
             }
-            assert!(sends.iter().all(|send| send.is_finished()), "they wait for ever");
+            assert!(sends.iter().all(|send| send.is_finished()), "a send waits for ever");
             let mut ledger = Ledger::default();
             receive(&receiver, &mut ledger, SENDS as u64 + 1).await;
             assert_eq!(ledger.holes, 0);
@@ -144,8 +143,8 @@ fn coalesced_sends_that_find_no_room_leave_later() {
     });
 }
 
-/// A peer that is gone is reported once, to the first send after it was found. Fails when every
-/// send of a message gets the error, or all that were with it are lost.
+/// The error of a closed peer is reported once, by the next send. Fails when every send of a
+/// message gets the error, or when all sends of that message are lost.
 fn a_coalesced_error_is_that_of_one_send(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -153,12 +152,12 @@ fn a_coalesced_error_is_that_of_one_send(shape: Shape) {
         drop(receiver);
         sender.set_coalescing(true);
         assert_eq!(sender.send(b"nobody is there").await.unwrap(), 15);
-        // The answer, an ICMP error, waits in the socket before the send returns.
+        // The ICMP error is on the socket before the send returns.
         let receiver = UdpSocket::bind(peer).unwrap();
         let results = join_all((0..5).map(|_| sender.send(b"hello"))).await;
         let failed: Vec<_> = results.iter().map(Result::is_err).collect();
         let received = receiver_count(&receiver).await;
-        // Receiving takes the error as well, whoever is first.
+        // A receive may take the error first.
         let errors = failed.iter().filter(|&&failed| failed).count();
         assert!(errors <= 1 && (errors == 0 || failed[0]), "{failed:?}");
         assert_eq!(received, 5 - errors);
@@ -174,7 +173,7 @@ async fn receiver_count(receiver: &UdpSocket) -> usize {
     count
 }
 
-/// Fails when `try_send` or a batch passes sends that were polled before.
+/// Fails when `try_send` or a batch overtakes sends that were polled before.
 fn nothing_overtakes_what_waits_to_leave(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();

@@ -1,5 +1,5 @@
-//! GRO on and off: while datagrams come, where a train does not fit, and when a socket changes
-//! hands.
+//! Switching GRO on and off: while datagrams arrive, if a train does not fit, and when a socket is
+//! adopted or returned.
 
 use std::cell::Cell;
 use std::io;
@@ -23,7 +23,7 @@ on_every_shape!(
     a_socket_given_back_has_no_trains,
 );
 
-/// Fails when GRO goes off over a queue that holds trains.
+/// Fails when GRO is switched off while the queue holds trains.
 fn gro_goes_off_without_losing_or_joining_a_datagram(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -46,8 +46,7 @@ fn gro_goes_off_without_losing_or_joining_a_datagram(shape: Shape) {
     });
 }
 
-/// Fails when a train that comes between the last read and the moment that GRO goes off is read as
-/// one datagram.
+/// Fails when a train that arrives between the last read and the switch is read as one datagram.
 fn gro_goes_off_while_trains_arrive(shape: Shape) {
     const LEN: usize = 50;
     const TRAINS: usize = 5_000;
@@ -65,7 +64,8 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
             });
         });
         let (mut on, mut sent_all) = (true, false);
-        // Once more when all are sent: however late this thread is, some are queued then.
+        // One more round after everything is sent. However slow this thread is, datagrams are
+        // queued then.
         while !sent_all {
             sent_all = sending.is_finished();
             on = !on;
@@ -79,12 +79,13 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
     });
 }
 
-/// Whoever takes the error from the kernel hands it over: the receive, the read of the queue, or
-/// the look into it, which has a test of its own in `net/src/datagram/gro.rs`.
+/// Whatever takes the error from the kernel delivers it: the receive, the read of the queue, or the
+/// look into the queue. The last has its own test in `net/src/datagram/receive/gro.rs`.
 fn an_error_that_is_pending_when_gro_goes_off_is_told(shape: Shape) {
     run(&shape.runtime(), async {
         let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
-        // It listens to somebody else: for us the port is closed, and for others it is taken.
+        // This socket is connected to another peer. So its port is closed for the receiver, and
+        // taken for other sockets.
         let closed_to_us = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         closed_to_us.connect("127.0.0.1:9").unwrap();
         receiver.connect(closed_to_us.local_addr().unwrap()).unwrap();
@@ -92,14 +93,14 @@ fn an_error_that_is_pending_when_gro_goes_off_is_told(shape: Shape) {
             receiver.try_send(b"anybody there?").unwrap();
             receiver.set_gro(on).unwrap();
             assert_eq!(receiver.gro(), on);
-            let error = receiver.recv().await.expect_err("nobody is there");
+            let error = receiver.recv().await.expect_err("the port is closed");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         }
     });
 }
 
-/// Asks the kernel, past Ebbtide, for more to come with each datagram than there is room for, so
-/// that the length of a train might be what is missing.
+/// Makes the kernel add more control messages to each datagram than the buffer has space for. Then
+/// the length of a train may be what is missing.
 fn ask_for_too_much(receiver: &UdpSocket) {
     set_option(receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1);
     set_option(receiver, libc::SOL_SOCKET, libc::SO_TIMESTAMPING, TIMESTAMP_BY_SOFTWARE);
@@ -115,8 +116,8 @@ fn ask_for_too_much(receiver: &UdpSocket) {
     }
 }
 
-/// Fails when such a message is taken for a single datagram, by the receive or by the direct reads
-/// of the drain.
+/// Fails when such a message counts as a single datagram, in the receive or in the direct reads of
+/// the drain.
 fn a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated(shape: Shape) {
     let runtime = shape.builder().buffers(1).build().unwrap();
     run(&runtime, async {
@@ -128,17 +129,17 @@ fn a_message_that_may_be_a_train_for_all_that_is_known_counts_as_truncated(shape
         sender.send(b"by the receive").await.unwrap();
         let kept = receiver.recv().await.unwrap().expect("not drained");
         assert!(kept.is_truncated(), "{kept:?}");
-        // It has the only buffer: what comes now stays in the kernel's queue.
+        // It holds the only buffer, so the next datagram stays in the kernel's queue.
         sender.send(b"by the drain").await.unwrap();
         receiver.drain().unwrap();
-        let read = receiver.recv().await.unwrap().expect("it was queued");
+        let read = receiver.recv().await.unwrap().expect("the datagram was queued");
         assert!(read.is_truncated(), "{read:?}");
         assert_eq!(receiver.stats().truncated, 2);
     });
 }
 
-/// Fails when a message that came while trains were possible is judged by what holds when it is
-/// taken.
+/// Fails when a message that came while trains were possible is judged by the setting at the time
+/// when it is taken.
 fn a_message_is_judged_by_what_held_when_it_came(shape: Shape) {
     run(&shape.runtime(), async {
         let socket = UdpSocket::bind("[::1]:0").unwrap();
@@ -164,7 +165,7 @@ fn a_message_is_judged_by_what_held_when_it_came(shape: Shape) {
 /// `SOF_TIMESTAMPING_RX_SOFTWARE` and `SOF_TIMESTAMPING_SOFTWARE` of linux/net_tstamp.h.
 const TIMESTAMP_BY_SOFTWARE: libc::c_int = 1 << 3 | 1 << 4;
 
-/// Fails when `into_std` leaves GRO on, or turns it off over queued trains.
+/// Fails when `into_std` leaves GRO on, or switches it off while trains are queued.
 fn a_socket_given_back_has_no_trains(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -195,7 +196,7 @@ fn gro_is_refused_where_a_train_does_not_fit() {
         assert!(error.to_string().contains("Builder::buffer_size"), "{error}");
         let error = UdpSocket::options().gro(true).bind("127.0.0.1:0").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        // Single datagrams, because the kernel cuts trains for a socket that does not want them.
+        // Single datagrams, because the kernel splits trains for a socket without GRO.
         sender.send_gso(&train(0, 30, 100, 70), 100).await.unwrap();
         let mut ledger = Ledger::default();
         receive(&receiver, &mut ledger, 30).await;
@@ -203,7 +204,7 @@ fn gro_is_refused_where_a_train_does_not_fit() {
     });
 }
 
-/// A socket that another library has set to GRO: its trains are taken apart, too.
+/// A socket on which another library has switched GRO on. Its trains are split as well.
 #[test]
 fn a_socket_taken_over_keeps_its_gro() {
     let runtime = Runtime::new().unwrap();
@@ -212,7 +213,7 @@ fn a_socket_taken_over_keeps_its_gro() {
         let (receiver, _) = pair();
         let peer = receiver.local_addr().unwrap();
         let (socket, _) = receiver.into_std().unwrap();
-        // As a library that is not Ebbtide does.
+        // What a library other than Ebbtide does.
         set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1);
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.connect(peer).unwrap();

@@ -1,6 +1,6 @@
-//! What is set on a send leaves with it: for each family of the socket and of the address, mapped
-//! or not, connected or not, alone, in a batch or cut by the kernel. And it is reported where it
-//! comes.
+//! The metadata of a send is sent with it: for each family of the socket and of the address, mapped
+//! or not, connected or not, alone, in a batch or segmented by the kernel. And the receiver reports
+//! it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -41,7 +41,7 @@ impl Family {
     }
 }
 
-/// A receiver, and how each kind of sender may name it.
+/// A receiver, and the address by which each kind of sender reaches it.
 struct Receiver {
     socket: UdpSocket,
     names: Vec<(Vec<Family>, SocketAddr)>,
@@ -62,7 +62,7 @@ fn receivers() -> [Receiver; 2] {
     ]
 }
 
-/// Every way to say where a datagram goes.
+/// All ways to specify the destination of a datagram.
 fn transmits_to(to: SocketAddr, sender: Family) -> Vec<(UdpSocket, Transmit<'static>)> {
     let connected = sender.bind();
     connected.connect(to).unwrap();
@@ -72,7 +72,7 @@ fn transmits_to(to: SocketAddr, sender: Family) -> Vec<(UdpSocket, Transmit<'sta
     ]
 }
 
-/// Fails when a dual-stack socket marks what it sends to a mapped address as IPv6, which its IPv4
+/// Fails when a dual-stack socket marks what it sends to a mapped address as IPv6, which IPv4
 /// ignores, or when a connected IPv6 socket marks it as IPv4.
 fn what_is_set_on_a_send_leaves_with_it(shape: Shape) {
     run(&shape.runtime(), async {
@@ -101,7 +101,7 @@ async fn leaves_with(sender: &UdpSocket, transmit: Transmit<'_>, receiver: &Rece
             EcnCodepoint::Ect0 => Ipv4Addr::UNSPECIFIED.into(),
             _ => Ipv6Addr::UNSPECIFIED.into(),
         });
-        // Alike, which leave as one message where the kernel cuts; and not.
+        // Some are alike and leave as one message if the kernel segments, others are not.
         let batch = [from, from, from_mapped, marked, unspecified, from.segment_size(4)];
         assert_eq!(sender.send_batch(&batch).await.unwrap(), batch.len(), "{case}");
         sender.transmit(from.segment_size(5)).await.unwrap();
@@ -118,7 +118,7 @@ async fn leaves_with(sender: &UdpSocket, transmit: Transmit<'_>, receiver: &Rece
     assert_eq!(datagram.ecn(), None, "{case}");
 }
 
-/// Fails when the datagram leaves all the same, from an address that the kernel chose.
+/// Fails when the datagram is sent nevertheless, from an address that the kernel chose.
 fn a_source_of_the_other_protocol_is_refused(shape: Shape) {
     run(&shape.runtime(), async {
         for receiver in receivers() {
@@ -146,7 +146,7 @@ fn a_source_of_the_other_protocol_is_refused(shape: Shape) {
     });
 }
 
-/// Fails when a dual-stack socket asks for what comes with IPv6 datagrams only, or when a train
+/// Fails when a dual-stack socket requests only the metadata of IPv6 datagrams, or when a train
 /// reports less than its datagrams.
 fn what_comes_is_reported_for_each_protocol(shape: Shape) {
     run(&shape.runtime(), async {
@@ -172,13 +172,13 @@ fn what_comes_is_reported_for_each_protocol(shape: Shape) {
                 assert_eq!(train.interface_index(), single.interface_index());
                 assert!(train.timestamp() >= single.timestamp());
                 assert_eq!(train.drop_count(), single.drop_count());
-                // As when the drain reads it, past the driver.
+                // The last one is read by the drain, not by the driver.
                 sender.try_send_batch(&[marked]).unwrap();
                 receiver.drain().unwrap();
                 let last = receiver.recv().await.unwrap().unwrap();
                 assert_eq!((last.ecn(), last.dst_ip()), (Some(EcnCodepoint::Ect1), Some(ip)));
                 assert!(last.timestamp() >= single.timestamp());
-                // As a program gets it that takes the socket back.
+                // And this one is returned by `into_std`.
                 let receiver = options.clone().bind("[::]:0").unwrap();
                 sender.connect((ip, receiver.local_addr().unwrap().port())).unwrap();
                 sender.try_send_batch(&[marked]).unwrap();
@@ -200,7 +200,7 @@ fn seen_by_v6(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Fails when the notification takes the place of the whole class, as the kernel takes it.
+/// Fails when the notification replaces the whole class, which is what the kernel does.
 fn a_congestion_notification_keeps_the_rest_of_the_traffic_class(shape: Shape) {
     run(&shape.runtime(), async {
         let v4 = Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -219,7 +219,7 @@ fn a_congestion_notification_keeps_the_rest_of_the_traffic_class(shape: Shape) {
                 assert_eq!(
                     receive_control_byte(receiver).unwrap(),
                     class,
-                    "to {to}, as the socket has it"
+                    "to {to}, the socket's class"
                 );
                 assert_eq!(
                     receive_control_byte(receiver).unwrap(),
@@ -246,7 +246,7 @@ fn a_congestion_notification_keeps_the_rest_of_the_traffic_class(shape: Shape) {
                 let byte = u8::try_from(class).unwrap();
                 expect_classes(&sender, at_v4, byte).await;
             }
-            // What the socket has when it is taken over counts as well.
+            // The class of an adopted socket counts as well.
             let (plain, _) = sender.into_std().unwrap();
             let sender = UdpSocket::from_std(plain).unwrap();
             expect_classes(&sender, at_v4, (10 << 2) | 0b01).await;
@@ -254,7 +254,7 @@ fn a_congestion_notification_keeps_the_rest_of_the_traffic_class(shape: Shape) {
     });
 }
 
-/// Whether the socket sends by IPv6.
+/// Whether the socket sends IPv6 datagrams.
 fn sends_by_v6(sender: &UdpSocket) -> bool {
     sender.local_addr().unwrap().is_ipv6()
 }

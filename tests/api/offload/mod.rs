@@ -1,5 +1,5 @@
-//! Offloads: trains that arrive (GRO), datagrams that leave together (GSO, batches, coalescing),
-//! and what comes with a datagram.
+//! Offloads: trains that arrive (GRO), datagrams that are sent together (GSO, batches, coalescing),
+//! and the metadata of datagrams.
 
 mod batches;
 mod beside;
@@ -20,8 +20,8 @@ fn pair() -> (UdpSocket, UdpSocket) {
     (receiver, sender)
 }
 
-/// The numbered datagrams from `first` on, each of `len` bytes and the last of `last`, as one
-/// train.
+/// A train of `count` numbered datagrams from `first` on. Each has `len` bytes, the last has
+/// `last`.
 fn train(first: u64, count: u64, len: usize, last: usize) -> Vec<u8> {
     let len_of = |number| if number + 1 == first + count { last } else { len };
     (first..first + count).flat_map(|number| numbered(0, number, len_of(number))).collect()

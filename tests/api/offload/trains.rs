@@ -1,5 +1,4 @@
-//! Trains that arrive, several datagrams that the kernel received as one, are handed out as
-//! datagrams.
+//! Trains that arrive. The datagrams that the kernel received as one are handed out separately.
 
 use std::io;
 use std::rc::Rc;
@@ -18,7 +17,7 @@ on_every_shape!(
     an_unread_socket_of_trains_stops_no_other,
 );
 
-/// Fails when a train is handed out as one datagram, or in the wrong pieces.
+/// Fails when a train is handed out as one datagram, or split at the wrong places.
 fn the_datagrams_of_a_train_arrive_one_by_one(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -65,7 +64,7 @@ fn a_train_can_be_taken_whole(shape: Shape) {
     });
 }
 
-/// Fails when a train wakes one receiver only.
+/// Fails when a train wakes only one receiver.
 fn a_train_wakes_every_receiver_that_waits(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -84,7 +83,7 @@ fn a_train_wakes_every_receiver_that_waits(shape: Shape) {
     });
 }
 
-/// Fails when the direct reads of the drain do not look for trains.
+/// Fails when the direct reads of the drain do not check for trains.
 fn the_drain_takes_trains_apart(shape: Shape) {
     run(&shape.runtime(), async {
         let (receiver, sender) = pair();
@@ -119,7 +118,8 @@ fn shutdown_counts_datagrams_and_not_trains(shape: Shape) {
     assert_eq!(receiver.stats().received, 300);
 }
 
-/// Fails when a train counts as many buffers as it has datagrams: its socket would pause at once.
+/// Fails when a train counts as many buffers as it has datagrams: its socket would then pause at
+/// once.
 fn an_unread_socket_of_trains_stops_no_other(shape: Shape) {
     run(&shape.runtime(), async {
         let (unread, flooder) = pair();

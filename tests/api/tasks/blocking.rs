@@ -1,4 +1,4 @@
-//! Calls that block, on threads of their own.
+//! Blocking calls, which run on separate threads.
 
 use std::cell::Cell;
 use std::panic::resume_unwind;
@@ -43,7 +43,7 @@ fn a_blocking_call_starts_while_the_task_holds_the_thread() {
     });
 }
 
-/// Fails when the call does not hold up the exit: its task is dropped instead.
+/// Fails when the call does not delay the exit: its task is dropped then.
 #[test]
 fn the_exit_waits_for_a_blocking_call() {
     let runtime = Runtime::new().unwrap();
@@ -52,7 +52,7 @@ fn the_exit_waits_for_a_blocking_call() {
         let ended = Rc::clone(&ended);
         let (go_on, sealed) = mpsc::channel();
         let (_peer, socket) = UnixDatagram::pair().unwrap();
-        // The call goes on only when the shutdown has begun.
+        // The call continues only after the shutdown has begun.
         spawn(async move {
             assert!(socket.recv().await.unwrap().is_none());
             go_on.send(()).unwrap();
@@ -111,7 +111,7 @@ fn aborting_a_blocking_call_that_runs_has_no_effect() {
     });
 }
 
-/// Fails when a call ends the thread that it runs on, or takes others with it.
+/// Fails when a call ends its thread, or cancels other calls.
 #[test]
 fn calls_that_panic_leave_the_threads_to_others() {
     run(async {
@@ -128,7 +128,7 @@ fn calls_that_panic_leave_the_threads_to_others() {
     });
 }
 
-/// What a call returns may be dropped on its thread, after the end of the runtime.
+/// The result of a call may be dropped on its thread, after the end of the runtime.
 #[test]
 fn a_result_that_nobody_takes_is_dropped() {
     struct Dropped(mpsc::Sender<()>);
@@ -149,5 +149,5 @@ fn a_result_that_nobody_takes_is_dropped() {
     let report = runtime.shutdown(Drain::default().deadline(Duration::ZERO));
     assert_eq!(report.unfinished, 1, "{report}");
     release.send(()).unwrap();
-    drops.recv().expect("it was dropped, not leaked");
+    drops.recv().expect("the result was dropped, not leaked");
 }

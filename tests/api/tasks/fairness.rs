@@ -1,4 +1,5 @@
-//! Nobody starves: neither a task beside one that never waits, nor a timer beside a flood.
+//! Fairness. A task that never waits does not starve the others, and a flood does not starve a
+//! timer.
 
 use std::cell::{Cell, RefCell};
 use std::future::{pending, poll_fn};
@@ -45,10 +46,10 @@ fn tasks_that_yield_take_turns() {
 
 const BUDGET: usize = 16;
 const BUDGETS: usize = 10;
-/// No address to send to, which is an error before the kernel is asked.
+/// No address to send to. This is an error before any system call.
 const NOWHERE: &[SocketAddr] = &[];
 
-/// A runtime with a small budget, and a count of how often the other task on it has run.
+/// A runtime with a small budget, and the number of times that another task on it has run.
 fn with_another_task() -> (Runtime, Rc<Cell<usize>>) {
     let runtime = Runtime::builder().operations_per_poll(BUDGET as u32).build().unwrap();
     let runs = Rc::new(Cell::new(0));
@@ -98,8 +99,8 @@ fn a_task_that_never_waits_for_its_receives_lets_others_run() {
     runtime.stop();
 }
 
-/// Runs a loop until the other task has run several times. Fails when the loop never gives way: it
-/// is cut off after far more turns than its budgets allow.
+/// Runs a loop until the other task has run several times. Fails when the loop never yields: it is
+/// stopped after far more turns than its budgets allow.
 fn gives_way(name: &str, step: impl AsyncFn()) {
     let runtime = Runtime::builder().operations_per_poll(BUDGET as u32).build().unwrap();
     gives_way_on(&runtime, name, step);
@@ -126,7 +127,7 @@ fn gives_way_on(runtime: &Runtime, name: &str, step: impl AsyncFn()) {
     assert!(runs.get() >= BUDGETS, "{name}: the other task ran {} times", runs.get());
 }
 
-/// Fails when what is ready without waiting takes nothing from the budget.
+/// Fails when futures that are ready at once take nothing from the budget.
 #[test]
 fn what_is_ready_without_waiting_lets_others_run() {
     let past = Instant::now();
@@ -163,7 +164,7 @@ fn a_task_that_awaits_ended_tasks_lets_others_run() {
     runtime.stop();
 }
 
-/// Fails when what a socket answers without a datagram takes nothing from the budget.
+/// Fails when the results of a socket that are no datagrams take nothing from the budget.
 fn what_a_socket_answers_without_a_datagram_lets_others_run(shape: Shape) {
     let runtime = shape.builder().operations_per_poll(BUDGET as u32).build().unwrap();
     let (drained, writable, _peer) = runtime.block_on(async {
@@ -185,8 +186,8 @@ fn what_a_socket_answers_without_a_datagram_lets_others_run(shape: Shape) {
     runtime.stop();
 }
 
-/// A deadline holds although the future that it bounds is always ready. Fails when the timeout,
-/// which is polled when the other future has used up the budget, never completes.
+/// A deadline holds even if the future that it bounds is always ready. Fails when the timeout,
+/// which is polled after that future has used up the budget, never completes.
 #[test]
 fn a_timeout_around_what_is_always_ready_ends() {
     for wait in [Duration::ZERO, Duration::from_millis(1)] {
@@ -203,7 +204,8 @@ fn a_timeout_around_what_is_always_ready_ends() {
     }
 }
 
-/// Fails when a runtime that runs and ends inside a task of another lifts the budget of that task.
+/// Fails when a runtime that runs and ends inside a task of another runtime resets the budget of
+/// that task.
 #[test]
 fn a_runtime_that_ends_inside_a_task_leaves_its_budget() {
     let (runtime, runs) = with_another_task();
@@ -218,7 +220,7 @@ fn a_runtime_that_ends_inside_a_task_leaves_its_budget() {
     runtime.stop();
 }
 
-/// Fails when a poll has no budget, or a turn no end.
+/// Fails when a poll has no budget, or when a turn does not end.
 fn an_endless_stream_of_datagrams_starves_neither_timers_nor_other_sockets(shape: Shape) {
     const MOST: usize = 1_000_000;
     let runtime = shape.runtime();
@@ -256,17 +258,17 @@ fn an_endless_stream_of_datagrams_starves_neither_timers_nor_other_sockets(shape
         flood.join().unwrap();
         received
     });
-    assert!(received < MOST, "{}: nobody else was served", shape.name);
+    assert!(received < MOST, "{}: nothing else was served", shape.name);
 }
 
 /// Sends datagrams without a pause.
 fn flood(name: &ebbtide::net::UnixAddr, stop: &AtomicBool) {
     use std::os::linux::net::SocketAddrExt;
-    let name = name.as_abstract_name().expect("it is abstract").to_vec();
+    let name = name.as_abstract_name().expect("the name is abstract").to_vec();
     let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
     let sender = std::os::unix::net::UnixDatagram::unbound().unwrap();
     while !stop.load(Ordering::Relaxed) {
-        // Fails when the receiver is gone.
+        // Fails when the receiver is closed.
         if sender.send_to_addr(b"datagram", &address).is_err() {
             return;
         }

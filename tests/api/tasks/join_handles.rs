@@ -1,4 +1,4 @@
-//! Join handles, as tokio has them: they give the result, detach, abort.
+//! Join handles, as in tokio: they return the result, detach, abort.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn};
@@ -54,7 +54,7 @@ fn an_aborted_task_is_dropped_and_its_handle_says_cancelled() {
         let error = task.await.unwrap_err();
         assert!(error.is_cancelled() && !error.is_panic());
         assert_eq!(error.to_string(), "the task was cancelled");
-        assert!(dropped.get(), "its future lives on");
+        assert!(dropped.get(), "its future was not dropped");
     });
 }
 
@@ -74,7 +74,7 @@ fn a_ready_task_that_is_aborted_is_not_polled_again() {
     run(async {
         let polls = Rc::new(Cell::new(0));
         let counted = Rc::clone(&polls);
-        // Always ready: it wakes itself in each poll.
+        // Always ready, because it wakes itself in each poll.
         let task = spawn(poll_fn(move |cx| {
             counted.set(counted.get() + 1);
             cx.waker().wake_by_ref();
@@ -95,15 +95,15 @@ fn a_task_that_aborts_itself_goes_on_to_its_next_await() {
         let (reached, set) = flag();
         let own = Rc::clone(&handle);
         let task = spawn(async move {
-            own.borrow().as_ref().expect("set before it ran").abort();
+            own.borrow().as_ref().expect("the handle is set before the task runs").abort();
             set.set(true);
             yield_now().await;
-            unreachable!("it was aborted");
+            unreachable!("the task was aborted");
         });
         handle.borrow_mut().replace(task);
         until(|| handle.borrow().as_ref().is_some_and(|task| task.is_finished())).await;
         assert!(reached.get());
-        let task = handle.take().expect("set above");
+        let task = handle.take().expect("the handle was set");
         assert!(task.await.unwrap_err().is_cancelled());
     });
 }
@@ -120,7 +120,7 @@ enum End {
 type Own = Rc<RefCell<Option<JoinHandle<()>>>>;
 
 fn abort(own: &Own) {
-    own.borrow().as_ref().expect("it is set before the task runs").abort();
+    own.borrow().as_ref().expect("the handle is set before the task runs").abort();
 }
 
 thread_local! {
@@ -133,7 +133,8 @@ struct AbortsWhenWoken;
 
 impl Wake for AbortsWhenWoken {
     fn wake(self: Arc<Self>) {
-        let own = ABORTED_BY_WAKER.take().expect("it is woken once, on the thread of the task");
+        let own =
+            ABORTED_BY_WAKER.take().expect("the waker is woken once, on the thread of the task");
         abort(&own);
     }
 }
@@ -143,7 +144,7 @@ struct Aborted {
     state: &'static str,
     end: End,
     task: fn(Own) -> LocalBoxFuture<'static, ()>,
-    /// What others do, after the task was spawned and before it runs.
+    /// What other tasks do after the task was spawned and before it runs.
     others: fn(Own) -> LocalBoxFuture<'static, ()>,
 }
 
@@ -155,7 +156,7 @@ fn waits(_: Own) -> LocalBoxFuture<'static, ()> {
     Box::pin(pending())
 }
 
-/// Whether, and how, an aborted task ends, by the state in which it is aborted. As tokio has it.
+/// How an aborted task ends, by the state in which it is aborted. This is what tokio does.
 const ABORTED: &[Aborted] = &[
     Aborted {
         state: "before its first poll",
@@ -213,7 +214,7 @@ const ABORTED: &[Aborted] = &[
                 while sleep.as_mut().poll(&mut cx).is_pending() {
                     yield_now().await;
                 }
-                // A machine so slow that the sleep never had to wait.
+                // The machine was so slow that the sleep never had to wait.
                 if let Some(own) = ABORTED_BY_WAKER.take() {
                     abort(&own);
                 }
@@ -238,7 +239,7 @@ const ABORTED: &[Aborted] = &[
                 let mut polls = 0;
                 poll_fn(move |cx| {
                     polls += 1;
-                    assert_eq!(polls, 1, "it was aborted");
+                    assert_eq!(polls, 1, "the task was aborted");
                     stored.set(Some(cx.waker().clone()));
                     Poll::Pending
                 })
@@ -335,7 +336,7 @@ const ABORTED: &[Aborted] = &[
     },
 ];
 
-/// Fails when `abort` has no effect in some state, or too much.
+/// Fails when `abort` has no effect in some state, or too much effect.
 #[test]
 fn abort_takes_effect_from_every_state() {
     for aborted in ABORTED {
@@ -351,8 +352,8 @@ fn abort_takes_effect_from_every_state() {
             own.replace(Some(task));
             (aborted.others)(Rc::clone(&own)).await;
             until(|| own.borrow().as_ref().is_some_and(JoinHandle::is_finished)).await;
-            assert!(dropped.get(), "{}: its future lives on", aborted.state);
-            let task = own.take().expect("set above");
+            assert!(dropped.get(), "{}: its future was not dropped", aborted.state);
+            let task = own.take().expect("the handle was set");
             let end = match task.await {
                 Ok(()) => End::Result,
                 Err(error) if error.is_cancelled() => End::Cancelled,
@@ -378,7 +379,8 @@ fn a_task_that_was_aborted_ends_also_when_its_handle_is_dropped() {
     });
 }
 
-/// Fails when `abort` does not look whether the task has ended: the second task has its place.
+/// Fails when `abort` does not check whether the task has ended, because a second task has its
+/// slot.
 #[test]
 fn a_task_that_has_ended_keeps_its_result_and_its_abort_hits_no_other() {
     run(async {
@@ -418,7 +420,7 @@ fn a_handle_awaited_by_reference_in_a_select_keeps_its_result() {
         });
         for _ in 0..100 {
             match select(&mut task, pin!(yield_now())).await {
-                Either::Left(_) => panic!("it cannot have ended"),
+                Either::Left(_) => panic!("the task cannot have ended"),
                 Either::Right(_) => {}
             }
         }
@@ -454,7 +456,7 @@ fn wakes_before_a_poll_lead_to_one_poll() {
         }));
         until(|| polls.get() == 1).await;
         for _ in 0..3 {
-            waker.borrow().as_ref().expect("it was polled").wake_by_ref();
+            waker.borrow().as_ref().expect("the future was polled").wake_by_ref();
         }
         for _ in 0..3 {
             yield_now().await;

@@ -1,4 +1,4 @@
-//! Futures that are a quarter of the stack.
+//! Futures whose size is a quarter of the stack.
 
 use std::hint::black_box;
 use std::thread;
@@ -17,13 +17,13 @@ async fn large() -> usize {
     black_box(&memory).iter().map(|&byte| usize::from(byte)).sum()
 }
 
-/// Runs `f` on a stack of 2 MiB, which an overflow of ends the process.
+/// Runs `f` on a stack of 2 MiB. An overflow ends the process.
 fn on_a_small_stack(f: fn() -> usize) {
     let thread = thread::Builder::new().stack_size(STACK).spawn(f).unwrap();
     assert_eq!(thread.join().unwrap(), LARGE);
 }
 
-/// Fails, by a stack overflow, when each function on the way has the future on the stack.
+/// Fails, by a stack overflow, when each function on the path has the future on the stack.
 #[test]
 fn a_large_future_can_be_spawned_in_each_way() {
     on_a_small_stack(|| Runtime::new().unwrap().block_on(async { spawn(large()).await.unwrap() }));

@@ -1,5 +1,5 @@
-//! Tasks: join handles as tokio has them, panics that stop at the task, wakes from other threads,
-//! blocking calls, timers, and nobody who starves.
+//! Tasks: join handles as in tokio, panics that stop at the task, wakes from other threads,
+//! blocking calls, timers, and fairness.
 
 mod blocking;
 mod fairness;
@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use ebbtide::Runtime;
 
-/// Runs `future` on a runtime of its own.
+/// Runs `future` on a new runtime.
 fn run<T>(future: impl Future<Output = T>) -> T {
     Runtime::new().unwrap().block_on(future)
 }

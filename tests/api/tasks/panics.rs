@@ -1,4 +1,4 @@
-//! Panics stop at the task, and arrive as its result.
+//! Panics stop at the task, and become its result.
 
 use std::cell::Cell;
 use std::future::{Future, pending};
@@ -62,7 +62,7 @@ fn a_panic_harms_no_other_task() {
         let tasks = (0..100).map(|number| {
             spawn(async move {
                 yield_now().await;
-                assert!(number % 2 == 0, "it is odd");
+                assert!(number % 2 == 0, "the number is odd");
                 number
             })
         });
@@ -119,7 +119,7 @@ fn destructors_that_panic_at_the_end_of_the_runtime_stop_there() {
     assert_eq!((dropped.get(), report.tasks_dropped), (10, 10));
 }
 
-/// As in tokio: nobody took the result, and nobody can be told.
+/// As in tokio, the panic is dropped. Nobody took the result, so it cannot be reported.
 #[test]
 fn a_result_that_panics_when_it_is_dropped_with_its_detached_task_stops_there() {
     run(async {
@@ -129,7 +129,7 @@ fn a_result_that_panics_when_it_is_dropped_with_its_detached_task_stops_there() 
     });
 }
 
-/// As in tokio.
+/// As in tokio, the panic is dropped.
 #[test]
 fn a_result_that_panics_when_it_is_dropped_with_its_handle_stops_there() {
     run(async {
@@ -140,7 +140,7 @@ fn a_result_that_panics_when_it_is_dropped_with_its_handle_stops_there() {
     });
 }
 
-/// Panics when it is dropped, and what it panics with does so again.
+/// Panics when it is dropped. The payload of that panic does so again.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -149,7 +149,7 @@ impl Drop for Bomb {
     }
 }
 
-/// Fails, by an abort, when a payload is dropped like any other value.
+/// Fails, by an abort, when a payload is dropped without catching its panic.
 #[test]
 fn a_payload_whose_destructor_panics_ends_nothing() {
     fn blast() {
@@ -162,7 +162,7 @@ fn a_payload_whose_destructor_panics_ends_nothing() {
         until(|| kept.is_finished()).await;
         drop(kept);
         drop(spawn(async { blast() }).await);
-        // In destructors: of a future that ends, of one that is aborted, of a result.
+        // In the destructors of a future that ends, of one that is aborted, and of a result.
         drop(spawn(async {
             let _bomb = Bomb;
             yield_now().await;
@@ -192,7 +192,7 @@ fn a_payload_whose_destructor_panics_ends_nothing() {
     });
 }
 
-/// A waker that panics whenever it can.
+/// A waker that panics when it is woken or dropped.
 struct Alarm;
 
 impl Wake for Alarm {
@@ -207,7 +207,7 @@ impl Drop for Alarm {
     }
 }
 
-/// Fails, by an abort or a lost wake, when a waker that panics takes others with it.
+/// Fails, by an abort or a lost wake-up, when a waker that panics affects others.
 #[test]
 fn wakers_that_panic_take_no_others_with_them() {
     let runtime = Runtime::new().unwrap();
@@ -215,7 +215,7 @@ fn wakers_that_panic_take_no_others_with_them() {
         let (sender, receiver) = UnixDatagram::pair().unwrap();
         let receiver = Rc::new(receiver);
         let (release, released) = flag();
-        // Each waits with the alarm for one thing that the runtime wakes it for.
+        // Each of these waits, with the alarm, for one event that the runtime wakes for.
         let mut joined = spawn({
             let released = Rc::clone(&released);
             async move { until(|| released.get()).await }
@@ -232,7 +232,7 @@ fn wakers_that_panic_take_no_others_with_them() {
         assert!(Pin::new(&mut received).poll(&mut cx).is_pending());
         let _ = Pin::new(&mut called).poll(&mut cx);
         std::mem::forget(alarm);
-        // And beside each, a task that waits for the same.
+        // Beside each, a task waits for the same event.
         let others = [
             spawn(sleep(MOMENT).map(drop)),
             spawn({

@@ -1,4 +1,4 @@
-//! Where tasks may be spawned from, and runtimes be entered.
+//! Where tasks can be spawned, and where runtimes can be entered.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +11,7 @@ use ebbtide_testkit::until;
 use super::run;
 
 fn message_of(result: thread::Result<()>) -> String {
-    let panic = result.expect_err("it must panic");
+    let panic = result.expect_err("the call panics");
     panic.downcast::<String>().map_or_else(
         |panic| (*panic.downcast::<&str>().expect("a message")).to_owned(),
         |message| *message,

@@ -1,4 +1,4 @@
-//! Timers, and what the clock does to them.
+//! Timers, and how the clock affects them.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 
 use super::run;
 
-/// Those that had to wait: on a slow machine, some deadlines have passed before they are first
-/// polled.
+/// Only for sleeps that had to wait. On a slow machine, some deadlines have passed before the first
+/// poll.
 #[test]
 fn sleeps_end_in_the_order_of_their_deadlines() {
     for scale in 0..12 {

@@ -1,5 +1,4 @@
-//! Wakes from other threads arrive, also in the moment between the last look for work and the
-//! sleep.
+//! Wakes from other threads arrive, also between the last look for work and the sleep.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -20,7 +19,8 @@ on_every_shape!(
     the_future_of_block_on_is_woken_from_its_sleep_ten_thousand_times,
 );
 
-/// Permits that other threads hand out and one task takes. Nothing but the task's waker tells it.
+/// Permits that other threads hand out and one task takes. Only the waker tells the task about
+/// them.
 #[derive(Default)]
 struct Permits {
     left: AtomicUsize,
@@ -33,7 +33,7 @@ impl Permits {
         self.waker.wake();
     }
 
-    /// Takes all there are, at least one.
+    /// Takes all permits, at least one.
     async fn take(&self) -> usize {
         poll_fn(|cx| {
             self.waker.register(cx.waker());
@@ -46,7 +46,7 @@ impl Permits {
     }
 }
 
-/// Fails when a wake is lost.
+/// Fails when a wake-up is lost.
 fn every_wake_from_other_threads_arrives(shape: Shape) {
     const TASKS: usize = 8;
     const THREADS: usize = 4;
@@ -85,8 +85,8 @@ fn every_wake_from_other_threads_arrives(shape: Shape) {
 
 const ROUNDS: usize = 10_000;
 
-/// A thread answers each ball with a permit, after a pause so short that it often falls into the
-/// moment between the last look for work and the sleep. Hangs when a wake is lost.
+/// A thread answers each ball with a permit. Its pause is so short that the answer often comes
+/// between the last look for work and the sleep. Hangs when a wake-up is lost.
 async fn ping_pong() -> usize {
     let permits = Arc::new(Permits::default());
     let balls = Arc::new(AtomicUsize::new(0));
@@ -111,19 +111,20 @@ async fn ping_pong() -> usize {
     taken
 }
 
-/// Hangs when the runtime goes to sleep without a look into the inbox after it has said so.
+/// Hangs when the runtime goes to sleep without a look into the remote queue after it has set
+/// "asleep".
 fn a_task_is_woken_from_its_sleep_ten_thousand_times(shape: Shape) {
     let runtime = shape.runtime();
     let task = runtime.spawn(ping_pong());
     assert_eq!(runtime.block_on(task).unwrap(), ROUNDS);
     let turns = runtime.metrics().turns;
-    assert!(turns < 10 * ROUNDS as u64, "it does not sleep but spin: {turns} turns");
+    assert!(turns < 10 * ROUNDS as u64, "the runtime spins instead of sleeping: {turns} turns");
 }
 
-/// Hangs when it goes to sleep without a look whether that future was woken.
+/// Hangs when the runtime goes to sleep without checking whether that future was woken.
 fn the_future_of_block_on_is_woken_from_its_sleep_ten_thousand_times(shape: Shape) {
     let runtime = shape.runtime();
     assert_eq!(runtime.block_on(ping_pong()), ROUNDS);
     let turns = runtime.metrics().turns;
-    assert!(turns < 10 * ROUNDS as u64, "it does not sleep but spin: {turns} turns");
+    assert!(turns < 10 * ROUNDS as u64, "the runtime spins instead of sleeping: {turns} turns");
 }

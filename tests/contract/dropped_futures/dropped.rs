@@ -1,4 +1,4 @@
-//! A dropped receive future loses nothing: datagrams belong to the socket.
+//! A dropped receive future loses nothing, because datagrams belong to the socket.
 
 use std::future::Future;
 use std::pin::pin;
@@ -18,7 +18,7 @@ on_every_shape!(
 
 const DATAGRAMS: u64 = 100_000;
 
-/// Polls `future` up to `polls` times, once each time that the task is woken, then drops it.
+/// Polls `future` up to `polls` times, once for each wake of the task, then drops it.
 async fn poll_up_to<F: Future + Unpin>(mut future: F, polls: usize) -> Option<F::Output> {
     for _ in 0..polls {
         let polled = std::future::poll_fn(|cx| Poll::Ready(future_poll(&mut future, cx))).await;
@@ -34,7 +34,7 @@ fn future_poll<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<
     pin!(future).poll(cx)
 }
 
-/// Fails when a datagram goes to the future instead of the socket.
+/// Fails when a datagram is moved to the future instead of the socket.
 fn dropped_recv_keeps_its_datagram(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -49,7 +49,7 @@ fn dropped_recv_keeps_its_datagram(shape: Shape) {
         let mut dropped = 0u64;
         while ledger.received < DATAGRAMS || dropped < DATAGRAMS {
             if ledger.received == DATAGRAMS {
-                // All is received: what is dropped now could only lose what is not there.
+                // Everything was received, so this drop cannot lose anything.
                 let recv: Recv<'_, UnixAddr> = receiver.recv();
                 assert!(poll_up_to(recv, 1).await.is_none());
                 dropped += 1;
@@ -99,7 +99,7 @@ fn recv_raced_with_a_timer_keeps_its_datagram(shape: Shape) {
     });
 }
 
-/// Fails when a dropped waiter keeps its wake: the second task then waits for ever.
+/// Fails when a dropped waiter keeps its wake, because the second task then waits for ever.
 fn a_woken_recv_that_is_dropped_passes_its_wake_on(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -126,7 +126,7 @@ fn a_woken_recv_that_is_dropped_passes_its_wake_on(shape: Shape) {
         for _turn in 0..1_000 {
             ebbtide::task::yield_now().await;
         }
-        assert!(second.is_finished(), "{}: nobody has woken it", shape.name);
+        assert!(second.is_finished(), "{}: the second task was not woken", shape.name);
         let datagram = second.await.unwrap().unwrap().expect("not drained");
         assert_eq!(&datagram[..], b"one", "{}", shape.name);
     });

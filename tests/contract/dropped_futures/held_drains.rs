@@ -1,4 +1,4 @@
-//! Drains: each ends by itself, and waits for what it has to.
+//! Drains. Each ends independently, and waits for what it has to.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -18,7 +18,7 @@ on_every_shape!(
     a_task_whose_drain_has_ended_is_waited_for,
 );
 
-/// Hangs when only one of the drains is told.
+/// Hangs when only one of the drains is woken.
 fn a_drain_ends_beside_one_that_is_held(shape: Shape) {
     shape.runtime().block_on(async {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -30,12 +30,13 @@ fn a_drain_ends_beside_one_that_is_held(shape: Shape) {
     });
 }
 
-/// A receiver that comes when a timer ends is waited for, also beside a drain whose own deadline
-/// has passed, and whose future nobody polls any more. Fails when the second drain ends before.
+/// The drain waits for a receiver that comes when a timer ends. Another drain, whose deadline has
+/// passed and whose future is not polled any more, does not change that. Fails when the second
+/// drain ends before.
 fn a_drain_that_is_forgotten_has_no_other_end_early(shape: Shape) {
     shape.runtime().block_on(async {
         let mut forgotten = drain_with(Drain::default().deadline(Duration::from_millis(1)));
-        // While this task is ready, there is no quiescence.
+        // While this task is ready, the runtime is not quiescent.
         assert!((&mut forgotten).now_or_never().is_none());
         std::mem::forget(forgotten);
         sleep(Duration::from_millis(5)).await;
@@ -56,8 +57,8 @@ fn a_drain_that_is_forgotten_has_no_other_end_early(shape: Shape) {
     });
 }
 
-/// The future of a drain is kept after its end, as by `pin!`; its task goes on, and receives. Fails
-/// when the exit takes it for one that waits for a drain, and not for datagrams.
+/// The future of a drain is kept after its end, as `pin!` does. Its task goes on and receives.
+/// Fails when the exit treats the task as one that waits for a drain, and not for datagrams.
 fn a_task_whose_drain_has_ended_is_waited_for(shape: Shape) {
     const DATAGRAMS: usize = 10;
     let runtime = shape.runtime();
@@ -71,7 +72,7 @@ fn a_task_whose_drain_has_ended_is_waited_for(shape: Shape) {
         let mut received = 0;
         while socket.recv().await.unwrap().is_some() {
             received += 1;
-            // In all, longer than what is uncertain is waited for.
+            // Altogether longer than the uncertain wait.
             sleep(Duration::from_millis(50)).await;
         }
         received
@@ -80,7 +81,7 @@ fn a_task_whose_drain_has_ended_is_waited_for(shape: Shape) {
         let address = loop {
             match address.get() {
                 Some(address) => break address,
-                // A loop that is busy has no drain end.
+                // A loop that keeps the runtime busy would not let the drain end.
                 None => sleep(Duration::from_millis(1)).await,
             }
         };
@@ -91,5 +92,5 @@ fn a_task_whose_drain_has_ended_is_waited_for(shape: Shape) {
     });
     let report = runtime.shutdown(Drain::default());
     assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Complete, 0), "{report}");
-    assert_eq!(receiving.now_or_never().expect("it has ended").unwrap(), DATAGRAMS);
+    assert_eq!(receiving.now_or_never().expect("the task has ended").unwrap(), DATAGRAMS);
 }

@@ -1,4 +1,4 @@
-//! Receives: what has arrived goes to a receiver that polls.
+//! Receives. What has arrived goes to a receiver that polls.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -23,7 +23,7 @@ on_every_shape!(
     receivers_that_come_are_not_woken_in_vain,
 );
 
-/// A socket, and another that sends to it.
+/// A socket, and one that sends to it.
 fn sockets() -> (Rc<UdpSocket>, std::net::UdpSocket) {
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -31,7 +31,7 @@ fn sockets() -> (Rc<UdpSocket>, std::net::UdpSocket) {
     (Rc::new(receiver), sender)
 }
 
-/// A task that receives `count` datagrams, and waits when this returns.
+/// A task that receives `count` datagrams. It waits when this returns.
 async fn receiver(socket: &Rc<UdpSocket>, count: usize) -> JoinHandle<()> {
     let socket = Rc::clone(socket);
     let task = ebbtide::spawn(async move {
@@ -57,7 +57,7 @@ fn a_datagram_whose_waiter_is_held_goes_to_the_next(shape: Shape) {
     });
 }
 
-/// Hangs as above.
+/// Hangs when the datagram waits for the receiver that was woken first.
 fn a_datagram_whose_waiter_is_forgotten_goes_to_the_next(shape: Shape) {
     shape.runtime().block_on(async {
         let (socket, sender) = sockets();
@@ -101,11 +101,11 @@ fn a_busy_loop_serves_the_next_as_well(shape: Shape) {
             }
             yield_now().await;
         }
-        panic!("nobody was woken instead");
+        panic!("the next receiver was not woken");
     });
 }
 
-/// Hangs when only datagrams are passed on.
+/// Hangs when only datagrams are passed on, and errors are not.
 fn an_error_whose_waiter_is_held_goes_to_the_next(shape: Shape) {
     shape.runtime().block_on(async {
         let socket = Rc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -122,13 +122,13 @@ fn an_error_whose_waiter_is_held_goes_to_the_next(shape: Shape) {
         });
         yield_now().await;
         socket.try_send(b"refused").unwrap();
-        let error = next.await.unwrap().expect_err("nothing was sent here");
+        let error = next.await.unwrap().expect_err("the port is closed");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     });
 }
 
-/// The first who takes a datagram of a train wakes the next, who may be held. Hangs when the others
-/// then wait.
+/// The first receiver that takes a datagram of a train wakes the next, which may not be polled.
+/// Hangs when the others then wait.
 fn what_is_left_of_a_train_goes_to_the_next(shape: Shape) {
     shape.runtime().block_on(async {
         let (socket, _) = sockets();
@@ -145,8 +145,8 @@ fn what_is_left_of_a_train_goes_to_the_next(shape: Shape) {
     });
 }
 
-/// Fails when a drain waits for a receive that is held although another waits; then it ends at its
-/// deadline.
+/// Fails when a drain waits for a receive that is not polled although another one waits, because it
+/// then ends at its deadline.
 fn a_drain_delivers_past_a_held_receive(shape: Shape) {
     shape.runtime().block_on(async {
         let (socket, sender) = sockets();
@@ -172,7 +172,7 @@ fn a_drain_delivers_past_a_held_receive(shape: Shape) {
     });
 }
 
-/// Counts how often a future is polled.
+/// Counts the polls of a future.
 struct CountPolls<F> {
     future: F,
     polls: Rc<Cell<usize>>,
@@ -187,8 +187,8 @@ impl<F: Future + Unpin> Future for CountPolls<F> {
     }
 }
 
-/// One datagram wakes one receiver, however many wait, where that one comes. Fails when all are
-/// woken, or the next one before the first has had its turn.
+/// One datagram wakes only one receiver, however many wait, if that receiver polls. Fails when all
+/// are woken, or when the next one is woken before the first has had its turn.
 fn receivers_that_come_are_not_woken_in_vain(shape: Shape) {
     const RECEIVERS: usize = 20;
     shape.runtime().block_on(async {

@@ -1,4 +1,4 @@
-//! Sends: each leaves, or waits, by itself.
+//! Sends. Each leaves or waits independently.
 
 use std::io;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ on_every_shape!(
     a_coalesced_send_ends_with_the_runtime_of_its_socket,
 );
 
-/// A socket that coalesces, and the one that it sends to.
+/// A socket with coalescing, and one that it sends to.
 fn coalescing() -> (Rc<UdpSocket>, UdpSocket) {
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -35,7 +35,7 @@ async fn send(sender: Rc<UdpSocket>, number: u64) -> usize {
     sender.send(&numbered(0, number, 12)).await.unwrap()
 }
 
-/// Hangs when the future that was polled first has to be polled again for the others to leave.
+/// Hangs when the others leave only after the future that was polled first is polled again.
 fn coalesced_sends_leave_beside_one_that_is_held(shape: Shape) {
     shape.runtime().block_on(async {
         let (sender, receiver) = coalescing();
@@ -52,11 +52,12 @@ fn coalesced_sends_leave_beside_one_that_is_held(shape: Shape) {
             ledger.enter(&receiver.recv().await.unwrap().expect("not drained"));
         }
         assert_eq!(ledger.holes, 0);
-        assert_eq!(held.await.unwrap(), 12, "it left with the others");
+        assert_eq!(held.await.unwrap(), 12, "it was sent with the others");
     });
 }
 
-/// Hangs as above, or when later sends wait behind the result that nobody takes.
+/// Hangs when the others need a poll of the forgotten future, or when later sends wait for its
+/// result to be taken.
 fn coalesced_sends_leave_beside_one_that_is_forgotten(shape: Shape) {
     shape.runtime().block_on(async {
         let (sender, receiver) = coalescing();
@@ -82,11 +83,11 @@ fn a_coalesced_send_that_is_held_has_its_result_later(shape: Shape) {
         let mut held = sender.send(&payload);
         assert!((&mut held).now_or_never().is_none());
         receiver.recv().await.unwrap().expect("not drained");
-        assert_eq!(held.now_or_never().expect("it has left").unwrap(), 12);
+        assert_eq!(held.now_or_never().expect("the send has left").unwrap(), 12);
     });
 }
 
-/// Fails when the drain runs into its deadline, or the datagram does not leave.
+/// Fails when the drain ends at its deadline, or when the datagram is not sent.
 fn a_drain_does_not_wait_for_a_coalesced_send_that_is_held(shape: Shape) {
     shape.runtime().block_on(async {
         let (sender, receiver) = coalescing();
@@ -102,7 +103,7 @@ fn a_drain_does_not_wait_for_a_coalesced_send_that_is_held(shape: Shape) {
     });
 }
 
-/// A socket outside of the runtime whose queue is full.
+/// A socket outside of the runtime with a full queue.
 struct Full {
     receiver: std::os::unix::net::UnixDatagram,
     name: UnixAddr,
@@ -132,8 +133,8 @@ impl Full {
     }
 }
 
-/// Two sends that wait for space in the queue of a peer, of which one is held. Hangs when only that
-/// one is told.
+/// Two sends wait for space in the queue of a peer, and one of them is not polled. Hangs when only
+/// that one is woken.
 fn a_send_finds_space_beside_one_that_is_held(shape: Shape) {
     shape.runtime().block_on(async {
         for is_connected in [true, false] {
@@ -149,7 +150,7 @@ fn a_send_finds_space_beside_one_that_is_held(shape: Shape) {
                 async move { sender.send_to_addr(b"polled", &name).await }
             });
             yield_now().await;
-            assert!(!next.is_finished(), "there is no space");
+            assert!(!next.is_finished(), "the queue is full");
             full.empty();
             assert_eq!(next.await.unwrap().unwrap(), 6);
             assert_eq!(held.await.unwrap(), 4);
@@ -157,7 +158,7 @@ fn a_send_finds_space_beside_one_that_is_held(shape: Shape) {
     });
 }
 
-/// Hangs when a send that has found space, and is not polled for it, holds up the drain to its
+/// Hangs when a send that has found space, and is not polled, holds up the drain until its
 /// deadline.
 fn a_drain_does_not_wait_for_a_send_that_is_held(shape: Shape) {
     shape.runtime().block_on(async {
@@ -179,8 +180,8 @@ fn a_drain_does_not_wait_for_a_send_that_is_held(shape: Shape) {
     });
 }
 
-/// A task that holds a send while it waits for a timer polls it later. Fails when the drain does
-/// not wait for that.
+/// A task that holds a send while it waits for a timer polls the send later. Fails when the drain
+/// does not wait for that.
 fn a_drain_waits_for_a_send_that_is_held_until_a_timer(shape: Shape) {
     shape.runtime().block_on(async {
         let full = Full::new();
@@ -196,12 +197,12 @@ fn a_drain_waits_for_a_send_that_is_held_until_a_timer(shape: Shape) {
         full.empty();
         let report = drain().await;
         assert_eq!((report.outcome, report.unfinished), (DrainOutcome::Complete, 0), "{report}");
-        assert!(sending.is_finished(), "its timer was pending");
+        assert!(sending.is_finished(), "the drain waits for the timer of its task");
         assert_eq!(full.receiver.recv(&mut [0; 100]).unwrap(), 4);
     });
 }
 
-/// A future that another runtime of the thread polls. Hangs when it is not told.
+/// The future of a send is polled by another runtime of the thread. Hangs when it is not woken.
 fn a_coalesced_send_ends_with_the_runtime_of_its_socket(shape: Shape) {
     let own = shape.runtime();
     let (sender, _receiver) = own.block_on(async { coalescing() });
@@ -210,7 +211,7 @@ fn a_coalesced_send_ends_with_the_runtime_of_its_socket(shape: Shape) {
         yield_now().await;
         assert!(!waiting.is_finished());
         own.stop();
-        let error = waiting.await.unwrap().expect_err("its runtime did not run");
+        let error = waiting.await.unwrap().expect_err("its runtime has ended");
         assert_eq!(error.kind(), io::ErrorKind::NotConnected);
     });
 }

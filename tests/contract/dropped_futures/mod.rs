@@ -1,5 +1,5 @@
-//! A dropped future loses nothing, and a future that is held and not polled, or forgotten, stalls
-//! nobody else: neither other tasks nor the drain.
+//! A dropped future loses nothing. A future that is held and not polled, or forgotten, does not
+//! block other tasks or the drain.
 
 mod dropped;
 mod held_drains;

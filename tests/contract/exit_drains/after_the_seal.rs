@@ -1,5 +1,5 @@
-//! A sealed socket is read by its receivers, a batch at a time: what they have not taken stays in
-//! the kernel's queue, and is neither forgotten nor left to wait for somebody who does not ask.
+//! A sealed socket is read by its receivers, a batch at a time. What they have not taken stays in
+//! the kernel's queue. It is not forgotten, and does not wait for receivers that do not ask.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -23,16 +23,16 @@ on_every_shape!(
     a_batch_and_a_look_read_on_as_well,
 );
 
-/// Several times what is read at once.
+/// Several times the size of a batch.
 const BACKLOG: u64 = 300;
 
-/// A socket that is larger than its backlog.
+/// A socket whose buffer is larger than the backlog.
 fn socket() -> Rc<UdpSocket> {
     let options = UdpSocket::options().recv_buffer_size(1 << 20);
     Rc::new(options.bind("127.0.0.1:0").unwrap())
 }
 
-/// Fills the queue, before the runtime has a chance to receive.
+/// Fills the queue before the runtime can receive.
 fn fill(socket: &UdpSocket) {
     let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -45,8 +45,8 @@ fn number(datagram: &[u8]) -> u64 {
     u64::from_le_bytes(datagram.try_into().expect("8 bytes"))
 }
 
-/// Fails when only those are woken for whom there was something in the first batch: the others do
-/// not ask again by themselves.
+/// Fails when only the receivers of the first batch are woken, because the others do not ask again
+/// by themselves.
 fn receivers_that_take_one_datagram_each_are_all_served(shape: Shape) {
     shape.runtime().block_on(async {
         let socket = socket();
@@ -71,12 +71,12 @@ fn receivers_that_take_one_datagram_each_are_all_served(shape: Shape) {
         let served = tasks.iter().filter(|task| task.is_finished()).count() as u64;
         assert_eq!(served, BACKLOG, "{}", shape.name);
         for (expected, task) in (0..).zip(tasks) {
-            assert_eq!(task.await.unwrap(), expected, "they are served in order");
+            assert_eq!(task.await.unwrap(), expected, "receivers are served in order");
         }
     });
 }
 
-/// What a thread of the test answers, and who waits for it.
+/// An answer from a thread of the test, and the waker of its receiver.
 #[derive(Default)]
 struct Answer(Mutex<(bool, Option<Waker>)>);
 
@@ -102,13 +102,13 @@ impl Answer {
     }
 }
 
-/// Nothing tells the runtime of the thread: that the receiver is expected back is known from what
-/// is queued. Fails when an inbox that is empty passes for a queue that is.
+/// The thread shows the runtime no sign of work. Only the queue shows that the receiver is
+/// expected. Fails when an empty inbox counts as an empty queue.
 fn a_receiver_that_waits_for_a_thread_between_batches_is_waited_for(shape: Shape) {
     let (ask, asked): (Sender<Arc<Answer>>, Receiver<Arc<Answer>>) = channel();
     let thread = thread::spawn(move || {
         for answer in asked {
-            // Long enough for the runtime to find that it has nothing to do.
+            // Long enough for the runtime to find nothing to do.
             thread::sleep(Duration::from_millis(1));
             answer.give();
         }

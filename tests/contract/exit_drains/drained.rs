@@ -1,4 +1,4 @@
-//! What was queued at the drain is delivered before it ends, whatever ends the runtime.
+//! What was queued when the drain began is delivered before it ends, however the runtime ends.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -27,8 +27,9 @@ on_every_shape!(
     a_drain_waits_for_a_receiver_only_while_one_may_still_come,
 );
 
-/// Fails when the drain of one socket does not cancel, reap, and read until `EAGAIN`, and when a
-/// receive that found the pool empty (the other socket had it all) is not armed again.
+/// Fails when the drain of one socket does not cancel, reap, and read until `EAGAIN`. Also fails
+/// when a receive that found the pool empty, because the other socket held all of it, is not armed
+/// again.
 fn a_drained_socket_hands_out_its_backlog_and_then_none_while_others_go_on(shape: Shape) {
     fn check<T: Transport>(shape: Shape) {
         shape.runtime().block_on(async {
@@ -46,7 +47,7 @@ fn a_drained_socket_hands_out_its_backlog_and_then_none_while_others_go_on(shape
 
             let mut ledger = Ledger::default();
             while ledger.received < other.sent {
-                ledger.enter(&arrival(&other.receiver).await.expect("it is deaf"));
+                ledger.enter(&arrival(&other.receiver).await.expect("the socket receives"));
             }
             assert_eq!(ledger.holes, 0);
         });
@@ -99,10 +100,10 @@ fn a_panic_that_unwinds_through_the_runtime_drains_it(shape: Shape) {
         });
     }));
     assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"the panic of the test"));
-    kept.take().expect("it was kept before the panic").check(0);
+    kept.take().expect("the queue was kept before the panic").check(0);
 }
 
-/// Fails when the drain reads into the pool only, which is empty.
+/// Fails when the drain reads only into the pool, which is empty.
 fn a_receiver_that_keeps_every_datagram_gets_them_all(shape: Shape) {
     const KEPT: usize = 700;
     let runtime = shape.runtime();
@@ -127,7 +128,8 @@ fn a_receiver_that_keeps_every_datagram_gets_them_all(shape: Shape) {
     assert_eq!(ledger.received + report.stats.dropped_by_kernel, KEPT as u64, "{report}");
 }
 
-/// Fails when the drain wakes only one of those who wait: the task of another is then dropped.
+/// Fails when the drain wakes only one of the receivers that wait, because the task of another is
+/// then dropped.
 fn every_receiver_of_a_socket_sees_the_end(shape: Shape) {
     let runtime = shape.runtime();
     let ended = Rc::new(Cell::new(0));
@@ -144,7 +146,7 @@ fn every_receiver_of_a_socket_sees_the_end(shape: Shape) {
                 ended.set(ended.get() + 1);
             });
         }
-        // All wait before anything arrives; the datagram wakes one of them.
+        // All wait before anything arrives. The datagram wakes one of them.
         yield_now().await;
         queue.grow(1);
     });
@@ -154,7 +156,7 @@ fn every_receiver_of_a_socket_sees_the_end(shape: Shape) {
     assert_eq!(report.tasks_dropped, 0, "{report}");
 }
 
-/// Fails when a receiver that was handed a datagram need not come back for the end.
+/// Fails when the drain ends before a receiver that got a datagram comes back for the end.
 fn a_drain_lasts_until_the_last_datagram_was_handled(shape: Shape) {
     shape.runtime().block_on(async {
         let (sender, receiver) = UnixDatagram::pair().unwrap();
@@ -176,8 +178,8 @@ fn a_drain_lasts_until_the_last_datagram_was_handled(shape: Shape) {
     });
 }
 
-/// A timer may lead to a receiver; without one there is none to wait for. Fails when a socket that
-/// nobody has received from is waited for never, or always.
+/// A timer may lead to a receiver. Without a timer there is none to wait for. Fails when the drain
+/// never waits for a socket that nobody has received from, or always.
 fn a_drain_waits_for_a_receiver_only_while_one_may_still_come(shape: Shape) {
     shape.runtime().block_on(async {
         let (sender, receiver) = UnixDatagram::pair().unwrap();

@@ -1,5 +1,5 @@
-//! The exit drains: seal, cancel, reap, read until `EAGAIN`, deliver. Only then is the driver torn
-//! down. (With signals, in examples: `process`.)
+//! The exit drains: seal, cancel, reap, read until `EAGAIN`, deliver. Only then does it close the
+//! driver. (`process` has the tests with signals and with the examples.)
 
 mod after_the_seal;
 mod drained;

@@ -1,4 +1,4 @@
-//! A runtime that ends with its thread delivers as any other, whatever its receivers await.
+//! A runtime that ends with its thread delivers like any other, whatever its receivers await.
 
 use std::cell::RefCell;
 use std::sync::mpsc;
@@ -25,8 +25,8 @@ thread_local! {
     static RUNTIME: RefCell<Option<Runtime>> = const { RefCell::new(None) };
 }
 
-/// Receivers of every kind, each with `COUNT` datagrams queued. Each sends its name for each that
-/// it has handled.
+/// Spawns receivers of every kind, each with `COUNT` queued datagrams. Each sends its name for
+/// every datagram that it has handled.
 fn spawn_receivers(handled: &mpsc::Sender<&'static str>) {
     let receive = |name: &'static str, socket: UdpSocket| {
         let handled = handled.clone();
@@ -54,7 +54,7 @@ fn spawn_receivers(handled: &mpsc::Sender<&'static str>) {
     }
 }
 
-/// Fails when what is the thread's own is gone before the runtime is.
+/// Fails when thread-locals of Ebbtide are destroyed before the runtime.
 fn deliver(shape: Shape, prepare: fn()) {
     let (handled, all) = mpsc::channel();
     let ended = thread::spawn(move || {
@@ -75,13 +75,14 @@ fn a_runtime_in_a_thread_local_delivers_when_its_thread_ends(shape: Shape) {
     deliver(shape, || ());
 }
 
-/// What is made last ends first: here the runtime's place is made before anything of Ebbtide's.
+/// Thread-locals are destroyed in reverse order. Here the one of the runtime is initialized before
+/// those of Ebbtide.
 fn a_runtime_made_before_all_other_thread_locals_delivers_as_well(shape: Shape) {
     deliver(shape, || RUNTIME.with(|runtime| assert!(runtime.borrow().is_none())));
 }
 
-/// The main thread's own variables are dropped when the process exits. The test is started again,
-/// on the main thread of a process of its own.
+/// The thread-locals of the main thread are dropped when the process exits. The test is started
+/// again, on the main thread of a separate process.
 #[test]
 fn a_runtime_of_the_main_thread_delivers_when_the_process_ends() {
     const TEST: &str =
@@ -107,7 +108,7 @@ fn a_runtime_of_the_main_thread_delivers_when_the_process_ends() {
     let mut child = again(TEST);
     let output = child.arg("--test-threads=1").env(FILE, &path).output().unwrap();
     assert!(output.status.success());
-    let count = std::fs::read_to_string(&path).expect("it was written at the end");
+    let count = std::fs::read_to_string(&path).expect("the count was written at the end");
     std::fs::remove_file(&path).unwrap();
     assert_eq!(count, COUNT.to_string());
 }

@@ -1,4 +1,4 @@
-//! Whoever holds the exit open is waited for (`hold_exit`).
+//! The exit waits for its holds (`hold_exit`).
 
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -21,7 +21,8 @@ on_every_shape!(
 
 const COUNT: usize = 20;
 
-/// Longer than what is uncertain is waited for. Fails when a hold is not waited for.
+/// Each datagram takes longer than the uncertain wait. Fails when the exit does not wait for a
+/// hold.
 fn a_worker_that_holds_the_exit_open_is_waited_for_however_long_it_takes(shape: Shape) {
     let report = all_is_handled(shape, COUNT, async |handled| {
         let queue = Queue::new();
@@ -37,7 +38,7 @@ fn a_worker_that_holds_the_exit_open_is_waited_for_however_long_it_takes(shape: 
     assert_eq!((report.unfinished, report.tasks_dropped), (0, 0), "{report}");
 }
 
-/// Fails when the loop is not woken, or looks at the count before it says that it sleeps.
+/// Fails when the loop is not woken, or when it checks the count before it sets "asleep".
 fn a_hold_that_ends_on_another_thread_ends_the_wait(shape: Shape) {
     for _ in 0..50 {
         let runtime = shape.runtime();
@@ -61,7 +62,7 @@ fn a_hold_that_never_ends_is_an_error_at_the_deadline(shape: Shape) {
     drop(hold);
 }
 
-/// A task that was spawned for each datagram is at work from the start.
+/// A task that was spawned for a datagram has work from the start.
 #[test]
 fn a_task_for_each_datagram_is_waited_for() {
     all_is_handled(Shape::DEFAULT, COUNT, async |handled| {

@@ -1,5 +1,5 @@
-//! A receiver that hands on to another thread through a channel of one place is waited for until it
-//! comes back for the end, though no timer is pending.
+//! A receiver passes datagrams to another thread through a channel with one slot. The exit waits
+//! until it comes back for the end, although no timer is pending.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -25,7 +25,7 @@ on_every_shape!(
 
 const COUNT: usize = 200;
 
-/// A channel of one place, from tasks to a thread.
+/// A channel with one slot, from tasks to a thread.
 #[derive(Default)]
 struct Channel {
     state: Mutex<State>,
@@ -54,7 +54,7 @@ impl Channel {
         .await;
     }
 
-    /// Waits for `senders` to come and go, and counts what they sent.
+    /// Waits until all `senders` have ended, and returns how many items they sent.
     fn count(&self) -> usize {
         let mut count = 0;
         let mut state = self.state.lock();
@@ -90,7 +90,7 @@ impl Drop for Sender {
     }
 }
 
-/// `receivers` tasks receive batches of up to `most` and hand each datagram on.
+/// `receivers` tasks receive batches of up to `most` datagrams, and pass on each datagram.
 fn hand_on(shape: Shape, receivers: usize, most: usize) {
     let runtime = shape.runtime();
     let channel = Arc::new(Channel::default());
@@ -118,21 +118,21 @@ fn hand_on(shape: Shape, receivers: usize, most: usize) {
     assert_eq!((report.outcome, report.tasks_dropped), (DrainOutcome::Complete, 0), "{report}");
 }
 
-/// Fails when a receiver is waited for only while a timer is pending.
+/// Fails when the exit waits for a receiver only while a timer is pending.
 fn a_receiver_that_waits_for_another_thread_is_waited_for(shape: Shape) {
     for most in [1, 8, 64] {
         hand_on(shape, 1, most);
     }
 }
 
-/// Fails when one of several that is away is forgotten because another has asked since.
+/// Fails when one of several receivers that is away is forgotten because another has asked since.
 fn several_receivers_that_wait_for_another_thread_are_waited_for(shape: Shape) {
     for most in [1, 8] {
         hand_on(shape, 3, most);
     }
 }
 
-/// Fails when only a datagram that was handed out after the seal is waited for.
+/// Fails when the exit waits only for datagrams that were handed out after the seal.
 fn a_receiver_that_was_handed_its_datagrams_before_the_drain_is_waited_for(shape: Shape) {
     let runtime = shape.runtime();
     let channel = Arc::new(Channel::default());
@@ -160,8 +160,8 @@ fn a_receiver_that_was_handed_its_datagrams_before_the_drain_is_waited_for(shape
     let counter = thread::spawn({
         let channel = Arc::clone(&channel);
         move || {
-            // The place is taken until the drain has begun, and for a moment more, in which a drain
-            // that does not wait for the receiver ends.
+            // The slot stays occupied until the drain has begun, and a little longer. In that time,
+            // a drain that does not wait for the receiver ends.
             sealed.recv().unwrap();
             thread::sleep(Duration::from_millis(20));
             channel.count()

@@ -1,4 +1,4 @@
-//! Sockets that somebody else holds, too.
+//! Sockets that others hold as well.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,8 +25,8 @@ on_every_shape!(
     exit_cannot_be_set_after_the_seal,
 );
 
-/// What another holder of a socket finds after a runtime that left it. Fails when it is sealed: UDP
-/// datagrams would vanish, and Unix senders get an error.
+/// What another holder of a socket finds after a runtime that left it. Fails when the socket is
+/// sealed, because UDP datagrams would then be lost, and Unix senders would get an error.
 fn a_socket_that_is_left_keeps_its_queue_and_its_senders(shape: Shape) {
     fn check<T: Transport>(shape: Shape) {
         let runtime = shape.runtime();
@@ -39,7 +39,7 @@ fn a_socket_that_is_left_keeps_its_queue_and_its_senders(shape: Shape) {
         });
         sender.send(b"for this program, or the next").unwrap();
         let report = runtime.shutdown(patient());
-        sender.send(b"for the next program").expect("it is not sealed");
+        sender.send(b"for the next program").expect("the socket is not sealed");
         assert_eq!((report.outcome, report.left), (DrainOutcome::Complete, 1), "{report}");
         let delivered = report.stats.delivered as usize;
         assert_eq!(delivered + left_in_queue(&other_holder), 2, "{}: {report}", shape.name);
@@ -49,14 +49,14 @@ fn a_socket_that_is_left_keeps_its_queue_and_its_senders(shape: Shape) {
     check::<UnixAddr>(shape);
 }
 
-/// Fails when what had left the kernel's queue is thrown away with the receive.
+/// Fails when datagrams that were taken from the kernel's queue are discarded with the receive.
 fn what_was_taken_from_a_socket_that_is_left_is_delivered(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
         let socket = UdpSocket::options().exit(Exit::Leave).bind("127.0.0.1:0").unwrap();
         assert_eq!(socket.exit(), Exit::Leave);
-        assert!(!socket.gro(), "others do not expect trains");
-        assert!(socket.try_recv().is_err(), "it receives from now on");
+        assert!(!socket.gro(), "other holders do not expect trains");
+        assert!(socket.try_recv().is_err(), "the call arms the receive, and nothing is queued");
         send(3, socket.local_addr().unwrap());
         while socket.stats().received < 3 {
             ebbtide::task::yield_now().await;
@@ -74,13 +74,13 @@ fn what_was_taken_from_a_socket_that_is_left_is_delivered(shape: Shape) {
         assert_eq!((report.outcome, report.left), (DrainOutcome::Complete, 1), "{report}");
         assert_eq!(receiver.await.unwrap(), 3);
         send(2, socket.local_addr().unwrap());
-        assert!(socket.recv().await.unwrap().is_none(), "it has left");
+        assert!(socket.recv().await.unwrap().is_none(), "the socket was left");
         assert_eq!(left_in_queue(&duplicate(&*socket)), 2);
     });
     runtime.shutdown(Drain::default());
 }
 
-/// Fails when a receive takes for nobody what the next holder would want.
+/// Fails when a receive takes datagrams for nobody, which the next holder would have received.
 fn nothing_is_taken_from_a_socket_that_is_left_before_somebody_asks(shape: Shape) {
     let supervisor = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     send(3, supervisor.local_addr().unwrap());
@@ -99,7 +99,8 @@ fn nothing_is_taken_from_a_socket_that_is_left_before_somebody_asks(shape: Shape
     assert_eq!(left_in_queue(&duplicate(&supervisor)), 3, "{report}");
 }
 
-/// Fails when it is called unclaimed: somebody else would have claimed it.
+/// Fails when such a datagram is reported as unclaimed, because another holder would have received
+/// it.
 fn what_was_taken_from_a_socket_that_is_left_and_nobody_wants_is_an_error(shape: Shape) {
     let runtime = shape.runtime();
     let kept = runtime.block_on(async {
@@ -115,7 +116,7 @@ fn what_was_taken_from_a_socket_that_is_left_and_nobody_wants_is_an_error(shape:
     drop(kept);
 }
 
-/// Fails when the filter stays attached, which belongs to the socket and not to the descriptor.
+/// Fails when the filter stays attached. It belongs to the socket, not to the descriptor.
 fn a_sealed_udp_socket_hears_again_when_its_runtime_has_ended(shape: Shape) {
     for ends in ["with the runtime", "before it"] {
         let supervisor = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -150,11 +151,11 @@ fn a_socket_that_is_left_can_be_dropped_with_a_queue(shape: Shape) {
         supervisor
     });
     let report = runtime.shutdown(Drain::default());
-    assert_eq!(report.stats.abandoned, 0, "others hold it: {report}");
+    assert_eq!(report.stats.abandoned, 0, "others hold the socket: {report}");
     assert_eq!(report.stats.discarded as usize + left_in_queue(&supervisor), 1, "{report}");
 }
 
-/// Fails when the kernel's count, which stays with the socket, is taken for ours.
+/// Fails when the kernel's count, which stays with the socket, counts as the count of this runtime.
 fn drops_from_before_the_adoption_are_not_counted(shape: Shape) {
     const SENT: usize = 500;
     let supervisor = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -162,7 +163,7 @@ fn drops_from_before_the_adoption_are_not_counted(shape: Shape) {
     socket.set_recv_buffer_size(4096).unwrap();
     send(SENT, supervisor.local_addr().unwrap());
     let before = left_in_queue(&socket);
-    assert!(before < SENT, "the buffer is small");
+    assert!(before < SENT, "the buffer is too small for all");
     let runtime = shape.runtime();
     runtime.block_on(async {
         let adopted = UdpSocket::from_std(supervisor).unwrap();
@@ -185,7 +186,7 @@ fn exit_cannot_be_set_after_the_seal(shape: Shape) {
     });
 }
 
-/// Socket activation: these tests, started again with sockets as their descriptors 3 and 4.
+/// Socket activation. These tests are started again, with sockets as their descriptors 3 and 4.
 mod activation {
     use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -193,7 +194,7 @@ mod activation {
 
     use super::*;
 
-    /// Runs `test` in a child that two sockets are passed to, where so many are announced.
+    /// Runs `test` in a child that gets two sockets, with `announced` of them announced.
     fn run_with(test: &str, announced: usize, udp: &std::net::UdpSocket) {
         let unix = std::os::unix::net::UnixDatagram::unbound().unwrap();
         let test = format!("exit_waits::left::activation::{test}");
@@ -210,7 +211,7 @@ mod activation {
             udp.send_to(b"for the next", udp.local_addr().unwrap()).unwrap();
             udp.set_nonblocking(true).unwrap();
             let mut memory = [0; 32];
-            let len = udp.recv(&mut memory).expect("it is not sealed");
+            let len = udp.recv(&mut memory).expect("the socket is not sealed");
             assert_eq!(&memory[..len], b"for the next");
             return;
         }
@@ -219,7 +220,7 @@ mod activation {
             let (udp, unix) = (passed.next().unwrap(), passed.next().unwrap());
             assert_eq!((udp.name(), unix.name()), (Some("statsd"), None));
             assert!(passed.next().is_none());
-            assert!(ebbtide::net::listen_fds().unwrap().is_empty(), "they were taken");
+            assert!(ebbtide::net::listen_fds().unwrap().is_empty(), "the descriptors were taken");
             let udp = udp.into_udp_socket().unwrap();
             let unix = unix.into_unix_datagram().unwrap();
             assert_eq!((udp.exit(), unix.exit()), (Exit::Leave, Exit::Leave));
@@ -228,8 +229,8 @@ mod activation {
         });
     }
 
-    /// Fails when a count that is too large hands out descriptors that the program opened: those of
-    /// the runtime would be closed under it.
+    /// Fails when a count that is too large hands out descriptors that the program itself opened.
+    /// Those of the runtime would then be closed while it uses them.
     #[test]
     fn what_the_program_opened_was_not_passed_in() {
         if !is_child() {
@@ -243,7 +244,7 @@ mod activation {
         runtime.block_on(ebbtide::task::yield_now());
     }
 
-    /// Fails when the second call looks at descriptors that the program has opened since.
+    /// Fails when the second call examines descriptors that the program has opened since.
     #[test]
     fn a_second_call_touches_no_descriptor() {
         if !is_child() {
@@ -251,7 +252,7 @@ mod activation {
             return run_with("a_second_call_touches_no_descriptor", 2, &udp);
         }
         assert_eq!(ebbtide::net::listen_fds().unwrap().len(), 2);
-        assert!(ebbtide::net::listen_fds().unwrap().is_empty(), "3 and 4 are closed by now");
+        assert!(ebbtide::net::listen_fds().unwrap().is_empty(), "3 and 4 are closed");
         let file = std::fs::File::open("/dev/null").unwrap();
         let own = Socket::from(OwnedFd::from(file));
         assert_eq!(own.as_raw_fd(), 3);

@@ -1,7 +1,7 @@
-//! What the exit waits for, in which order, and what it says.
+//! What the exit waits for, in which order, and what it reports.
 //!
-//! No time limit is a verdict here: a drain that waits for what never comes has a deadline of an
-//! hour, so that a test of it hangs where it fails.
+//! No wall-clock time is a verdict here. A drain has a deadline of an hour, so a test whose drain
+//! waits for something that never comes hangs.
 
 mod holds;
 mod in_hand;

@@ -1,4 +1,4 @@
-//! What goes on for ever does not hold the exit up, beyond one tick of what has work to do.
+//! Periodic work does not hold up the exit, except for one tick of a task that has work.
 
 use std::cell::RefCell;
 use std::future::pending;
@@ -30,7 +30,7 @@ on_every_shape!(
 
 const COUNT: usize = 20;
 
-/// Tasks that tick for ever, and wait for their first ticks.
+/// Spawns tasks that tick for ever, and waits for their first ticks.
 async fn ticks() {
     spawn(async {
         let mut ticks = interval(Duration::from_millis(5));
@@ -47,7 +47,7 @@ async fn ticks() {
     yield_now().await;
 }
 
-/// Fails when a pending timer is all that it takes to wait to the deadline.
+/// Fails when a pending timer alone makes the exit wait until the deadline.
 fn a_socket_that_only_sends_is_not_waited_for_beside_a_periodic_task(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -66,7 +66,7 @@ fn a_socket_that_only_sends_is_not_waited_for_beside_a_periodic_task(shape: Shap
     assert!(report.into_result().is_ok(), "{report}");
 }
 
-/// Fails when it is not known whose receiver it was.
+/// Fails when the runtime does not know which task was the receiver.
 fn a_receiver_that_has_ended_is_not_waited_for_beside_a_periodic_task(shape: Shape) {
     let runtime = shape.runtime();
     let _kept = runtime.block_on(async {
@@ -82,7 +82,8 @@ fn a_receiver_that_has_ended_is_not_waited_for_beside_a_periodic_task(shape: Sha
     assert_eq!((report.outcome, report.stats.delivered), (DrainOutcome::Complete, 1), "{report}");
 }
 
-/// The datagrams came after it, and there was a receiver for them once.
+/// The datagrams came after the receiver had ended. They are reported, because there was a receiver
+/// once.
 fn what_came_to_a_receiver_that_has_ended_is_reported_beside_a_periodic_task(shape: Shape) {
     let runtime = shape.runtime();
     let _kept = runtime.block_on(async {
@@ -104,7 +105,7 @@ fn timeouts_are_not_waited_for(shape: Shape) {
     runtime.block_on(async {
         let socket = socket_with(5);
         spawn(async move {
-            // Woken by the drain, and at work on nothing.
+            // The drain wakes the task, which has no work.
             while socket.recv().await.unwrap().is_some() {}
             let _ = timeout(Duration::from_secs(3_600), pending::<()>()).await;
         });
@@ -126,7 +127,7 @@ fn nothing_is_waited_for_where_nothing_happens(shape: Shape) {
     assert_eq!((report.outcome, report.tasks_at_work), (DrainOutcome::Complete, 0), "{report}");
 }
 
-/// Fails when the exit looks whether anything is left to do only when no task is ready.
+/// Fails when the exit checks whether work is left only when no task is ready.
 fn tasks_that_are_always_ready_do_not_hold_up_the_exit(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -148,7 +149,7 @@ fn tasks_that_are_always_ready_do_not_hold_up_the_exit(shape: Shape) {
     assert_eq!((report.outcome, report.stats.delivered), (DrainOutcome::Complete, 3), "{report}");
 }
 
-/// Fails when a task is at work because it is polled for more than its timer.
+/// Fails when a task counts as working because it is polled for more than its timer.
 fn what_only_ticks_is_no_work(shape: Shape) {
     all_is_handled(shape, 3, async |handled| {
         spawn(async {
@@ -161,7 +162,7 @@ fn what_only_ticks_is_no_work(shape: Shape) {
             loop {
                 sleep(Duration::from_millis(2)).await;
                 elsewhere(Duration::ZERO).await;
-                // Its task ends in the middle of datagrams, too.
+                // Its task also ends while datagrams are queued.
                 spawn_blocking(|| ()).await.unwrap();
             }
         });
@@ -176,7 +177,7 @@ fn what_only_ticks_is_no_work(shape: Shape) {
     });
 }
 
-/// A writer that flushes at each tick what the receiver has put down. Nobody wakes it.
+/// A writer flushes, at each tick, what the receiver has left for it. Nobody wakes it.
 fn what_ticks_is_waited_for_once(shape: Shape) {
     for sleeps in [true, false] {
         all_is_handled(shape, COUNT, async |handled| {
@@ -240,7 +241,7 @@ fn a_flush_at_a_tick_is_waited_for_to_its_end(shape: Shape) {
     }
 }
 
-/// It has asked for the time, and will again in an hour. Fails when it is expected back.
+/// The client has asked for the time, and asks again in an hour. Fails when it is expected.
 fn a_client_that_waits_for_its_next_tick_is_not_waited_for(shape: Shape) {
     all_is_handled(shape, 1, async |handled| {
         let socket = socket_with(1);
@@ -259,8 +260,8 @@ fn a_client_that_waits_for_its_next_tick_is_not_waited_for(shape: Shape) {
     });
 }
 
-/// Main registers, spawns its heartbeat for the acknowledgement, and serves. Fails when what ticks
-/// for ever is cut off work.
+/// The main task registers, spawns its heartbeat for the acknowledgement, and serves. Fails when a
+/// heartbeat counts as work that was cut off.
 fn a_heartbeat_that_was_spawned_for_a_datagram_is_no_work(shape: Shape) {
     let report = all_is_handled(shape, 3, async |handled| {
         let socket = socket_with(3);

@@ -1,4 +1,4 @@
-//! Receivers that were handed a datagram and have not come back for the next, or for the end.
+//! Receivers that got a datagram and have not come back for the next one, or for the end.
 
 use std::future::pending;
 use std::pin::pin;
@@ -32,8 +32,8 @@ on_every_shape!(
 
 const COUNT: usize = 20;
 
-/// It was handed its configuration, and spawns what the program is made of. Fails when that is
-/// taken for work.
+/// The main task received its configuration, and spawns the tasks of the program. Fails when these
+/// count as work.
 fn what_main_sets_up_is_no_work(shape: Shape) {
     let report = all_is_handled(shape, 1, async |handled| {
         let socket = socket_with(1);
@@ -47,7 +47,7 @@ fn what_main_sets_up_is_no_work(shape: Shape) {
     assert_eq!(report.tasks_dropped, 1, "{report}");
 }
 
-/// Fails when the receivers that are here hide the one that is not.
+/// Fails when the receivers that wait hide the one that does not.
 fn one_of_several_receivers_that_is_away_is_waited_for(shape: Shape) {
     all_is_handled(shape, 4, async |handled| {
         let socket = Rc::new(socket_with(4));
@@ -68,7 +68,7 @@ fn one_of_several_receivers_that_is_away_is_waited_for(shape: Shape) {
     });
 }
 
-/// Fails when the futures of one task are taken for one receiver.
+/// Fails when the futures of one task count as one receiver.
 fn a_future_beside_others_that_is_away_is_waited_for(shape: Shape) {
     all_is_handled(shape, 8, async |handled| {
         let socket = Rc::new(socket_with(8));
@@ -90,7 +90,7 @@ fn a_future_beside_others_that_is_away_is_waited_for(shape: Shape) {
     });
 }
 
-/// The task is told the end while handlers in it go on. Fails when whoever was told the end is
+/// The task gets the end while handlers in it go on. Fails when a task that got the end is
 /// forgotten.
 fn handlers_in_the_task_of_their_receiver_are_waited_for(shape: Shape) {
     all_is_handled(shape, 8, async |handled| {
@@ -109,8 +109,8 @@ fn handlers_in_the_task_of_their_receiver_are_waited_for(shape: Shape) {
     });
 }
 
-/// It registers with a server, and from then on only sends. Fails when whoever was handed a
-/// datagram once is waited for to the deadline.
+/// The task registers with a server, and from then on only sends. Fails when the exit waits until
+/// the deadline for every task that once got a datagram.
 fn a_receiver_that_does_other_things_since_is_not_waited_for(shape: Shape) {
     all_is_handled(shape, 1, async |handled| {
         let socket = socket_with(1);
@@ -130,7 +130,8 @@ fn a_receiver_that_does_other_things_since_is_not_waited_for(shape: Shape) {
     });
 }
 
-/// The answer comes when nobody waits for it any more. Fails when whoever has asked is waited for.
+/// The answer comes when nobody waits for it any more. Fails when the exit waits for a task that
+/// once asked.
 fn a_receiver_that_has_given_up_is_not_waited_for_to_the_deadline(shape: Shape) {
     let runtime = shape.runtime();
     let _kept = runtime.block_on(async {
@@ -152,7 +153,8 @@ fn a_receiver_that_has_given_up_is_not_waited_for_to_the_deadline(shape: Shape) 
     assert_eq!((report.outcome, report.undelivered), (DrainOutcome::ReceiversGone, 1), "{report}");
 }
 
-/// Between two waits it does something else. Fails when a look by another task takes its place.
+/// Between two waits the receiver does something else. Fails when a `try_recv` by another task
+/// replaces it.
 fn a_receiver_that_does_not_wait_just_now_is_waited_for_a_moment(shape: Shape) {
     all_is_handled(shape, 5, async |handled| {
         let socket = Rc::new(UdpSocket::bind("127.0.0.1:0").unwrap());
@@ -173,7 +175,7 @@ fn a_receiver_that_does_not_wait_just_now_is_waited_for_a_moment(shape: Shape) {
     });
 }
 
-/// `join!(serve, drain)`: the task that drains goes on receiving. Fails when it is told that it
+/// `join!(serve, drain)`: the task that drains also receives. Fails when the report says that it
 /// waits for itself.
 fn a_server_that_is_joined_with_its_drain_is_served(shape: Shape) {
     for wait in Wait::BOTH {
@@ -191,7 +193,8 @@ fn a_server_that_is_joined_with_its_drain_is_served(shape: Shape) {
                 yield_now().await;
                 drain_with(patient()).await
             };
-            // The drain ends when the server has ended, or may: also where that ends the server.
+            // The drain ends only after the server has handled everything, whichever of the two
+            // ends first.
             let (mut serve, mut drain) = (pin!(serve), pin!(drain));
             select(&mut serve, &mut drain).await;
             assert_eq!(handled.get(), COUNT, "{wait:?}");
@@ -200,7 +203,7 @@ fn a_server_that_is_joined_with_its_drain_is_served(shape: Shape) {
     }
 }
 
-/// Fails when only the task itself that drains is known to wait for it.
+/// Fails when only the draining task itself is known to wait for the drain.
 fn a_task_that_awaits_a_task_that_drains_is_told_so(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -218,8 +221,8 @@ fn a_task_that_awaits_a_task_that_drains_is_told_so(shape: Shape) {
     });
 }
 
-/// A task that is joined with others may be polled for them while it waits. The report of a drain
-/// comes although it never is.
+/// A task that joins the drain with other futures may be polled for them while it waits. The drain
+/// reports even if the task is never polled for them.
 #[test]
 fn a_drain_beside_a_receive_that_is_never_polled_again_ends() {
     let runtime = Runtime::new().unwrap();
@@ -235,8 +238,8 @@ fn a_drain_beside_a_receive_that_is_never_polled_again_ends() {
     });
 }
 
-/// As one that retransmits until it is answered. Fails when its own timeouts tell that it does not
-/// come back, and the report says `Complete` over what it has left.
+/// A receiver that retransmits until it gets an answer. Fails when its timeouts count as a sign
+/// that it does not come back, and the report is `Complete` although datagrams are left.
 fn a_receiver_that_waits_many_times_for_each_datagram_is_waited_for(shape: Shape) {
     all_is_handled(shape, 3, async |handled| {
         let socket = socket_with(3);
@@ -252,8 +255,8 @@ fn a_receiver_that_waits_many_times_for_each_datagram_is_waited_for(shape: Shape
     });
 }
 
-/// Each step is short, and all together take longer than what is uncertain is waited for. Fails
-/// when nothing after the end is progress.
+/// Each step is short, but all steps together take longer than the uncertain wait. Fails when steps
+/// after the end do not count as progress.
 fn what_follows_the_end_step_by_step_is_waited_for(shape: Shape) {
     for wait in Wait::BOTH {
         all_is_handled(shape, 8, async |handled| {

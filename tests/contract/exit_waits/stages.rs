@@ -1,4 +1,4 @@
-//! Which sockets are sealed first, and which last.
+//! The order in which sockets are sealed.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -29,7 +29,7 @@ on_every_shape!(
 
 const COUNT: usize = 100;
 
-/// Receives on `from` until the end, and sends all on to `to`.
+/// Receives on `from` until the end, and sends everything on to `to`.
 fn spawn_relay(from: UdpSocket, to: std::net::SocketAddr) {
     spawn(async move {
         while let Some(datagram) = from.recv().await.unwrap() {
@@ -68,7 +68,7 @@ fn a_chain_of_relays_is_sealed_in_the_order_of_its_stages(shape: Shape) {
     let handled = Rc::new(Cell::new(0));
     runtime.block_on(async {
         let bind = |exit| UdpSocket::options().exit(exit).bind("127.0.0.1:0").unwrap();
-        // Made in an order that is not that of the stages.
+        // Not made in the order of the stages.
         let third = bind(Exit::SealInStage(2));
         let first = bind(Exit::Seal);
         let last = bind(Exit::SealLast);
@@ -84,7 +84,7 @@ fn a_chain_of_relays_is_sealed_in_the_order_of_its_stages(shape: Shape) {
     assert_eq!((report.sockets, report.sealed_later), (4, 3), "{report}");
 }
 
-/// A sealed Unix socket answers with an error, at which the relay of this test panics.
+/// A send to a sealed Unix socket is an error, at which the relay of this test panics.
 fn a_unix_relay_loses_nothing_where_its_end_is_sealed_last(shape: Shape) {
     let runtime = shape.runtime();
     let handled = Rc::new(Cell::new(0));
@@ -92,14 +92,14 @@ fn a_unix_relay_loses_nothing_where_its_end_is_sealed_last(shape: Shape) {
         let (outside, first) = UnixDatagram::pair().unwrap();
         let (inside, last) = UnixDatagram::pair().unwrap();
         last.set_exit(Exit::SealLast).unwrap();
-        // What is queued on a pair is bounded by the send buffer alone.
+        // The queue of a pair is limited only by the send buffer.
         for _ in 0..COUNT {
             outside.send(b"to be relayed").await.unwrap();
         }
         spawn(async move {
             let _outside = outside;
             while let Some(datagram) = first.recv().await.unwrap() {
-                inside.send(&datagram).await.expect("it is not sealed yet");
+                inside.send(&datagram).await.expect("the end is not sealed yet");
             }
         });
         let handled = Rc::clone(&handled);
@@ -113,7 +113,7 @@ fn a_unix_relay_loses_nothing_where_its_end_is_sealed_last(shape: Shape) {
     assert_eq!((report.outcome, handled.get()), (DrainOutcome::Complete, COUNT), "{report}");
 }
 
-/// A resolver that asks an upstream, on another thread, for each query.
+/// A resolver that asks an upstream server, on another thread, for each query.
 fn a_forwarder_gets_its_answers_while_its_queries_hold_the_exit_open(shape: Shape) {
     let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let to_upstream = upstream.local_addr().unwrap();
@@ -136,7 +136,8 @@ fn a_forwarder_gets_its_answers_while_its_queries_hold_the_exit_open(shape: Shap
         spawn(async move {
             while let Some(query) = queries.recv().await.unwrap() {
                 let hold = hold_exit();
-                // Copied out: a pool that is full of queries would leave no buffer for an answer.
+                // Copied, because a pool that is full of queries would have no buffer for an
+                // answer.
                 let query = query.to_vec();
                 let answered = Rc::clone(&answered);
                 spawn(async move {
@@ -162,7 +163,8 @@ fn a_forwarder_gets_its_answers_while_its_queries_hold_the_exit_open(shape: Shap
     answering.join().unwrap();
 }
 
-/// Fails when a drain that has no time left forgets the later stages: they would not be sealed.
+/// Fails when a drain without time left forgets the later stages, whose sockets would then not be
+/// sealed.
 fn at_the_deadline_all_stages_are_sealed(shape: Shape) {
     let runtime = shape.runtime();
     let (sockets, hold) = runtime.block_on(async {
@@ -184,8 +186,8 @@ fn at_the_deadline_all_stages_are_sealed(shape: Shape) {
     drop(hold);
 }
 
-/// A client that only sends got something that it does not want, so that its stage is uncertain.
-/// Fails when the wait begins anew with each datagram that comes to the other.
+/// A client that only sends got a datagram that it does not want, so its stage is uncertain. Fails
+/// when every datagram for the other socket restarts the wait.
 fn what_an_unsealed_socket_brings_does_not_hold_up_its_stage(shape: Shape) {
     let runtime = shape.runtime();
     let address = runtime.block_on(async {
@@ -216,8 +218,8 @@ fn what_an_unsealed_socket_brings_does_not_hold_up_its_stage(shape: Shape) {
     sender.join().unwrap();
 }
 
-/// It was handed a datagram of the first socket, and then receives from the second. Fails when it
-/// is expected back at the first.
+/// The task got a datagram of the first socket, and then receives from the second. Fails when it is
+/// expected at the first.
 fn a_task_that_waits_for_a_later_stage_is_not_waited_for_in_an_earlier_one(shape: Shape) {
     let runtime = shape.runtime();
     let count = Rc::new(Cell::new(0));
@@ -258,7 +260,7 @@ fn a_forwarder_may_open_sockets_for_its_last_queries(shape: Shape) {
         spawn(async move {
             while let Some(query) = socket.recv().await.unwrap() {
                 let (hold, answered) = (hold_exit(), Rc::clone(&answered));
-                // Copied, since a pool may be smaller than the queries that are under way.
+                // Copied, because a pool may have fewer buffers than there are queries in progress.
                 let query = query.to_vec();
                 spawn(async move {
                     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -275,7 +277,7 @@ fn a_forwarder_may_open_sockets_for_its_last_queries(shape: Shape) {
     upstream.join().unwrap();
 }
 
-/// Fails when a socket can be opened that is not drained, or when each is, for ever.
+/// Fails when a socket can be opened that is not drained, or when new sockets are drained for ever.
 fn a_program_that_opens_its_socket_again_and_again_ends(shape: Shape) {
     let runtime = shape.runtime();
     let refusal = Rc::new(Cell::new(None));
@@ -296,13 +298,13 @@ fn a_program_that_opens_its_socket_again_and_again_ends(shape: Shape) {
     let report = runtime.shutdown(patient());
     assert_eq!(report.outcome, DrainOutcome::Complete, "{report}");
     assert_eq!((report.sockets, report.sealed_later), (2, 1), "{report}");
-    let refusal = refusal.take().expect("the last stage is the last");
+    let refusal = refusal.take().expect("no socket can be opened after the last stage");
     assert!(refusal.to_string().contains("shutting down"), "{refusal}");
 }
 
-/// The program holds as many datagrams as the pool has buffers, so that the last socket gets none,
-/// and a send to it waits for room. Fails when the stage before waits for the send, which is
-/// refused at last.
+/// The program holds as many datagrams as the pool has buffers. So the last socket gets no buffer,
+/// and a send to it waits for space. Fails when the stage before waits for the send, which is
+/// refused in the end.
 fn a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before(shape: Shape) {
     const BUFFERS: usize = 8;
     let runtime = shape.builder().buffers(BUFFERS).build().unwrap();
@@ -333,8 +335,8 @@ fn a_send_to_a_socket_that_has_no_buffers_does_not_hold_up_the_stage_before(shap
     drop(kept);
 }
 
-/// One query after the other, without a hold. Each answer takes longer than what is uncertain is
-/// waited for. Fails when whoever waits at another socket is not expected back.
+/// One query after the other, without a hold. Each answer takes longer than the uncertain wait.
+/// Fails when a task that waits at another socket is not expected.
 fn a_forwarder_that_waits_for_each_answer_gets_the_last_one(shape: Shape) {
     const QUERIES: usize = 2;
     let upstream = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -366,8 +368,8 @@ fn a_forwarder_that_waits_for_each_answer_gets_the_last_one(shape: Shape) {
     upstream.join().unwrap();
 }
 
-/// Dropped, or given back. Fails when a stage seals what it had noted when the drain began: a
-/// descriptor that is another's by then, or a socket of the program's own.
+/// The socket is dropped, or returned to std. Fails when a stage seals what was open when the drain
+/// began: a descriptor that now belongs to something else, or a socket of the program.
 fn a_socket_that_is_gone_before_its_stage_is_not_sealed(shape: Shape) {
     let runtime = shape.runtime();
     let given_back = Rc::new(Cell::new(None));
@@ -384,8 +386,8 @@ fn a_socket_that_is_gone_before_its_stage_is_not_sealed(shape: Shape) {
     });
     let report = runtime.shutdown(patient());
     assert_eq!((report.outcome, report.unsealed), (DrainOutcome::Complete, 0), "{report}");
-    let socket = given_back.take().expect("it was given back");
+    let socket = given_back.take().expect("the socket was returned");
     send(1, socket.local_addr().unwrap());
     socket.set_nonblocking(false).unwrap();
-    assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 1, "it is not deaf");
+    assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 1, "the socket receives");
 }

@@ -1,4 +1,4 @@
-//! Work that a receiver hands on, and how a test ends while it goes on.
+//! Work that a receiver passes on, and ways to end a test while it goes on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use ebbtide::{DrainOutcome, DrainReport, spawn};
 use ebbtide_testkit::{Shape, patient};
 use parking_lot::Mutex;
 
-/// Longer than what is uncertain is waited for.
+/// Longer than the uncertain wait.
 pub(super) const LONG: Duration = Duration::from_millis(400);
 
 /// How many datagrams were handled.
@@ -26,14 +26,15 @@ pub(super) fn add(count: &Count) {
     count.set(count.get() + 1);
 }
 
-/// Runs `setup` on a runtime of `shape`, and ends that.
+/// Runs `setup` on a runtime of `shape`, and shuts it down.
 pub(super) fn exit_after(shape: Shape, setup: impl AsyncFnOnce()) -> DrainReport {
     let runtime = shape.runtime();
     runtime.block_on(setup());
     runtime.shutdown(patient())
 }
 
-/// As [`exit_after`], and expects that `setup`'s tasks handled `all` and nobody was at work.
+/// Runs `setup` and shuts down. Fails unless the tasks of `setup` handled `all` datagrams and the
+/// drain was complete.
 pub(super) fn all_is_handled(
     shape: Shape,
     all: usize,
@@ -93,7 +94,7 @@ impl<T> Queue<T> {
     }
 }
 
-/// Hands each datagram, as what `wrap` makes of it, on to `queue`.
+/// Passes each datagram on to `queue`, converted by `wrap`.
 pub(super) fn spawn_receiver<T: 'static>(
     socket: Rc<UdpSocket>,
     queue: &Rc<Queue<T>>,
@@ -108,7 +109,7 @@ pub(super) fn spawn_receiver<T: 'static>(
     });
 }
 
-/// A receiver, and a worker that it hands on to, which does `work` for each datagram.
+/// Spawns a receiver, and a worker that does `work` for each datagram of the receiver.
 pub(super) fn spawn_worker(socket: Rc<UdpSocket>, work: impl AsyncFn() + 'static) {
     let queue = Queue::new();
     spawn_receiver(socket, &queue, drop);
@@ -119,7 +120,7 @@ pub(super) fn spawn_worker(socket: Rc<UdpSocket>, work: impl AsyncFn() + 'static
     });
 }
 
-/// What a task that has work in hand waits for.
+/// What a task with work waits for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wait {
     Sleep,
@@ -138,7 +139,7 @@ impl Wait {
     }
 }
 
-/// What a database client does: another thread answers after a while.
+/// Waits like a database client: another thread answers after a while.
 pub(super) async fn elsewhere(time: Duration) {
     let answer = Arc::new(Mutex::new((false, None::<Waker>)));
     let to_answer = Arc::clone(&answer);

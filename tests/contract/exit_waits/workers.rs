@@ -1,4 +1,4 @@
-//! Workers: tasks to which a receiver hands its datagrams on, and which need time for each.
+//! Workers: tasks that get datagrams from a receiver and need time for each.
 
 use std::future::pending;
 use std::pin::pin;
@@ -36,7 +36,7 @@ on_every_shape!(
 
 const COUNT: usize = 20;
 
-/// Fails when a task that works is told from one that only ticks by nothing.
+/// Fails when a task that works cannot be distinguished from one that only ticks.
 fn a_worker_that_needs_a_moment_is_waited_for(shape: Shape) {
     all_is_handled(shape, 1, async |handled| {
         spawn_worker(Rc::new(socket_with(1)), async move || {
@@ -46,7 +46,7 @@ fn a_worker_that_needs_a_moment_is_waited_for(shape: Shape) {
     });
 }
 
-/// Fails when a report says `Complete` over work that was cut off.
+/// Fails when the report is `Complete` although work was cut off.
 fn a_worker_that_needs_long_is_reported(shape: Shape) {
     let report = exit_after(shape, async || {
         spawn_worker(Rc::new(socket_with(COUNT)), || sleep(Duration::from_secs(3_600)));
@@ -55,8 +55,8 @@ fn a_worker_that_needs_long_is_reported(shape: Shape) {
     assert!(report.into_result().unwrap_err().to_string().contains("hold_exit()"));
 }
 
-/// It waits for another thread, so that no timer tells that it is at work. Fails when nobody counts
-/// what is dropped with the tasks.
+/// The worker waits for another thread, so no timer shows that it works. Fails when the datagrams
+/// that are dropped with the tasks are not counted.
 fn what_a_worker_that_is_cut_off_holds_is_reported(shape: Shape) {
     let report = exit_after(shape, async || {
         let queue = Queue::<Datagram>::new();
@@ -71,7 +71,7 @@ fn what_a_worker_that_is_cut_off_holds_is_reported(shape: Shape) {
     assert_eq!(report.stats.delivered, 3, "{report}");
 }
 
-/// A pool so small that the drain reads beside it. Fails when only buffers count.
+/// The pool is so small that the drain reads past it. Fails when only buffers of the pool count.
 fn what_was_read_past_the_pool_is_in_hand_too(shape: Shape) {
     let runtime = shape.builder().buffers(8).build().unwrap();
     runtime.block_on(async {
@@ -91,8 +91,8 @@ fn what_was_read_past_the_pool_is_in_hand_too(shape: Shape) {
     assert_eq!(report.outcome, DrainOutcome::TasksAtWork, "{report}");
 }
 
-/// It has its work since before the drain, and only its own sleeps wake it. Fails when a task is at
-/// work only if something else has woken it since the drain began.
+/// The worker has had its work since before the drain, and only its own sleeps wake it. Fails when
+/// a task counts as working only if something else has woken it since the drain began.
 fn a_worker_whose_queue_was_filled_before_the_exit_is_waited_for(shape: Shape) {
     all_is_handled(shape, COUNT, async |handled| {
         let socket = Rc::new(socket_with(COUNT));
@@ -105,7 +105,8 @@ fn a_worker_whose_queue_was_filled_before_the_exit_is_waited_for(shape: Shape) {
     });
 }
 
-/// In all longer than what is uncertain is waited for. Fails when its progress is none.
+/// All work together takes longer than the uncertain wait. Fails when it does not count as
+/// progress.
 fn a_worker_is_waited_for_as_long_as_it_goes_on(shape: Shape) {
     all_is_handled(shape, COUNT, async |handled| {
         let socket = Rc::new(socket_with(COUNT));
@@ -117,8 +118,8 @@ fn a_worker_is_waited_for_as_long_as_it_goes_on(shape: Shape) {
     });
 }
 
-/// By the time of the exit all of them wait. Fails when a task is told from one that only ticks by
-/// what it does since the drain began.
+/// All tasks wait at the time of the exit. Fails when only what a task does after the drain began
+/// distinguishes it from one that only ticks.
 fn a_task_that_was_spawned_for_a_datagram_is_waited_for(shape: Shape) {
     for wait in Wait::BOTH {
         all_is_handled(shape, COUNT, async |handled| {
@@ -151,8 +152,8 @@ fn a_task_that_was_spawned_for_a_datagram_and_needs_long_is_reported(shape: Shap
     assert_eq!((report.outcome, report.tasks_at_work), (DrainOutcome::TasksAtWork, 1), "{report}");
 }
 
-/// A last batch that is only full enough at the end. Fails when whoever was told the end has
-/// nothing to hand on.
+/// The receiver passes on its last batch at the end. Fails when a task that got the end is assumed
+/// to have nothing to pass on.
 fn what_a_receiver_hands_on_at_the_end_is_waited_for(shape: Shape) {
     for spawns in [true, false] {
         all_is_handled(shape, COUNT, async |handled| {
@@ -186,7 +187,7 @@ fn what_a_receiver_hands_on_at_the_end_is_waited_for(shape: Shape) {
     }
 }
 
-/// Fails when the end of a task hands nothing on to whoever awaits it.
+/// Fails when the end of a task passes no work to the task that awaits it.
 fn who_joins_receivers_is_waited_for(shape: Shape) {
     all_is_handled(shape, COUNT, async |handled| {
         let socket = Rc::new(socket_with(COUNT));
@@ -208,8 +209,8 @@ fn who_joins_receivers_is_waited_for(shape: Shape) {
     });
 }
 
-/// It selects between a socket and a queue. Fails when looking in vain for a datagram is being done
-/// with what the queue has brought.
+/// An actor selects between a socket and a queue. Fails when an unsuccessful look for a datagram
+/// counts as the end of the work that the queue brought.
 fn an_actor_that_looks_for_datagrams_as_well_is_waited_for(shape: Shape) {
     all_is_handled(shape, 1, async |handled| {
         let queue = Queue::new();
@@ -241,7 +242,8 @@ fn an_actor_that_looks_for_datagrams_as_well_is_waited_for(shape: Shape) {
     });
 }
 
-/// It connects first. Fails when only those are given work who waited for it.
+/// The worker connects first, and receives from its queue later. Fails when only tasks that waited
+/// for work are given it.
 fn a_worker_that_came_late_to_its_queue_is_waited_for(shape: Shape) {
     for wait in Wait::BOTH {
         all_is_handled(shape, 5, async |handled| {
@@ -264,8 +266,8 @@ fn a_worker_that_came_late_to_its_queue_is_waited_for(shape: Shape) {
     }
 }
 
-/// It waits for something that is no sleep, and never comes. Fails when the report is silent about
-/// it.
+/// The worker waits for something that is not a sleep and never comes. Fails when the report does
+/// not mention it.
 fn a_worker_that_looks_idle_is_counted(shape: Shape) {
     let report = exit_after(shape, async || {
         spawn_worker(Rc::new(socket_with(COUNT)), pending::<()>);

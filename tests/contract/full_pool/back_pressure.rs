@@ -1,5 +1,5 @@
-//! A full pool is back-pressure, not an error: datagrams wait in the kernel, nothing spins, sockets
-//! resume by themselves, and an unread socket stops no other.
+//! A full pool is back-pressure, not an error. Datagrams wait in the kernel, nothing spins, sockets
+//! resume by themselves, and an unread socket does not stop others.
 
 use std::collections::VecDeque;
 use std::io;
@@ -30,9 +30,10 @@ on_every_shape!(
 );
 
 const POOL: usize = 4;
-/// Small datagrams that a receive buffer of the default size holds; many times the pool.
+/// How many small datagrams fit into a receive buffer of the default size. This is many times the
+/// pool.
 const TOTAL: u64 = 200;
-/// The kernel gives one armed socket at most this many datagrams an enter.
+/// One enter delivers at most this many datagrams to one armed socket.
 const BURST: usize = 33;
 
 /// A socket of the runtime, and a plain one that is connected to it.
@@ -56,7 +57,7 @@ fn with_pool(shape: Shape, buffers: usize) -> Runtime {
     shape.builder().buffers(buffers).build().unwrap()
 }
 
-/// Sends on from `next` to `end`, as far as the queue has room.
+/// Sends the datagrams from `next` to `end`, as many as fit into the queue.
 fn send_numbered(sender: &Socket, next: &mut u64, end: u64) {
     while *next < end {
         match sender.send(&numbered(0, *next, 12)) {
@@ -71,7 +72,7 @@ async fn receive<A: Address>(socket: &DatagramSocket<A>) -> Datagram<A> {
     socket.recv().await.unwrap().expect("not drained")
 }
 
-/// A program that receives and keeps every datagram, from a sender that goes on to `TOTAL`.
+/// A program that receives and keeps every datagram of a sender that sends `TOTAL`.
 struct Hoarder<A> {
     socket: DatagramSocket<A>,
     sender: Socket,
@@ -90,7 +91,7 @@ impl<A: Address> Hoarder<A> {
         self.kept.push_back(datagram);
     }
 
-    /// Keeps what comes until, for a good many turns, nothing has come.
+    /// Keeps what comes until nothing has come for 20 turns.
     async fn keep_until_starved(&mut self) {
         let mut quiet_turns = 0;
         while quiet_turns < 20 {
@@ -102,7 +103,10 @@ impl<A: Address> Hoarder<A> {
                 quiet_turns = 0;
             }
         }
-        assert!(self.kept.len() >= POOL && self.ledger.received < self.sent, "it never starved");
+        assert!(
+            self.kept.len() >= POOL && self.ledger.received < self.sent,
+            "the socket never starved"
+        );
     }
 
     async fn keep_until_drained(&mut self) {
@@ -117,7 +121,7 @@ impl<A: Address> Hoarder<A> {
     }
 }
 
-/// Fails when a starved socket is armed again before a buffer has come back.
+/// Fails when a starved socket is armed again before a buffer is free.
 fn a_starved_socket_waits_without_spinning(shape: Shape) {
     fn scenario<A: Address>(shape: Shape, pair: fn() -> Pair<A>) {
         let runtime = with_pool(shape, POOL);
@@ -160,8 +164,8 @@ fn receiving_resumes_when_one_datagram_is_dropped(shape: Shape) {
     scenario(shape, udp);
 }
 
-/// Before it sleeps, a runtime arms a starved socket for any buffer that has come back. Fails when
-/// it waits for several, as a busy one does at first.
+/// Before it sleeps, a runtime arms a starved socket even for a single free buffer. Fails when it
+/// waits for several, as a busy runtime does at first.
 fn a_single_buffer_is_enough_before_sleeping(shape: Shape) {
     let runtime = with_pool(shape, 16 * POOL);
     run(&runtime, async {
@@ -179,7 +183,8 @@ fn a_single_buffer_is_enough_before_sleeping(shape: Shape) {
     });
 }
 
-/// A busy runtime waits for several buffers of a large pool, but not for ever. Fails when it does.
+/// A busy runtime waits for several buffers of a large pool, but not for ever. Fails when it waits
+/// for ever.
 fn a_single_buffer_is_enough_after_some_busy_turns(shape: Shape) {
     let runtime = with_pool(shape, 16 * POOL);
     run(&runtime, async {
@@ -191,7 +196,10 @@ fn a_single_buffer_is_enough_after_some_busy_turns(shape: Shape) {
         for _turn in 0..1_000 {
             yield_now().await;
         }
-        assert!(hoarder.socket.stats().received > hoarder.ledger.received, "it is deaf");
+        assert!(
+            hoarder.socket.stats().received > hoarder.ledger.received,
+            "the socket receives nothing"
+        );
     });
 }
 
@@ -212,12 +220,12 @@ fn a_buffer_that_comes_back_makes_no_other_socket_fail_again(shape: Shape) {
             other.ledger.enter(&datagram);
         }
         let failed: u64 = others.iter().map(|other| other.socket.stats().starved).sum();
-        assert!(failed <= 2, "{failed} receives failed for want of a buffer");
+        assert!(failed <= 2, "{failed} receives ran out of buffers");
     });
 }
 
-/// The kernel is given a few of the buffers at first. Fails when it runs out of them time and
-/// again, each time at the cost of a receive that fails, while there are others.
+/// At first the kernel gets only a few of the buffers. Fails when it runs out of them again and
+/// again although others are free. Each time costs a failed receive.
 #[test]
 fn a_pool_that_ran_out_gives_the_kernel_more() {
     const ROUNDS: u64 = 20;
@@ -243,7 +251,7 @@ fn a_pool_that_ran_out_gives_the_kernel_more() {
     });
 }
 
-/// Fails when the drain reads into the pool only.
+/// Fails when the drain reads only into the pool.
 fn the_drain_delivers_although_the_pool_is_empty(shape: Shape) {
     fn scenario<A: Address>(shape: Shape, pair: fn() -> Pair<A>) {
         let runtime = with_pool(shape, POOL);
@@ -273,14 +281,15 @@ fn shutdown_delivers_although_the_pool_is_empty(shape: Shape) {
             hoarder.sent
         });
         let report = runtime.shutdown(Drain::default());
-        let sent = keeping.now_or_never().expect("it saw the end").unwrap();
+        let sent = keeping.now_or_never().expect("the receiver got the end").unwrap();
         assert_eq!((report.stats.delivered, report.undelivered), (sent, 0), "{report}");
     }
     scenario(shape, unix);
     scenario(shape, udp);
 }
 
-/// Floods `unread` sockets that nobody reads, and counts what arrives at `read` others meanwhile.
+/// Floods `unread` sockets that nobody reads, and counts what arrives at `read` other sockets at
+/// the same time.
 fn others_receive_beside_unread<A: Address>(
     runtime: &Runtime,
     pair: fn() -> Pair<A>,
@@ -313,8 +322,8 @@ fn an_unread_socket_stops_no_other(shape: Shape) {
     others_receive_beside_unread(&shape.runtime(), udp, 1, 99);
 }
 
-/// Fails when the datagram that takes a socket over its share stays in the pool: a few unread
-/// sockets then hold all of a small pool for good.
+/// Fails when the datagram that takes a socket over its share stays in the pool, because a few
+/// unread sockets then hold all of a small pool for good.
 fn twenty_unread_sockets_stop_no_other(shape: Shape) {
     for buffers in [4, 16] {
         others_receive_beside_unread(&with_pool(shape, buffers), unix, 20, 1);
@@ -322,7 +331,7 @@ fn twenty_unread_sockets_stop_no_other(shape: Shape) {
     }
 }
 
-/// Fails when datagrams that left the pool do not count as held.
+/// Fails when datagrams outside the pool do not count as held.
 fn a_program_that_keeps_every_datagram_is_bounded_by_the_pool(shape: Shape) {
     const SOCKETS: usize = 4;
     for buffers in [POOL, 4 * POOL] {
@@ -332,7 +341,7 @@ fn a_program_that_keeps_every_datagram_is_bounded_by_the_pool(shape: Shape) {
             for hoarder in &mut hoarders {
                 send_numbered(&hoarder.sender, &mut hoarder.sent, TOTAL);
             }
-            // Nobody reads at first, so that some datagrams leave the pool.
+            // Nobody reads at first, so some datagrams leave the pool.
             sleep(Duration::from_millis(5)).await;
             while hoarders.iter().any(|hoarder| hoarder.ledger.received < TOTAL) {
                 for _turn in 0..20 {
@@ -344,7 +353,7 @@ fn a_program_that_keeps_every_datagram_is_bounded_by_the_pool(shape: Shape) {
                     yield_now().await;
                 }
                 let kept: usize = hoarders.iter().map(|hoarder| hoarder.kept.len()).sum();
-                assert!(kept > 0, "all sockets are deaf");
+                assert!(kept > 0, "no socket receives");
                 assert!(kept <= buffers + SOCKETS * BURST, "{kept} from {buffers} buffers");
                 hoarders.iter_mut().for_each(|hoarder| hoarder.kept.clear());
             }
@@ -353,7 +362,7 @@ fn a_program_that_keeps_every_datagram_is_bounded_by_the_pool(shape: Shape) {
     }
 }
 
-/// The three kinds of memory: a buffer of the pool, a copy out of it, a direct read of the drain.
+/// The three kinds of memory: a buffer of the pool, a copy of one, and a direct read of the drain.
 fn a_datagram_outlives_its_socket_and_its_runtime(shape: Shape) {
     let runtime = with_pool(shape, POOL);
     let (mut kept, peer) = run(&runtime, async {
@@ -369,6 +378,6 @@ fn a_datagram_outlives_its_socket_and_its_runtime(shape: Shape) {
         assert_eq!(datagram[..], numbered(0, number, 12)[..]);
         assert_eq!(datagram.peer(), peer);
     }
-    // In a runtime that is not its own.
+    // Dropped in a runtime that did not receive them.
     shape.runtime().block_on(async { drop(kept) });
 }

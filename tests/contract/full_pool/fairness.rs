@@ -1,4 +1,4 @@
-//! One socket that is never empty does not keep the others waiting.
+//! A socket that is never empty does not make the others wait.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,9 +12,9 @@ on_every_shape!(a_flooded_socket_delays_others_by_a_bounded_number_of_datagrams)
 const OTHERS: usize = 99;
 const ROUNDS: usize = 50;
 
-/// The bound of ARCHITECTURE.md, counted in datagrams and not in time: between the sending of a
-/// datagram and its reception, a flooded socket gets at most as many datagrams as the pool has
-/// buffers and the runtime sockets, and two enters' worth (66). Fails, on a tiny pool, when a
+/// The bound of ARCHITECTURE.md, counted in datagrams and not in time. It limits how many datagrams
+/// a flooded socket gets between the send and the receipt of another datagram: the buffers of the
+/// pool, the sockets of the runtime, and 66 more for two enters. Fails, on a tiny pool, when a
 /// receive that resumes does not join the end of those that wait for buffers.
 fn a_flooded_socket_delays_others_by_a_bounded_number_of_datagrams(shape: Shape) {
     let runtime = shape.runtime();
@@ -30,7 +30,7 @@ fn a_flooded_socket_delays_others_by_a_bounded_number_of_datagrams(shape: Shape)
             async move {
                 while flooded.recv().await.unwrap().is_some() {
                     count.set(count.get() + 1);
-                    // Never empty: what is taken is replaced at once.
+                    // Never empty, because what is taken is replaced at once.
                     while flood.send(b"flood").is_ok() {}
                 }
             }

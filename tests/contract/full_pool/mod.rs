@@ -1,4 +1,4 @@
-//! A full pool is back-pressure, not an error: datagrams wait in the socket, the socket resumes by
+//! A full pool is back-pressure, not an error. Datagrams wait in the socket, the socket resumes by
 //! itself, and one socket delays others by a bounded number of datagrams.
 
 mod back_pressure;

@@ -1,5 +1,5 @@
-//! Errors come once, in their place between the datagrams, and receiving goes on; what does not fit
-//! into a buffer is marked, with its true length.
+//! Each error comes once, in its place between the datagrams, and receiving goes on. A datagram
+//! that does not fit into a buffer is marked, with its true length.
 
 use std::io;
 use std::os::unix::net::UnixDatagram as PlainUnix;
@@ -88,7 +88,7 @@ fn the_drain_reports_truncation_with_the_true_length(shape: Shape) {
     });
 }
 
-/// A socket that is connected to a plain one, which can go away and come back.
+/// A socket that is connected to a plain one, which can be closed and opened again.
 struct Peers {
     socket: Rc<UdpSocket>,
     peer: Option<std::net::UdpSocket>,
@@ -103,19 +103,20 @@ impl Peers {
     }
 
     fn peer_sends(&self, payload: &[u8]) {
-        let peer = self.peer.as_ref().expect("it is there");
+        let peer = self.peer.as_ref().expect("the peer is open");
         peer.send_to(payload, self.socket.local_addr().unwrap()).unwrap();
     }
 
-    /// The answer to a datagram sent meanwhile is ICMP "port unreachable".
+    /// Closes the peer, runs `then`, and opens it again. Datagrams of `then` are answered by ICMP
+    /// "port unreachable".
     fn while_peer_is_gone(&mut self, then: impl FnOnce(&UdpSocket)) {
-        let address = self.peer.take().expect("it is there").local_addr().unwrap();
+        let address = self.peer.take().expect("the peer is open").local_addr().unwrap();
         then(&self.socket);
         self.peer = Some(std::net::UdpSocket::bind(address).unwrap());
     }
 }
 
-/// One of the ways to send, or to ask for the error; the error, if there was one.
+/// Sends in one of several ways, or takes the error. Returns the error, if there was one.
 async fn sent_somehow(socket: &UdpSocket, how: usize) -> Option<io::Error> {
     match how {
         0 => socket.try_send(b"?").err(),
@@ -131,8 +132,8 @@ async fn sent_somehow(socket: &UdpSocket, how: usize) -> Option<io::Error> {
     }
 }
 
-/// Nobody has ever received from the socket, or whoever did has ended. Fails when the error is kept
-/// for a receiver.
+/// Nobody has ever received from the socket, or the receiver has ended. Fails when the error is
+/// kept for a receiver.
 fn a_socket_that_only_sends_learns_that_nobody_is_there(shape: Shape) {
     shape.run(async {
         for had_receiver in [false, true] {
@@ -150,9 +151,9 @@ fn a_socket_that_only_sends_learns_that_nobody_is_there(shape: Shape) {
                 for _turn in 0..10 {
                     yield_now().await;
                 }
-                let error = sent_somehow(&peers.socket, how).await.expect("nobody was there");
+                let error = sent_somehow(&peers.socket, how).await.expect("the port is closed");
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{how}");
-                // Told once.
+                // Reported once.
                 assert!(sent_somehow(&peers.socket, how).await.is_none(), "{how}");
             }
             assert_eq!(peers.socket.stats().errors, 5);
@@ -160,12 +161,12 @@ fn a_socket_that_only_sends_learns_that_nobody_is_there(shape: Shape) {
     });
 }
 
-/// The receiver is busy. Fails when a sender takes its error, which then does not come in its
+/// The receiver is busy. Fails when a sender takes the error, because it then does not come in its
 /// place.
 fn an_error_waits_for_the_receiver_that_there_is(shape: Shape) {
     shape.run(async {
         let mut peers = Peers::new();
-        assert!(peers.socket.try_recv().is_err(), "this task receives");
+        assert!(peers.socket.try_recv().is_err(), "nothing is queued, and this task receives");
         peers.while_peer_is_gone(|socket| assert_eq!(socket.try_send(b"?").unwrap(), 1));
         for _turn in 0..10 {
             yield_now().await;
@@ -194,7 +195,7 @@ fn a_refused_send_surfaces_once_and_receiving_goes_on(shape: Shape) {
     });
 }
 
-/// Fails when an error ends the drain's reading.
+/// Fails when the drain stops reading at an error.
 fn a_refused_send_is_not_the_end_of_a_drain(shape: Shape) {
     shape.run(async {
         for turns in 0..4 {
@@ -228,7 +229,7 @@ fn a_refused_send_is_not_the_end_of_a_drain(shape: Shape) {
     });
 }
 
-/// Fails when epoll is not told that a socket has gone whose receive had ended before.
+/// Fails when epoll is not told about the close of a socket whose receive had ended before.
 fn a_socket_with_the_number_of_one_that_failed_is_heard(shape: Shape) {
     let number = Number::reserve();
     let connected_to = |peer: &std::net::UdpSocket| {
@@ -247,12 +248,12 @@ fn a_socket_with_the_number_of_one_that_failed_is_heard(shape: Shape) {
         drop(failed);
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let socket = connected_to(&peer);
-        turns(10).await; // It has been found empty.
+        turns(10).await; // By then the driver has found it empty.
         peer.send(b"heard").unwrap();
         for _ in 0..100 {
             turns(10).await;
         }
-        assert_eq!(socket.stats().received, 1, "it is deaf");
+        assert_eq!(socket.stats().received, 1, "the socket receives");
         assert_eq!(socket.recv().await.unwrap().unwrap()[..], *b"heard");
     });
 }
@@ -312,7 +313,7 @@ fn an_unnamed_unconnected_socket_waits_until_it_is_drained(shape: Shape) {
     });
 }
 
-/// Fails when addresses are cut by the bytes that the reservation lacks.
+/// Fails when addresses are cut because the reservation is too small.
 fn the_longest_addresses_arrive_whole(shape: Shape) {
     shape.run(async {
         let name = unique_name("receiver");
@@ -332,8 +333,8 @@ fn the_longest_addresses_arrive_whole(shape: Shape) {
     });
 }
 
-/// Fails when the reported length of an address is not clamped: an empty datagram that the drain
-/// read ends where its address does.
+/// Fails when the reported length of an address is not clamped, because an empty datagram that the
+/// drain read ends where its address does.
 fn a_path_without_a_final_nul_harms_nothing(shape: Shape) {
     shape.run(async {
         let name = unique_name("receiver");
@@ -349,7 +350,7 @@ fn a_path_without_a_final_nul_harms_nothing(shape: Shape) {
             for payload in [b"" as &[u8], b"one", b""] {
                 let datagram = socket.recv().await.unwrap().unwrap();
                 assert_eq!(datagram[..], *payload);
-                // std's address cannot be made of such a path, so none is better than a wrong one.
+                // std cannot represent such a path. No address is better than a wrong one.
                 assert!(datagram.peer().is_unnamed());
             }
         };

@@ -1,4 +1,4 @@
-//! What comes after the seal is refused, and what is thrown away with a socket is counted.
+//! What comes after the seal is refused, and what is discarded with a socket is counted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ on_every_shape!(
     the_report_accounts_for_every_datagram,
 );
 
-/// Fails when Unix sockets are not sealed: the sends then succeed.
+/// Fails when Unix sockets are not sealed, because the sends then succeed.
 fn peers_of_a_sealed_unix_socket_get_broken_pipe(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -27,14 +27,14 @@ fn peers_of_a_sealed_unix_socket_get_broken_pipe(shape: Shape) {
         sealed.drain().unwrap();
         assert_eq!(peer.try_send(b"after").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(peer.send(b"after").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-        assert_eq!(&sealed.try_recv().unwrap().expect("it was queued")[..], b"before");
+        assert_eq!(&sealed.try_recv().unwrap().expect("the datagram was queued")[..], b"before");
         assert!(sealed.try_recv().unwrap().is_none());
         sealed.send(b"a sealed socket can send").await.unwrap();
         assert!(peer.recv().await.unwrap().is_some(), "{}", shape.name);
     });
 }
 
-/// Fails when UDP sockets are not sealed: the datagrams are then queued, and nothing is refused.
+/// Fails when UDP sockets are not sealed, because the datagrams are then queued and not refused.
 fn datagrams_for_a_sealed_udp_socket_are_counted_as_refused(shape: Shape) {
     const REFUSED: u64 = 7;
     let runtime = shape.runtime();
@@ -52,7 +52,8 @@ fn datagrams_for_a_sealed_udp_socket_are_counted_as_refused(shape: Shape) {
     assert_eq!(report.stats.refused, REFUSED, "{report}");
 }
 
-/// What had left the kernel is counted; of what had not it is said that there was some.
+/// The datagrams that were taken from the kernel are counted. For the rest, the report says only
+/// that there were some.
 fn what_is_thrown_away_with_a_dropped_socket_is_told(shape: Shape) {
     for turns in 0..4 {
         let runtime = shape.runtime();
@@ -75,7 +76,8 @@ fn what_is_thrown_away_with_a_dropped_socket_is_told(shape: Shape) {
     }
 }
 
-/// Delivered, thrown away with its socket, handed over with its socket, or left at the deadline.
+/// Every datagram is delivered, discarded with its socket, handed over with its socket, or left at
+/// the deadline.
 fn the_report_accounts_for_every_datagram(shape: Shape) {
     let runtime = shape.runtime();
     let (delivered, handed_over) = runtime.block_on(async {

@@ -1,5 +1,5 @@
-//! Sockets that the kernel refuses to seal, because their filter is locked: what is queued at the
-//! drain is delivered; of what comes later it is said that there was some.
+//! Sockets that the kernel refuses to seal, because their filter is locked. What is queued at the
+//! drain is delivered. For what comes later, the report says that there was some.
 
 use std::io;
 use std::net::UdpSocket as Plain;
@@ -45,7 +45,7 @@ impl Pair {
     }
 
     fn drain(&self) {
-        let error = self.receiver.drain().expect_err("it cannot be sealed");
+        let error = self.receiver.drain().expect_err("the socket cannot be sealed");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
     }
 
@@ -72,7 +72,7 @@ fn what_is_queued_at_the_drain_is_delivered_without_a_seal(shape: Shape) {
     });
 }
 
-/// Fails when the end of a queue without a seal is taken for the end of all.
+/// Fails when the end of a queue without a seal counts as the final end.
 fn what_comes_after_the_end_is_read_by_the_next_drain(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -100,11 +100,11 @@ fn what_comes_after_the_end_is_told_when_the_socket_is_dropped(shape: Shape) {
     assert_eq!((report.stats.received, report.stats.abandoned), (0, 1), "{report}");
 }
 
-/// Fails when nobody looks into the queue at the end, or the report is written before.
+/// Fails when the queue is not checked at the end, or when the report is made before that check.
 fn what_comes_after_the_end_is_told_when_the_runtime_ends(shape: Shape) {
     let runtime = shape.runtime();
     let mut pair = runtime.block_on(async { Pair::new() });
-    // The task is dropped when the drain is over, and sends once more.
+    // The task is dropped after the drain, and its destructor sends once more.
     struct SendWhenDropped(Plain);
     impl Drop for SendWhenDropped {
         fn drop(&mut self) {
@@ -129,7 +129,8 @@ fn what_comes_after_the_end_is_told_when_the_runtime_ends(shape: Shape) {
     assert_eq!((report.stats.delivered, report.stats.abandoned), (1, 1), "{report}");
 }
 
-/// Nobody asks for what the second drain reads. Fails when it is waited for to the deadline.
+/// Nobody receives what the second drain reads. Fails when the exit waits for a receiver until the
+/// deadline.
 fn receivers_that_were_told_the_end_are_not_waited_for(shape: Shape) {
     let runtime = shape.runtime();
     let pair = runtime.block_on(async {
@@ -145,8 +146,8 @@ fn receivers_that_were_told_the_end_are_not_waited_for(shape: Shape) {
     drop(pair);
 }
 
-/// The kernel does not return it, so that nothing could put it back. Fails when the seal takes its
-/// place.
+/// The kernel does not return a BPF program, so it could not be attached again. Fails when the seal
+/// replaces it.
 fn a_bpf_program_is_never_replaced(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -154,13 +155,13 @@ fn a_bpf_program_is_never_replaced(shape: Shape) {
         let sender = Plain::bind("127.0.0.1:0").unwrap();
         sender.connect(receiver.local_addr().unwrap()).unwrap();
         if let Err(error) = attach_program_that_empties(&receiver) {
-            return println!("skipped: a BPF program: {error}");
+            return println!("skipped: no BPF program: {error}");
         }
         let receiver = UdpSocket::from_std(receiver).unwrap();
         sender.send(b"queued").unwrap();
-        let error = receiver.drain().expect_err("it cannot be sealed");
+        let error = receiver.drain().expect_err("the socket cannot be sealed");
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
-        assert_eq!(receiver.recv().await.unwrap().expect("it was queued").len(), 0);
+        assert_eq!(receiver.recv().await.unwrap().expect("the datagram was queued").len(), 0);
         assert!(receiver.recv().await.unwrap().is_none());
         let (plain, _) = receiver.into_std().unwrap();
         sender.send(b"afterwards").unwrap();

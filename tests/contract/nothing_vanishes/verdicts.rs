@@ -1,4 +1,4 @@
-//! What a report and `run` say over datagrams that nobody received.
+//! What a report and `run` say about datagrams that nobody received.
 
 use std::error::Error;
 use std::io;
@@ -34,9 +34,9 @@ fn long_queue() -> UdpSocket {
     socket
 }
 
-/// The form in which servers are written for tokio: the loop ends, and then the same task drains. A
-/// tick is pending all the time. Fails when the task waits for itself until the deadline, or when
-/// the report calls it complete.
+/// The usual form of servers for tokio: the loop ends, and then the same task drains. A tick is
+/// always pending. Fails when the task waits for itself until the deadline, or when the outcome is
+/// `Complete`.
 fn a_task_that_drains_and_is_itself_the_receiver_is_told_so(shape: Shape) {
     let runtime = shape.runtime();
     let report = runtime.block_on(async {
@@ -46,7 +46,7 @@ fn a_task_that_drains_and_is_itself_the_receiver_is_told_so(shape: Shape) {
         for _ in 0..3 {
             match select(pin!(socket.recv()), pin!(sleep(Duration::from_secs(3_600)))).await {
                 Either::Left((datagram, _)) => drop(datagram.unwrap().expect("not drained")),
-                Either::Right(_) => unreachable!("an hour has passed"),
+                Either::Right(_) => unreachable!("the sleep takes an hour"),
             }
         }
         let report = drain_with(patient()).await;
@@ -55,7 +55,7 @@ fn a_task_that_drains_and_is_itself_the_receiver_is_told_so(shape: Shape) {
     });
     assert_eq!(report.outcome, DrainOutcome::WaitsForItself, "{}: {report}", shape.name);
     assert!(report.undelivered > 0, "{report}");
-    // The socket went with the future, and what was in it.
+    // The socket was dropped with the future, and the datagrams with the socket.
     let report = runtime.shutdown(patient());
     assert_eq!(report.outcome, DrainOutcome::Discarded, "{report}");
     let dropped = report.stats.dropped_by_kernel;
@@ -77,7 +77,7 @@ fn a_task_that_receives_beside_its_drain_is_served(shape: Shape) {
     });
 }
 
-/// Fails when `Complete` is said over what was thrown away.
+/// Fails when the outcome is `Complete` although datagrams were discarded.
 fn a_socket_that_is_dropped_with_datagrams_is_no_complete_drain(shape: Shape) {
     for seen in [false, true] {
         let runtime = shape.runtime();
@@ -115,7 +115,7 @@ fn a_blocking_call_that_never_returns_is_an_error(shape: Shape) {
     drop(returns);
 }
 
-/// Fails when what the kernel still has is not counted.
+/// Fails when datagrams that are still in the kernel are not counted.
 fn what_is_left_in_a_long_queue_is_counted(shape: Shape) {
     let runtime = shape.runtime();
     let kept = runtime.block_on(async { long_queue() });
@@ -126,8 +126,8 @@ fn what_is_left_in_a_long_queue_is_counted(shape: Shape) {
     assert_eq!(kept.stats().discarded, report.undelivered, "{report}");
 }
 
-/// The receiver takes what was read of the queue, and ends. Fails when nobody looks into the
-/// kernel's queue before the drain is over.
+/// The receiver takes the datagrams that were read, and ends. Fails when the kernel's queue is not
+/// checked before the drain ends.
 fn what_only_the_kernel_has_is_not_forgotten_with_its_receiver(shape: Shape) {
     let runtime = shape.runtime();
     let kept = runtime.block_on(async {
@@ -147,8 +147,8 @@ fn what_only_the_kernel_has_is_not_forgotten_with_its_receiver(shape: Shape) {
     drop(kept);
 }
 
-/// The receiver takes what was read of the queue, and ends. Nothing is thrown away, which would be
-/// counted. Fails when nobody looks into the kernel's queue before the drain is over.
+/// The receiver takes the datagrams that were read, and ends. Nothing is discarded, which would be
+/// counted. Fails when the kernel's queue is not checked before the drain ends.
 fn what_only_the_kernel_has_is_not_forgotten_where_the_program_goes_on(shape: Shape) {
     shape.runtime().block_on(async {
         let socket = Rc::new(long_queue());
@@ -164,9 +164,9 @@ fn what_only_the_kernel_has_is_not_forgotten_where_the_program_goes_on(shape: Sh
     });
 }
 
-/// The error of `run`, and the report in it.
+/// The kind of the error of `run`, and the report in it.
 fn error_of(result: io::Result<()>) -> (io::ErrorKind, DrainError) {
-    let error = result.expect_err("something was lost");
+    let error = result.expect_err("a datagram was lost");
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<DrainError>());
     let drained = inner.unwrap_or_else(|| panic!("{error}")).clone();
     assert!(drained.source().is_none() && !drained.to_string().is_empty());
@@ -213,7 +213,7 @@ fn run_is_fine_over_datagrams_that_nobody_asked_for() {
     drop(kept);
 }
 
-/// The error of the program itself comes first.
+/// The error of the program itself has precedence.
 #[test]
 fn run_returns_the_error_of_its_future() {
     let result: io::Result<()> = run(async {

@@ -1,7 +1,7 @@
 //! Backlogs, queues and pools of random sizes.
 //!
-//! [`shutdown_delivers_every_backlog`] has 200 seeds of 64 sockets: in one seed of 5 with up to
-//! 1 000 datagrams on each, in the others with up to 50.
+//! [`shutdown_delivers_every_backlog`] has 200 seeds of 64 sockets. Every fifth seed has up to 1
+//! 000 datagrams on each socket, the others have up to 50.
 
 use std::net::SocketAddr;
 
@@ -42,7 +42,7 @@ fn shutdown_delivers_every_backlog() {
                 .collect()
         });
         runtime.block_on(async {
-            // A part may be in the inboxes already, or be delivered, when the rest arrives.
+            // Some datagrams may be in the inboxes already, or delivered, when the rest arrives.
             for _ in 0..random.usize(1..=3) {
                 for backlog in &mut backlogs {
                     backlog.grow(random.usize(0..=most / 3));
@@ -66,7 +66,7 @@ fn shutdown_delivers_every_backlog() {
 }
 
 /// Fails when a receive is not armed again after an empty datagram, which ends it in the kernel, or
-/// after a full completion queue: the socket is then deaf.
+/// after a full completion queue, because the socket then receives nothing.
 fn a_socket_goes_on_receiving_after_every_end_of_its_receive(shape: Shape) {
     fn check<T: Transport>(shape: Shape) {
         shape.runtime().block_on(async {
@@ -84,8 +84,10 @@ fn a_socket_goes_on_receiving_after_every_end_of_its_receive(shape: Shape) {
                             ledger.enter(&datagram);
                             kept.push(datagram);
                         }
-                        None if kept.is_empty() => panic!("deaf: {:?}", queue.receiver.stats()),
-                        // The pool is empty: the buffers go back.
+                        None if kept.is_empty() => {
+                            panic!("it receives nothing: {:?}", queue.receiver.stats())
+                        }
+                        // The pool is empty, so the buffers are returned.
                         None => kept.clear(),
                     }
                 }

@@ -1,5 +1,5 @@
-//! Every datagram that the kernel has put on the queue of an open socket before the seal is handed
-//! to a receiver exactly once, per socket in queue order.
+//! Every datagram that the kernel has queued on an open socket before the seal is delivered to a
+//! receiver exactly once, in the order of the socket's queue.
 
 mod backlogs;
 mod writer_and_counter;

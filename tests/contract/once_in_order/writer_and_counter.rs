@@ -1,9 +1,10 @@
-//! The program that started it all, `examples/packet_counter.rs`, from every kind of sender: the
-//! runtime is shut down the moment that the writer is done, and nothing is lost.
+//! `examples/packet_counter.rs` with every kind of sender. The runtime is shut down as soon as the
+//! writer has ended, and nothing is lost.
 //!
-//! What runs: 1 000 datagrams of every size on every shape; 100 000 of every size on the default
-//! ring and on epoll. UDP holds no sender back, so a writer outside of the runtime waits for an
-//! answer after every window of datagrams that the receive buffer holds; the kernel must drop none.
+//! On every shape, 1 000 datagrams of every size are sent, on the default ring and on epoll 100
+//! 000. UDP does not hold a sender back. So a writer outside of the runtime waits for an answer
+//! after every window of datagrams. A window fits into the receive buffer, so the kernel drops
+//! nothing.
 
 use std::cell::RefCell;
 use std::io;
@@ -117,17 +118,17 @@ fn nothing_is_lost<T: Written>(shape: Shape, sender: Sender, load: Load) {
     let run = format!("{}, {sender:?}, {load:?}: {tally:?}; {report}", shape.name);
     assert_eq!(tally.received + dropped, load.messages, "{run}");
     assert!(tally.ledger.holes <= dropped, "{run}");
-    // A task sends more in one poll than a pool of four can take in.
+    // A task sends more in one poll than fits into a pool of four.
     let outruns_the_pool = sender.shares_the_thread() && shape.name == Shape::TINY.name;
     assert!(T::MAY_DROP && outruns_the_pool || dropped == 0, "{run}");
-    assert!(tally.has_ended, "the counter was not told that it has everything; {run}");
+    assert!(tally.has_ended, "the counter did not get the end; {run}");
     assert_balanced(&report);
     assert_eq!((report.outcome, report.undelivered), (DrainOutcome::Complete, 0), "{run}");
 }
 
-/// So that the zeros above mean something.
+/// Shows that the tests above can find a loss.
 ///
-/// The writer fills the queue without letting the counter run once, and the program ends.
+/// The writer fills the queue before the counter runs, and the program ends.
 fn stop_loses_what_was_queued_and_says_how_much(shape: Shape) {
     fn lost<T: Written>(shape: Shape) {
         const QUEUED: u64 = 100;
@@ -150,7 +151,7 @@ fn stop_loses_what_was_queued_and_says_how_much(shape: Shape) {
     lost::<SocketAddr>(shape);
 }
 
-/// Not a test by itself: what [`Sender::AnotherProcess`] starts, with its socket as standard input.
+/// Not a test. [`Sender::AnotherProcess`] starts it with a socket as standard input.
 #[test]
 #[ignore = "the writer process of the other tests"]
 fn writer_process() {
@@ -162,10 +163,10 @@ fn writer_process() {
     write_by_hand(&socket, load, if is_unix { None } else { Some(load.window()) });
 }
 
-/// The variable that tells a writer process its load.
+/// The environment variable with the load of a writer process.
 const WRITER_PROCESS: &str = "EBBTIDE_TEST_WRITER_PROCESS";
 
-/// Where the writer runs, seen from the counter.
+/// Where the writer runs, relative to the counter.
 #[derive(Clone, Copy, Debug)]
 enum Sender {
     SameTask,
@@ -188,18 +189,18 @@ struct Load {
 }
 
 impl Load {
-    /// How many of its datagrams a receive buffer of the default size holds.
+    /// How many of its datagrams fit into a receive buffer of the default size.
     fn window(self) -> u64 {
         (100_000 / (1_000 + 5 * self.size as u64)).max(1)
     }
 
-    /// Whether the writer waits for an answer after so many datagrams. Not after the last: then it
-    /// is gone.
+    /// Whether the writer waits for an answer after this many datagrams. It does not after the
+    /// last, when it ends.
     fn waits_after(self, datagrams: u64, window: Option<u64>) -> bool {
         datagrams < self.messages && window.is_some_and(|window| datagrams.is_multiple_of(window))
     }
 
-    /// Each of its payloads, numbered where they are long enough for it.
+    /// Its payloads, with numbers if they are long enough.
     fn payloads(self) -> impl Iterator<Item = Vec<u8>> {
         (0..self.messages).map(move |number| match self.size {
             0..12 => vec![0; self.size],
@@ -212,12 +213,12 @@ impl Load {
 struct Tally {
     received: u64,
     ledger: Ledger,
-    /// True exactly when the counter was handed `None`.
+    /// True exactly when the counter got `None`.
     has_ended: bool,
 }
 
 impl Tally {
-    /// Enters a datagram; gives how many there were.
+    /// Records a datagram. Returns how many there were.
     fn enter(&mut self, datagram: &[u8], size: usize) -> u64 {
         assert_eq!(datagram.len(), size);
         self.received += 1;
@@ -228,7 +229,7 @@ impl Tally {
     }
 }
 
-/// Runs until the writer is done, and not a turn longer.
+/// Runs until the writer has ended, and not a turn longer.
 fn write_and_count<T: Written>(
     runtime: &Runtime,
     sender: Sender,
@@ -241,7 +242,7 @@ fn write_and_count<T: Written>(
         let counting = count::<T>(T::open(counter), Rc::clone(&tally), load, window);
         match sender {
             Sender::SameTask => {
-                // The writer first: each poll of it sends all that its budget allows.
+                // The writer is polled first. Each poll sends all that its budget allows.
                 let writing = Box::pin(write::<T>(T::open(writer), load));
                 match select(writing, Box::pin(counting)).await {
                     Either::Left((_done, counting)) => drop(ebbtide::spawn(counting)),
@@ -266,7 +267,7 @@ fn write_and_count<T: Written>(
     tally
 }
 
-/// Counts to the end; answers after every window of datagrams, if the writer waits for that.
+/// Counts to the end. Answers after every window of datagrams, if the writer waits for it.
 async fn count<T: Written>(
     socket: DatagramSocket<T>,
     tally: Rc<RefCell<Tally>>,
@@ -290,7 +291,7 @@ async fn write<T: Written>(socket: DatagramSocket<T>, load: Load) {
     }
 }
 
-/// With a plain blocking socket, as a program without a runtime does.
+/// Writes with a plain blocking socket, like a program without a runtime.
 fn write_by_hand(socket: &Socket, load: Load, window: Option<u64>) {
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     for (number, payload) in (1..).zip(load.payloads()) {
@@ -315,7 +316,7 @@ fn write_in_a_process(socket: Socket, load: Load) {
 trait Written: Transport {
     type Socket: From<DatagramSocket<Self>> + std::ops::Deref<Target = DatagramSocket<Self>>;
 
-    /// The writer's socket and the counter's, connected to each other.
+    /// The connected sockets of the writer and of the counter.
     fn connected_pair() -> (Socket, Socket);
 
     async fn send(socket: &Self::Socket, payload: &[u8]) -> io::Result<()>;
@@ -328,7 +329,7 @@ impl Written for UnixAddr {
         Socket::pair(Domain::UNIX, Type::DGRAM, None).unwrap()
     }
 
-    /// Until the queue is full; then waits for room.
+    /// Sends until the queue is full, then waits for space.
     async fn send(socket: &Self::Socket, payload: &[u8]) -> io::Result<()> {
         loop {
             match socket.try_send(payload) {

@@ -1,4 +1,4 @@
-//! A datagram without a payload is a datagram: it is delivered like any other, with its address.
+//! An empty datagram is delivered like any other, with its address.
 
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixAddr, UnixDatagram};
 use ebbtide_testkit::{Shape, on_every_shape, unique_name};
@@ -12,7 +12,8 @@ on_every_shape!(
 );
 
 const COUNT: usize = 10_000;
-/// What every queue holds: a Unix one of the smallest usual length, a receive buffer, both.
+/// How many datagrams fit into every queue: a Unix queue of the smallest usual length, and a
+/// receive buffer.
 const BATCH: usize = 8;
 
 /// Runs an async scenario on each kind of pair.
@@ -29,14 +30,14 @@ macro_rules! on_every_kind {
     };
 }
 
-/// A socket under test, and a plain one that sends to it.
+/// The socket under test, and a plain one that sends to it.
 struct Pair<A> {
     kind: &'static str,
     receiver: DatagramSocket<A>,
     sender: Socket,
-    /// `None`: the sender is connected.
+    /// `None` if the sender is connected.
     to: Option<SockAddr>,
-    /// What `peer` must say.
+    /// The expected result of `peer`.
     from: A,
 }
 
@@ -84,7 +85,7 @@ fn unix() -> [Pair<UnixAddr>; 3] {
     [unnamed, named, pair]
 }
 
-/// An address in a form that can be compared: those of Unix sockets cannot.
+/// An address in comparable form. Unix addresses cannot be compared.
 fn shown(address: &impl std::fmt::Debug) -> String {
     format!("{address:?}")
 }
@@ -107,7 +108,7 @@ fn ten_thousand_empty_datagrams_arrive_with_their_address(shape: Shape) {
     on_every_kind!(shape, scenario);
 }
 
-/// Payloads of which about half are empty.
+/// Payloads, of which about half are empty.
 fn payloads(random: &mut fastrand::Rng) -> Vec<Vec<u8>> {
     let len = |random: &mut fastrand::Rng| random.usize(0..=1) * random.usize(0..=1_400);
     (0..BATCH).map(|number| vec![number as u8; len(random)]).collect()
@@ -128,7 +129,7 @@ fn empty_datagrams_keep_their_place_among_others(shape: Shape) {
     on_every_kind!(shape, scenario);
 }
 
-/// Fails when an empty datagram ends the drain's reading.
+/// Fails when the drain stops reading at an empty datagram.
 fn the_drain_reads_on_after_an_empty_datagram(shape: Shape) {
     async fn scenario<A: Address + std::fmt::Debug>(pair: &Pair<A>) {
         let payloads: Vec<_> = [b"" as &[u8], b"1", b"", b"", b"4", b"5", b"", b""].into();

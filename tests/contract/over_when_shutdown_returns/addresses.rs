@@ -1,4 +1,4 @@
-//! The addresses are free to bind again.
+//! The addresses can be bound again.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,7 +13,7 @@ on_every_shape!(
     an_address_can_be_bound_again_after_its_socket_was_dropped,
 );
 
-/// Fails when `shutdown` returns while a receive still holds its socket: when neither the drain,
+/// Fails when `shutdown` returns while a receive still holds its socket, because neither the drain,
 /// nor dropping the socket, nor the end of the runtime cancels it.
 fn an_address_can_be_bound_again_after_a_shutdown(shape: Shape) {
     let name = unique_name("again");
@@ -29,7 +29,7 @@ fn an_address_can_be_bound_again_after_a_shutdown(shape: Shape) {
             assert_eq!(&udp.recv().await.unwrap().expect("not drained")[..], b"udp");
             UnixDatagram::unbound().unwrap().send_to_addr(b"unix", &name).await.unwrap();
             assert_eq!(&unix.recv().await.unwrap().expect("not drained")[..], b"unix");
-            // They are still open, and their receives in flight, when the runtime ends.
+            // They are still open, with their receives in flight, when the runtime ends.
             ebbtide::spawn(async move {
                 let _open = (udp, unix);
                 std::future::pending::<()>().await;
@@ -51,14 +51,14 @@ fn an_address_can_be_bound_again_after_its_socket_was_dropped(shape: Shape) {
                 UnixDatagram::bind_addr(&name).unwrap_or_else(|error| panic!("{round}: {error}"));
             address = udp.local_addr().unwrap();
             if round % 2 == 0 {
-                yield_now().await; // So that the receives are in flight.
+                yield_now().await; // From here on the receives are in flight.
             }
             drop((udp, unix));
         }
     });
 }
 
-/// On a host of its own within the loopback net, so that no other test can be given its port.
+/// An address on a separate loopback host, so that no other test can get its port.
 fn lonely_address() -> SocketAddr {
     static HOSTS: AtomicU8 = AtomicU8::new(2);
     let [high, low] = (std::process::id() as u16).to_be_bytes();

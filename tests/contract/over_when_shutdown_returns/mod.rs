@@ -1,5 +1,5 @@
-//! When `shutdown` returns, it is over: no operation is in flight, the kernel writes no memory any
-//! more, and the addresses are free.
+//! When `shutdown` returns, it is over: no operation is in flight, the kernel writes to no memory
+//! of the runtime, and the addresses are free.
 
 mod addresses;
 mod lifetimes;

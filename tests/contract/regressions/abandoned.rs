@@ -1,7 +1,7 @@
-//! Datagrams thrown away with a socket, which nobody counted.
+//! Datagrams that were discarded with a socket were not counted.
 //!
-//! Cause: whether any were left was asked once, by a peek, and a pending error of the socket (the
-//! answer of a closed port) was taken for "none". Found by the model of the kernel.
+//! Cause: one peek checked whether datagrams were left. A pending error of the socket (the answer
+//! of a closed port) counted as "none". Found by the model of the kernel.
 
 use ebbtide::Drain;
 use ebbtide::net::UdpSocket;
@@ -17,7 +17,8 @@ fn a_pending_error_does_not_hide_what_a_dropped_socket_leaves(shape: Shape) {
         let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.send_to(b"kept", address).unwrap();
         let kept = socket.recv().await.unwrap().unwrap();
-        // The only buffer is in use: what comes now stays in the kernel, as does the error.
+        // The only buffer is in use, so the next datagram stays in the kernel, and so does the
+        // error.
         peer.send_to(b"left", address).unwrap();
         let closed = peer.local_addr().unwrap();
         drop(peer);

@@ -1,10 +1,10 @@
-//! Control messages that find no room.
+//! Control messages that do not fit.
 //!
-//! Cause: the kernel cuts control messages off (`MSG_CTRUNC`) where a socket reserves no room for
-//! them. A datagram was taken for truncated then, although its payload was whole: any peer of a
-//! Unix socket could bring that about, by sending a descriptor along. And where an option was set
-//! through the descriptor of a UDP socket, as `as_fd` invites to, what it brings took the room of
-//! the length of a train's datagrams, which were handed out as one.
+//! Cause: the kernel cuts off control messages (`MSG_CTRUNC`) if a socket reserves no space for
+//! them. Such a datagram was reported as truncated, although its payload was whole. Any peer of a
+//! Unix socket could cause that, by sending a descriptor with a datagram. Also, if an option was
+//! set through the descriptor of a UDP socket, which `as_fd` allows, its control message took the
+//! space of the segment size of a train. The train was then handed out as one datagram.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -38,7 +38,7 @@ fn send_train(to: SocketAddr) {
     send_with(&sender.into(), &[7; 100], segment, &10u16.to_ne_bytes()).unwrap();
 }
 
-/// Fails when a socket reserves room for the length of a train's datagrams only.
+/// Fails when a socket reserves space only for the segment size of a train.
 #[test]
 fn options_that_are_set_through_the_descriptor_do_not_join_a_train() {
     for shape in Shape::ALL {

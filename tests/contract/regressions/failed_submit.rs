@@ -1,9 +1,9 @@
-//! A failed submit keeps what was queued.
+//! A failed submit keeps the queued entries.
 //!
-//! Cause: `io_uring_enter` failed with `EAGAIN`, and the runtime took its requests for rejected and
-//! freed what they named. But the entries stay in the submission queue: an entry counts as in
-//! flight from its push, whatever enter returns, and the next enter that succeeds carries it out.
-//! Open in a well-known runtime.
+//! Cause: `io_uring_enter` failed with `EAGAIN`. The runtime assumed that its requests were
+//! rejected, and freed what they named. But the entries stay in the submission queue. An entry
+//! counts as in flight from its push, whatever enter returns, and the next successful enter
+//! executes it. A well-known runtime has this bug.
 
 use std::os::unix::net;
 
@@ -13,16 +13,16 @@ use ebbtide_testkit::seccomp::with_refused_if;
 use ebbtide_testkit::{Shape, numbered};
 use futures_util::FutureExt;
 
-/// Position of `to_submit` among the arguments of io_uring_enter(2).
+/// The position of `to_submit` among the arguments of io_uring_enter(2).
 const TO_SUBMIT: u8 = 1;
 
-/// So many sends are queued when the enter fails; from twice as many on it succeeds.
+/// The number of sends that are queued when the enter fails. From twice as many on, it succeeds.
 const SENDS: usize = 8;
 
-/// Long enough for an allocation of its own.
+/// Long enough for a separate allocation.
 const LEN: usize = 4096;
 
-/// A socket whose sends wait, and the other end.
+/// A socket whose sends wait, and its peer.
 fn full_socket() -> (UnixDatagram, net::UnixDatagram) {
     let (socket, peer) = net::UnixDatagram::pair().unwrap();
     peer.set_nonblocking(true).unwrap();
@@ -31,7 +31,7 @@ fn full_socket() -> (UnixDatagram, net::UnixDatagram) {
     (socket, peer)
 }
 
-/// Reads what is queued at the peer, without what it was filled with.
+/// Reads what is queued at the peer, except for what it was filled with.
 fn read_all(peer: &net::UnixDatagram) -> Vec<Vec<u8>> {
     let mut memory = [0; 2 * LEN];
     let received =
@@ -39,14 +39,14 @@ fn read_all(peer: &net::UnixDatagram) -> Vec<Vec<u8>> {
     received.filter(|payload| payload[..] != [0; LEN]).collect()
 }
 
-/// Queues the sends of all `payloads` and lets some enters be refused.
+/// Queues the sends of all `payloads`, while some enters are refused.
 async fn sends_that_were_refused<'a>(
     socket: &'a UnixDatagram,
     payloads: &'a [Vec<u8>],
 ) -> Vec<Sending<'a>> {
     let mut sends: Vec<_> = payloads.iter().map(|payload| socket.send(payload)).collect();
     for send in &mut sends {
-        assert!(send.now_or_never().is_none(), "there is no room");
+        assert!(send.now_or_never().is_none(), "the queue is full");
     }
     for _ in 0..10 {
         yield_now().await;
@@ -65,7 +65,7 @@ fn payloads() -> Vec<Vec<u8>> {
     (1..=SENDS as u64).map(|number| numbered(1, number, LEN)).collect()
 }
 
-/// Its cancel waits behind it in the queue; the two must not be mixed up with what comes later.
+/// The cancel of the send waits behind it in the queue. Neither may be confused with later entries.
 #[test]
 fn a_dropped_send_whose_submit_failed_does_not_take_place() {
     with_refused_submissions(async || {
@@ -74,7 +74,7 @@ fn a_dropped_send_whose_submit_failed_does_not_take_place() {
         let payloads = payloads();
         let sends = sends_that_were_refused(&socket, &payloads).await;
         assert!(read_all(&peer).is_empty(), "the enter was not refused");
-        // Each adds a cancel, which makes the number of entries one that the kernel takes.
+        // Each adds a cancel, so that the kernel accepts the number of entries.
         drop(sends);
         for _ in 0..10 {
             yield_now().await;
@@ -87,7 +87,7 @@ fn a_dropped_send_whose_submit_failed_does_not_take_place() {
     });
 }
 
-/// Fails when a refused submit is taken for done, or for an error of the operations.
+/// Fails when a refused submit counts as done, or as an error of the operations.
 #[test]
 fn a_send_whose_submit_failed_is_sent_by_a_later_one() {
     with_refused_submissions(async || {
@@ -96,7 +96,7 @@ fn a_send_whose_submit_failed_is_sent_by_a_later_one() {
         let payloads = payloads();
         let sends = sends_that_were_refused(&socket, &payloads).await;
         assert!(read_all(&peer).is_empty(), "the enter was not refused");
-        // More entries, for the number.
+        // More entries, for an accepted number.
         let mut others: Vec<_> = (0..SENDS).map(|_| socket.writable()).collect();
         for other in &mut others {
             assert!(other.now_or_never().is_none());

@@ -1,9 +1,9 @@
 //! A late completion never reaches a reused slot.
 //!
-//! Cause: a dropped operation gave its slot in the table up at once, and the completion of the
-//! cancelled request, which comes later, was taken for that of the operation that had the slot by
-//! then: a result of somebody else, and its buffer freed under the kernel. Here a dropped operation
-//! keeps its slot until its final completion, and ids carry a generation besides.
+//! Cause: a dropped operation freed its slot in the table at once. The completion of the cancelled
+//! request, which comes later, was then given to the next operation in that slot. That operation
+//! got a wrong result, and its buffer was freed while the kernel used it. Here a dropped operation
+//! keeps its slot until its final completion, and ids also carry a generation.
 
 use std::os::unix::net;
 
@@ -18,7 +18,7 @@ on_every_shape!(results_of_sends_are_never_mixed_up_with_those_of_dropped_ones);
 const ROUNDS: usize = 500;
 const AT_ONCE: usize = 16;
 
-/// Fails when a dropped operation gives its slot up at once and ids carry no generation.
+/// Fails when a dropped operation frees its slot at once and ids carry no generation.
 fn results_of_sends_are_never_mixed_up_with_those_of_dropped_ones(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -31,9 +31,9 @@ fn results_of_sends_are_never_mixed_up_with_those_of_dropped_ones(shape: Shape) 
             while socket.try_send(b"").is_ok() {}
             let mut dropped: Vec<_> = (0..AT_ONCE).map(|_| socket.send(&memory[..1])).collect();
             for send in &mut dropped {
-                assert!(send.now_or_never().is_none(), "there is no room");
+                assert!(send.now_or_never().is_none(), "the queue is full");
             }
-            // The kernel has them in some rounds, and has answered them in some.
+            // In some rounds the kernel has them, and in some it has answered them.
             for _ in 0..random.usize(0..=2) {
                 yield_now().await;
             }
@@ -41,7 +41,8 @@ fn results_of_sends_are_never_mixed_up_with_those_of_dropped_ones(shape: Shape) 
                 read(&peer, random.usize(0..=AT_ONCE));
             }
             drop(dropped);
-            // They take the slots that are free, or not free yet. Every result is its own length.
+            // These take slots that are free or soon will be. Each result is the length of its
+            // datagram.
             let lens: Vec<_> = (0..AT_ONCE).map(|_| random.usize(2..=memory.len())).collect();
             let mut sends: Vec<_> = lens.iter().map(|&len| socket.send(&memory[..len])).collect();
             let mut results: Vec<_> = sends.iter_mut().map(|send| send.now_or_never()).collect();
@@ -67,7 +68,7 @@ fn results_of_sends_are_never_mixed_up_with_those_of_dropped_ones(shape: Shape) 
     });
 }
 
-/// Makes room: takes up to `most` datagrams.
+/// Makes space: takes up to `most` datagrams.
 fn read(peer: &net::UnixDatagram, most: usize) {
     let mut taken = 0;
     while taken < most && peer.recv(&mut [0; 4096]).is_ok() {

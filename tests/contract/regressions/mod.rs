@@ -1,5 +1,5 @@
-//! Bugs, ours and those that others shipped, one file each: the header says what the cause was.
-//! They are part of the contract's tests because each of them broke one of its points.
+//! Bugs of Ebbtide and of other runtimes, one in each file. The header names the cause. They are
+//! tests of the contract, because each of them broke one of its points.
 
 mod abandoned;
 mod cut_control;

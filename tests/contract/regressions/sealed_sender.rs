@@ -1,9 +1,9 @@
-//! A send that waits for room goes on waiting when its own socket is sealed.
+//! A send that waits for space goes on waiting when its own socket is sealed.
 //!
-//! Cause: a Unix socket is sealed by `shutdown(SHUT_RD)`, from which on poll says `EPOLLRDHUP` of
-//! it. io_uring listens for that also where it waits for room (`IO_POLL_UNMASK`), finds none, tries
-//! again, gives up after 128 tries, and completes the send with `EAGAIN`: the drain, which should
-//! wait for sends, made them fail. Found on Linux 6.18.
+//! Cause: a Unix socket is sealed by `shutdown(SHUT_RD)`. From then on, poll reports `EPOLLRDHUP`
+//! for it. io_uring polls for that event also when it waits for space (`IO_POLL_UNMASK`). It finds
+//! no space, tries again, gives up after 128 tries, and completes the send with `EAGAIN`. So the
+//! drain, which should wait for sends, made them fail. Found on Linux 6.18.
 
 use std::os::unix::net;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ on_every_shape!(
     a_send_after_the_seal_waits_without_spinning,
 );
 
-/// A socket whose sends wait, and the other end.
+/// A socket whose sends wait, and its peer.
 fn full_socket() -> (Rc<UnixDatagram>, net::UnixDatagram) {
     let (socket, peer) = net::UnixDatagram::pair().unwrap();
     peer.set_nonblocking(true).unwrap();
@@ -30,7 +30,7 @@ fn full_socket() -> (Rc<UnixDatagram>, net::UnixDatagram) {
     (Rc::new(socket), peer)
 }
 
-/// Turns that it takes the kernel to give up, a hundred times over.
+/// A hundred times as many turns as the kernel needs to give up.
 const MANY_TURNS: usize = 100_000;
 
 fn read_all(peer: &net::UnixDatagram) {
@@ -41,7 +41,7 @@ fn a_send_in_flight_survives_the_seal_of_its_socket(shape: Shape) {
     shape.runtime().block_on(async {
         let (socket, peer) = full_socket();
         let sending = spawn(async move { socket.send(b"waits").await });
-        // Until the kernel has it.
+        // Until the kernel has the send.
         for _ in 0..10 {
             yield_now().await;
         }
@@ -64,13 +64,13 @@ fn a_send_after_the_seal_waits_for_room(shape: Shape) {
         for _ in 0..MANY_TURNS {
             yield_now().await;
         }
-        assert!(!sending.is_finished(), "{}: there is no room", shape.name);
+        assert!(!sending.is_finished(), "{}: the queue is full", shape.name);
         read_all(&peer);
         assert_eq!(sending.await.unwrap().unwrap(), 5, "{}", shape.name);
     });
 }
 
-/// Fails when room is asked for on the socket itself, which seems to have some always.
+/// Fails when space is polled for on the socket itself, which always seems to have some.
 fn a_send_after_the_seal_waits_without_spinning(shape: Shape) {
     let runtime = shape.runtime();
     let (socket, peer) = runtime.block_on(async { full_socket() });

@@ -1,7 +1,8 @@
-//! A datagram was copied out of the pool because of buffers that held no datagram of anybody.
+//! A datagram was copied out of the pool because of buffers that held no datagram.
 //!
-//! Causes, in the order of the tests: on epoll, the buffers that a read had taken and not filled
-//! counted as held while its socket was handed what had come; on a ring, the buffer of the next
+//! Causes, in the order of the tests. On epoll, buffers that a read had taken and not filled
+//! counted as held while its socket was handed its datagrams. On a ring, the buffer of the next
+//! completion was taken before the messages of the previous socket were handed over.
 //! completion was taken before the messages of the socket before it were handed over.
 
 use ebbtide::net::UnixDatagram;
@@ -13,8 +14,8 @@ on_every_shape!(
     the_first_of_two_sockets_is_judged_before_the_second_is_served,
 );
 
-/// Sends as many datagrams to each socket as `counts` says, and tells how many buffers they hold
-/// when nobody has taken any.
+/// Sends `counts` datagrams to the sockets. Returns how many buffers they hold before any datagram
+/// is taken.
 fn held(shape: Shape, buffers: usize, counts: &[usize]) -> usize {
     let runtime = shape.builder().buffers(buffers).build().unwrap();
     runtime.block_on(async {

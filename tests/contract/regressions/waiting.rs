@@ -1,10 +1,10 @@
-//! Waiting that was none, or that had no end.
+//! Waits that did not wait, or did not end.
 //!
-//! Causes, in the order of the tests: a task that had used its budget up ran again in the same
-//! turn; a socket was asked for room that tells of something else; a poll that found nothing was
-//! charged to the budget; the exit waited for somebody to come back who never does, and did not
-//! wait for the one who had just been woken; a descriptor lived as long as a wait whose future was
-//! gone.
+//! Causes, in the order of the tests. A task that had used up its budget ran again in the same
+//! turn. A socket was polled for space, but the poll reports something else. A poll that found
+//! nothing was charged to the budget. The exit waited for a receiver that never comes back, and did
+//! not wait for a task that had just been woken. A descriptor lived as long as a wait whose future
+//! was dropped.
 
 use std::time::Duration;
 
@@ -43,12 +43,12 @@ fn a_spawned_writer_lets_the_counter_run(shape: Shape) {
         writing.await.unwrap();
     });
     let stats = runtime.shutdown(Drain::default()).stats;
-    // A pool of four takes in less than a task sends in one poll.
+    // A pool of four holds less than a task sends in one poll.
     let dropped = if shape.name == Shape::TINY.name { stats.dropped_by_kernel } else { 0 };
     assert_eq!(stats.delivered + dropped, SENT, "{}: {stats:?}", shape.name);
 }
 
-/// The client takes datagrams from its peer only, so nobody else can ask for room in its queue.
+/// The client receives only from its peer, so nobody else can wait for space in its queue.
 fn a_server_waits_for_room_towards_a_client_connected_to_it(shape: Shape) {
     let runtime = shape.runtime();
     runtime.block_on(async {
@@ -73,12 +73,12 @@ fn a_server_waits_for_room_towards_a_client_connected_to_it(shape: Shape) {
     });
 }
 
-/// How many turns the runtime makes while nothing can happen.
+/// How many turns the runtime makes while it waits for nothing.
 fn turns_while_waiting(runtime: &Runtime, waiting: impl Future) -> u64 {
     let before = runtime.metrics().turns;
     runtime.block_on(async {
         let waited = timeout(Duration::from_millis(50), waiting).await;
-        assert!(waited.is_err(), "there was room");
+        assert!(waited.is_err(), "the send does not wait");
     });
     runtime.metrics().turns - before
 }
@@ -134,13 +134,16 @@ fn an_idle_socket_of_a_pool_does_not_hold_the_exit(shape: Shape) {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         socket.send_to(b"answer", socket.local_addr().unwrap()).await.unwrap();
         socket.drain().unwrap();
-        // All that was expected; nobody comes back for the end.
-        socket.recv().await.unwrap().expect("it is queued");
+        // Everything that was expected. Nobody comes back for the end.
+        socket.recv().await.unwrap().expect("a datagram is queued");
         socket
     });
     let report = runtime.shutdown(Drain::default());
     assert_eq!(report.outcome, DrainOutcome::Complete, "{}: {report}", shape.name);
-    assert!(report.elapsed < Duration::from_secs(10), "the exit waited to its deadline: {report}");
+    assert!(
+        report.elapsed < Duration::from_secs(10),
+        "the exit waited until its deadline: {report}"
+    );
 }
 
 fn the_exit_waits_for_the_task_that_awaits_a_blocking_call(shape: Shape) {

@@ -22,8 +22,8 @@ on_every_shape!(
     every_kind_of_internet_address_arrives,
 );
 
-/// Has each sender send twice, once to be received and once to be drained, in both cases with
-/// others of shorter and of longer names before it; `peers` says who they are.
+/// Each sender sends twice. One datagram is received, the other drained. In both cases, senders
+/// with shorter and with longer names come before it. `peers` is the number of senders.
 async fn check<A: Address>(
     socket: &DatagramSocket<A>,
     peers: usize,
@@ -33,7 +33,7 @@ async fn check<A: Address>(
 ) {
     let order: Vec<usize> = (0..peers).chain((0..peers).rev()).collect();
     let verify = |peer: usize, datagram: Option<Datagram<A>>| {
-        let datagram = datagram.expect("it was sent");
+        let datagram = datagram.expect("the datagram was sent");
         assert_eq!(datagram[..], peer.to_le_bytes());
         let named = datagram.peer();
         assert!(is(peer, &named), "{peer} is not {}", describe(&named));
@@ -42,7 +42,7 @@ async fn check<A: Address>(
         send(*peer);
         verify(*peer, arrival(socket).await);
     }
-    // As many as the queue of a Unix socket holds by default.
+    // As many as fit into the queue of a Unix socket by default.
     for some in order.chunks(8) {
         some.iter().for_each(|peer| send(*peer));
         for peer in some {
@@ -57,12 +57,12 @@ async fn check<A: Address>(
     assert!(socket.recv().await.unwrap().is_none());
 }
 
-/// The next datagram, which was sent; one that does not come fails.
+/// Returns the next datagram, which was sent. Fails if it does not come.
 async fn arrival<A: Address>(socket: &DatagramSocket<A>) -> Option<Datagram<A>> {
     let received = timeout(Duration::from_secs(60), socket.recv()).await;
     let deaf = |_| {
         let left = left_in_queue(&duplicate(socket));
-        panic!("it is deaf: {left} queued, {:?}", socket.stats())
+        panic!("the socket receives nothing: {left} queued, {:?}", socket.stats())
     };
     received.unwrap_or_else(deaf).unwrap()
 }
@@ -72,7 +72,7 @@ fn run(shape: Shape, scenario: impl Future<Output = ()>) {
     shape.runtime().block_on(scenario);
 }
 
-/// A socket with an abstract name of `len` bytes, zeros among them, that no other has.
+/// A socket with an abstract name of `len` bytes, some of them zeros, that no other socket has.
 fn with_abstract_name(len: usize, random: &mut fastrand::Rng) -> (PlainUnix, Vec<u8>) {
     for _ in 0..10_000 {
         let name: Vec<u8> =
@@ -82,10 +82,10 @@ fn with_abstract_name(len: usize, random: &mut fastrand::Rng) -> (PlainUnix, Vec
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::AddrInUse),
         }
     }
-    panic!("every name of {len} bytes is taken");
+    panic!("every name of {len} bytes is in use");
 }
 
-/// Fails when names are taken to end at their first zero, or are cut.
+/// Fails when a name is cut, or assumed to end at its first zero.
 fn every_length_of_an_abstract_name_arrives(shape: Shape) {
     let mut random = fastrand::Rng::with_seed(u64::from(std::process::id()));
     let senders: Vec<_> = (1..=107).map(|len| with_abstract_name(len, &mut random)).collect();
@@ -102,7 +102,7 @@ fn every_length_of_an_abstract_name_arrives(shape: Shape) {
     });
 }
 
-/// A directory with a short name, removed with what is in it.
+/// A directory with a short name. It is removed with its contents.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -131,7 +131,7 @@ fn every_length_of_a_path_arrives(shape: Shape) {
             (PlainUnix::bind(&path).unwrap(), Some(path))
         })
         .collect();
-    // One without a name between two with long ones: what is left of theirs is not its own.
+    // A sender without a name between two with long names. It must not get a part of theirs.
     senders.push((PlainUnix::unbound().unwrap(), None));
     run(shape, async {
         let name = unique_name("receiver");
@@ -168,7 +168,7 @@ fn every_kind_of_internet_address_arrives(shape: Shape) {
         check(&socket, count, send, is, SocketAddr::to_string).await;
 
         let Ok(socket) = UdpSocket::options().only_v6(false).bind("[::]:0") else {
-            return println!("skipped: IPv6 is not there");
+            return println!("skipped: no IPv6");
         };
         let port = socket.local_addr().unwrap().port();
         let v6 = Plain::bind("[::1]:0").unwrap();
@@ -199,7 +199,7 @@ fn an_address_with_a_scope_arrives_with_it() {
     in_a_namespace(Beside::Others, || {
         let index = match add_address_v6("fe80::eb") {
             Ok(index) => index,
-            Err(error) => return println!("skipped: a link-local address: {error}"),
+            Err(error) => return println!("skipped: no link-local address: {error}"),
         };
         let address: SocketAddr = format!("[fe80::eb%{index}]:0").parse().unwrap();
         for shape in Shape::ALL {
@@ -211,7 +211,7 @@ fn an_address_with_a_scope_arrives_with_it() {
                     assert_eq!(sender.send_to(&peer.to_le_bytes(), to).unwrap(), 8);
                 };
                 let from = sender.local_addr().unwrap();
-                let SocketAddr::V6(scoped) = from else { panic!("it is IPv6") };
+                let SocketAddr::V6(scoped) = from else { panic!("the address is IPv6") };
                 assert_ne!(scoped.scope_id(), 0);
                 check(&socket, 8, send, |_, named| *named == from, SocketAddr::to_string).await;
             });

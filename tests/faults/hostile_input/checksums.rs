@@ -1,5 +1,5 @@
-//! Datagrams whose checksum is wrong. The kernel queues them, finds out when they are read, and
-//! throws them away without a word, but counts them.
+//! Datagrams with a wrong checksum. The kernel queues them and checks them when they are read. It
+//! discards and counts them, and reports nothing.
 
 use std::cell::RefCell;
 use std::io;
@@ -18,11 +18,11 @@ on_every_shape!(
     a_queue_of_nothing_but_wrong_checksums_is_empty,
 );
 
-/// The kernel checks payloads up to this length before it knows the socket, which then never hears
-/// of them (`CHECKSUM_BREAK`, 76 bytes with the header).
+/// The kernel checks payloads up to this length before it looks up the socket, which then never
+/// sees them (`CHECKSUM_BREAK`, 76 bytes with the header).
 const CHECKED_AT_ONCE: usize = 68;
 
-/// Sends UDP datagrams byte by byte.
+/// Sends UDP datagrams that it builds byte by byte.
 struct Forger {
     socket: Socket,
     to: SocketAddrV4,
@@ -35,13 +35,13 @@ enum Checksum {
 }
 
 impl Forger {
-    /// `None`, with a word on why, without the right to (`CAP_NET_RAW`).
+    /// Returns `None` and prints why, without the right to do so (`CAP_NET_RAW`).
     fn new(to: SocketAddr) -> Option<Self> {
-        let SocketAddr::V4(to) = to else { panic!("it forges IPv4") };
+        let SocketAddr::V4(to) = to else { panic!("only IPv4 is forged") };
         match Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)) {
             Ok(socket) => Some(Self { socket, to }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                println!("skipped: raw sockets take CAP_NET_RAW: {error}");
+                println!("skipped: raw sockets need CAP_NET_RAW: {error}");
                 None
             }
             Err(error) => panic!("{error}"),
@@ -57,7 +57,7 @@ impl Forger {
         datagram.extend(payload);
         let mut sum = internet_checksum(*self.to.ip(), &datagram);
         if checksum == Checksum::Wrong {
-            // Never 0, which says that there is none.
+            // Never 0, which means that there is no checksum.
             sum = if sum == 1 { 2 } else { 1 };
         }
         datagram[6..8].copy_from_slice(&sum.to_be_bytes());
@@ -66,7 +66,7 @@ impl Forger {
     }
 }
 
-/// RFC 768, from and to the same address.
+/// RFC 768. The source and the destination address are the same.
 fn internet_checksum(address: Ipv4Addr, datagram: &[u8]) -> u16 {
     let [a, b, c, d] = address.octets();
     let pseudo = [a, b, c, d, a, b, c, d, 0, 17, 0, 0];
@@ -84,7 +84,7 @@ fn internet_checksum(address: Ipv4Addr, datagram: &[u8]) -> u16 {
     }
 }
 
-/// Fails when what the kernel throws away ends a receive or a drain.
+/// Fails when a discarded datagram ends a receive or a drain.
 fn datagrams_with_a_wrong_checksum_harm_no_others(shape: Shape) {
     let _watchdog = Watchdog::new("checksums");
     for seed in 0..20 {

@@ -1,6 +1,6 @@
-//! Control messages that nobody asked for: options that were set past our back, credentials,
-//! descriptors. Where a socket keeps no room for them the kernel cuts them short; the datagram is
-//! none the worse, and a descriptor that was sent is not left open.
+//! Unexpected control messages: from options that were set through the descriptor, credentials, and
+//! descriptors. If a socket reserves no space for them, the kernel cuts them off. The datagram is
+//! still complete, and a descriptor that was sent is not left open.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use socket2::Socket;
 
 on_every_shape!(control_messages_that_find_no_room_harm_no_datagram);
 
-/// Passes numbered datagrams, half of them through a drain.
+/// Sends numbered datagrams, half of them through a drain.
 fn pass<T: Transport>(
     shape: Shape,
     prepare: impl Fn(&DatagramSocket<T>),
@@ -79,7 +79,8 @@ fn control_messages_that_find_no_room_harm_no_datagram(shape: Shape) {
     );
 }
 
-/// Fails when there is room for control messages on a Unix socket and nobody closes what comes.
+/// Fails when a Unix socket has space for control messages and nobody closes the descriptors in
+/// them.
 #[test]
 fn descriptors_that_a_peer_sends_are_not_left_open() {
     in_a_child(|| {

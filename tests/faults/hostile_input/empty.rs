@@ -1,5 +1,4 @@
-//! Empty datagrams by the million: each ends a multishot receive, and looks like the end of a
-//! stream.
+//! Millions of empty datagrams. Each ends a multishot receive, and looks like the end of a stream.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -14,14 +13,14 @@ use ebbtide_testkit::{Shape, Transport, Watchdog, numbered, on_every_shape};
 
 on_every_shape!(a_flood_of_empty_datagrams_arrives_to_the_last);
 
-/// Datagrams under way: fewer than any queue holds.
+/// The number of datagrams in transit. Any queue holds more.
 const WINDOW: u64 = 100;
 
-/// One in so many has a payload, which shows that none is missing before it.
+/// One datagram in this many has a payload, which shows that none is missing before it.
 const MARKED: u64 = 64;
 
-/// Fails when a receive that an empty datagram has ended is not armed again, and when one ends the
-/// reading of a drain: the last hundred are queued when the runtime ends.
+/// Fails when a receive that an empty datagram has ended is not armed again, or when a drain stops
+/// reading at one: the last hundred are queued when the runtime ends.
 fn a_flood_of_empty_datagrams_arrives_to_the_last(shape: Shape) {
     let _watchdog = Watchdog::new("empty datagrams");
     flood::<UnixAddr>(shape, 20_000);
@@ -50,7 +49,11 @@ fn flood<T: Transport>(shape: Shape, count: u64) {
             while number - received.get() >= WINDOW {
                 yield_now().await;
                 waited += 1;
-                assert!(waited < 100 * count, "the socket is deaf after {}", received.get());
+                assert!(
+                    waited < 100 * count,
+                    "the socket receives nothing after {}",
+                    received.get()
+                );
             }
             sender.send(&payload(number)).unwrap();
         }

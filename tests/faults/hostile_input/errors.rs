@@ -1,4 +1,4 @@
-//! Storms of ICMP errors: each send to a port that nobody has open is answered by one.
+//! Storms of ICMP errors. Each send to a closed port is answered by one.
 
 use std::cell::RefCell;
 use std::io;
@@ -29,7 +29,7 @@ struct Seen {
     errors: u64,
 }
 
-/// A socket that is connected to a plain one, which sends and goes away.
+/// A socket that is connected to a plain one, which sends and is then closed.
 struct Peers {
     socket: Rc<UdpSocket>,
     address: SocketAddr,
@@ -55,7 +55,7 @@ impl Peers {
         this
     }
 
-    /// The peer comes, sends, and goes.
+    /// Opens the peer, sends, and closes it.
     fn peer_sends(&mut self, count: u64) {
         let peer = Plain::bind(self.peer).unwrap();
         for _ in 0..count {
@@ -64,7 +64,7 @@ impl Peers {
         }
     }
 
-    /// Sends to nobody.
+    /// Sends to the closed port.
     fn provoke(&self, count: u64) {
         for _ in 0..count {
             match self.socket.try_send(b"?") {
@@ -80,8 +80,8 @@ impl Peers {
     }
 }
 
-/// An address that nobody else uses, so that a port that is closed and opened again is not taken by
-/// another test meanwhile.
+/// An address that nobody else uses, so that no other test gets a port that is closed and opened
+/// again.
 fn own_address() -> Ipv4Addr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = std::process::id() << 12 | COUNT.fetch_add(1, Ordering::Relaxed) & 0xfff;
@@ -102,7 +102,7 @@ async fn receive(socket: Rc<UdpSocket>, seen: Rc<RefCell<Seen>>) {
     }
 }
 
-/// Fails when an error leaves a socket deaf.
+/// Fails when a socket no longer receives after an error.
 fn a_storm_of_refusals_loses_no_datagram(shape: Shape) {
     let _watchdog = Watchdog::new("refusals");
     let runtime = shape.runtime();
@@ -127,7 +127,7 @@ fn a_storm_of_refusals_loses_no_datagram(shape: Shape) {
     assert_eq!(report.stats.errors, peers.seen.borrow().errors);
 }
 
-/// Fails when an error ends the reading of a drain.
+/// Fails when a drain stops reading at an error.
 fn errors_that_are_pending_at_the_seal_are_not_the_end(shape: Shape) {
     let _watchdog = Watchdog::new("pending errors");
     for turns in 0..3 {
@@ -148,7 +148,8 @@ fn errors_that_are_pending_at_the_seal_are_not_the_end(shape: Shape) {
     }
 }
 
-/// Two other threads provoke errors on the same socket, as fast as they can, all through the drain.
+/// Two other threads provoke errors on the same socket, as fast as they can, during the whole
+/// drain.
 fn a_storm_of_errors_during_the_drain_is_not_the_end(shape: Shape) {
     let _watchdog = Watchdog::new("a storm of errors");
     let mut errors = 0;
@@ -183,7 +184,7 @@ fn a_storm_of_errors_during_the_drain_is_not_the_end(shape: Shape) {
     println!("{}: {errors} errors during 10 drains", shape.name);
 }
 
-/// The other direction: peers are told that our port is closed, and go on.
+/// The other direction: peers get the errors of our closed port, and go on.
 fn senders_that_are_refused_are_heard_when_the_port_is_open_again(shape: Shape) {
     let _watchdog = Watchdog::new("refused senders");
     let runtime = shape.runtime();
@@ -206,7 +207,7 @@ fn senders_that_are_refused_are_heard_when_the_port_is_open_again(shape: Shape) 
                 for _ in 0..5 {
                     let number = &mut numbers[sender as usize];
                     let payload = numbered(sender, *number, 20);
-                    // The first may report the refusal of an earlier one, and is not sent.
+                    // The first send may return the error of an earlier one, and is then not sent.
                     if peer.send(&payload).is_ok() || peer.send(&payload).is_ok() {
                         *number += 1;
                     }
@@ -219,6 +220,6 @@ fn senders_that_are_refused_are_heard_when_the_port_is_open_again(shape: Shape) 
             }
             turns(5).await;
         }
-        assert!(refused > 50, "nobody was refused");
+        assert!(refused > 50, "few sends were refused");
     });
 }

@@ -1,8 +1,7 @@
-//! Input that means no good: each peer may send whatever the kernel lets through. Every datagram is
-//! delivered once and in order, also what only looks like none; nothing else comes with it, and
-//! nothing stops.
+//! Hostile input: a peer may send whatever the kernel accepts. Every datagram is delivered once and
+//! in order, even if it does not look like one. Nothing else is delivered, and no socket stops.
 //!
-//! The long form has a million empty datagrams on each driver and transport:
+//! The long form sends a million empty datagrams on each driver and transport:
 //!
 //! ```text
 //! cargo test --release --test faults -- hostile_input --ignored --nocapture

@@ -1,4 +1,4 @@
-//! Datagrams as large as they come, and larger than the buffer.
+//! Datagrams of the maximum length, and datagrams that are longer than the buffer.
 
 use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket as Plain};
@@ -17,13 +17,13 @@ on_every_shape!(
     the_longest_datagrams_fill_a_buffer_to_its_end_and_no_further,
 );
 
-/// Bytes that are different in every place and datagram.
+/// Bytes that differ at every position and in every datagram.
 pub(crate) fn payload(number: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| (number as usize * 31 + at * 7 + at / 251) as u8).collect()
 }
 
 /// Sends datagrams of `len(number)` bytes, some of them through the drain, and checks each. The
-/// receiver keeps the last two, to see that nothing is written into them.
+/// receiver holds the last two, to check that nothing writes to them.
 fn pass<A: Address + 'static>(
     runtime: Runtime,
     open: impl FnOnce() -> (Socket, DatagramSocket<A>),
@@ -57,7 +57,7 @@ fn pass<A: Address + 'static>(
             while number - received.get() >= window {
                 yield_now().await;
                 waited += 1;
-                assert!(waited < 1_000_000, "the socket is deaf after {}", received.get());
+                assert!(waited < 1_000_000, "the socket receives nothing after {}", received.get());
             }
             let bytes = payload(number, len(number));
             assert_eq!(sender.send(&bytes).unwrap(), bytes.len());
@@ -78,7 +78,7 @@ fn udp(address: &str) -> (Socket, UdpSocket) {
 
 fn the_largest_datagrams_arrive_whole_among_the_smallest(shape: Shape) {
     let _watchdog = Watchdog::new("the largest datagrams");
-    /// As large as it may be, empty, of one byte, and one byte less than the largest.
+    /// The maximum length, 0, 1, and one less than the maximum.
     fn len(largest: usize) -> impl Fn(u64) -> usize + Clone {
         move |number| match number % 5 {
             1 => 0,
@@ -92,7 +92,7 @@ fn the_largest_datagrams_arrive_whole_among_the_smallest(shape: Shape) {
     if Plain::bind("[::1]:0").is_ok() {
         pass(shape.runtime(), || any(udp("[::1]:0")), 500, 16, BUFFER, len(65_527));
     } else {
-        println!("skipped: IPv6 is not there");
+        println!("skipped: no IPv6");
     }
     let unix = || {
         let (sender, socket) = UnixAddr::pair();
@@ -108,7 +108,7 @@ fn open<T: Transport>() -> (Socket, DatagramSocket<T>) {
 
 /// Fails when the length of a payload is not clamped to its buffer.
 fn what_is_longer_than_the_buffer_is_cut_and_harms_no_other(shape: Shape) {
-    let _watchdog = Watchdog::new("what is longer than the buffer");
+    let _watchdog = Watchdog::new("datagrams longer than the buffer");
     for size in [1, 2, 15, 16, 17, 100, 255, 256, 257, 1_000] {
         let len = move |number| fastrand::Rng::with_seed(number).usize(0..=3 * size);
         let runtime = || shape.builder().buffer_size(size).build().unwrap();
@@ -117,8 +117,8 @@ fn what_is_longer_than_the_buffer_is_cut_and_harms_no_other(shape: Shape) {
     }
 }
 
-/// Fails in debug builds when the kernel is told that a buffer is longer than it is: it then writes
-/// over the canary behind it.
+/// Fails in debug builds when the kernel gets a length that is more than that of the buffer,
+/// because it then overwrites the canary.
 fn the_longest_datagrams_fill_a_buffer_to_its_end_and_no_further(shape: Shape) {
     let _watchdog = Watchdog::new("the longest datagrams");
     let small = || shape.builder().buffer_size(1_000).build().unwrap();

@@ -1,5 +1,5 @@
-//! Trains: datagrams that a peer sends as one (UDP GSO) and the kernel receives as one (GRO), of
-//! every size and count that it lets through.
+//! Trains: datagrams that a peer sends as one (UDP GSO) and that the kernel receives as one (GRO),
+//! of every size and count that it accepts.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -25,24 +25,24 @@ on_every_shape!(
     trains_are_told_apart_whatever_else_comes_with_them,
 );
 
-/// Datagrams that the kernel takes in one send at most (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9).
+/// How many datagrams the kernel accepts in one send (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9).
 const MOST_SEGMENTS: usize = 64;
-/// Bytes of a send over IPv4 at most.
+/// The maximum length of a send over IPv4.
 const MOST_BYTES: usize = 65_507;
 
-/// Trains that are under way: so few that the receive buffer holds them.
+/// The number of trains in transit. The receive buffer holds this many.
 const WINDOW: usize = 16;
 
-/// Datagrams that a receiver keeps: fewer than the smallest pool of all shapes has buffers.
+/// How many datagrams a receiver holds. The smallest pool of all shapes has more buffers.
 const KEPT: usize = 3;
 
-/// Sends trains, and says what must arrive.
+/// Sends trains, and records what must arrive.
 struct Trains {
     sender: Socket,
     expected: Rc<RefCell<VecDeque<Vec<u8>>>>,
-    /// Datagrams sent so far.
+    /// How many datagrams were sent so far.
     sent: Cell<u64>,
-    /// True once the kernel has refused to cut: then datagrams leave one by one.
+    /// True once the kernel has refused to segment. From then on datagrams are sent one by one.
     alone: Cell<bool>,
 }
 
@@ -58,13 +58,13 @@ impl Trains {
         }
     }
 
-    /// A train of `count` datagrams of `size` bytes, the last of `last`.
+    /// Sends a train of `count` datagrams of `size` bytes, the last of `last` bytes.
     fn send(&self, count: usize, size: usize, last: usize) {
         let len = |index| if index + 1 == count { last } else { size };
         let datagrams: Vec<Vec<u8>> =
             (0..count).map(|index| payload(self.sent.get() + index as u64, len(index))).collect();
         if !self.alone.get() {
-            let size = u16::try_from(size).expect("a datagram is no longer");
+            let size = u16::try_from(size).expect("a datagram is not longer");
             let level = (libc::SOL_UDP, libc::UDP_SEGMENT);
             let sent = send_with(&self.sender, &datagrams.concat(), level, &size.to_ne_bytes());
             self.alone.set(sent.is_err_and(|error| error.raw_os_error() == Some(libc::EIO)));
@@ -90,15 +90,15 @@ impl Trains {
         );
     }
 
-    /// Receives until the end, and keeps some for a while: fewer than the pool has buffers, all of
-    /// which they may hold.
+    /// Receives until the end, and holds up to `keep` datagrams for a while. Each may hold a
+    /// buffer, and the pool has more.
     fn spawn_receiver(&self, socket: UdpSocket, keep: usize) {
         let expected = Rc::clone(&self.expected);
         ebbtide::spawn(async move {
             let mut kept: VecDeque<(Vec<u8>, Datagram)> = VecDeque::new();
             let mut number = 0;
             while let Some(datagram) = socket.recv().await.unwrap() {
-                let bytes = expected.borrow_mut().pop_front().expect("it was sent");
+                let bytes = expected.borrow_mut().pop_front().expect("the datagram was sent");
                 assert_eq!((number, &datagram[..]), (number, &bytes[..]));
                 assert_eq!(datagram.original_len(), bytes.len(), "datagram {number}");
                 assert!(!datagram.is_truncated(), "datagram {number}");
@@ -111,7 +111,7 @@ impl Trains {
         });
     }
 
-    /// Lets the receiver run until few enough trains are under way.
+    /// Lets the receiver run until few trains are in transit.
     async fn make_room(&self) {
         for _ in 0..1_000_000 {
             if self.expected.borrow().len() <= WINDOW * MOST_SEGMENTS / 4 {
@@ -119,7 +119,10 @@ impl Trains {
             }
             yield_now().await;
         }
-        panic!("the socket is deaf: {} datagrams are expected", self.expected.borrow().len());
+        panic!(
+            "the socket receives nothing: {} datagrams are expected",
+            self.expected.borrow().len()
+        );
     }
 }
 
@@ -127,7 +130,7 @@ fn bind(options: &UdpOptions) -> UdpSocket {
     options.clone().recv_buffer_size(4 << 20).bind("127.0.0.1:0").unwrap()
 }
 
-/// Passes random trains, with single and empty datagrams between them; what is under way at the end
+/// Sends random trains, with single and empty datagrams between them. What is in transit at the end
 /// is drained.
 fn pass(runtime: Runtime, seed: u64, keep: usize, rounds: usize, open: impl FnOnce() -> UdpSocket) {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -152,7 +155,7 @@ fn pass(runtime: Runtime, seed: u64, keep: usize, rounds: usize, open: impl FnOn
     assert_eq!(report.stats.truncated, 0, "{run}");
 }
 
-/// Fails when a train is cut in the wrong places.
+/// Fails when a train is split at the wrong places.
 fn every_datagram_of_random_trains_arrives_once_and_in_order(shape: Shape) {
     let _watchdog = Watchdog::new("random trains");
     for seed in 0..5 {
@@ -160,7 +163,7 @@ fn every_datagram_of_random_trains_arrives_once_and_in_order(shape: Shape) {
     }
 }
 
-/// A pool of one buffer, and of two: every train has more datagrams than there are buffers.
+/// With pools of one and of two buffers, every train has more datagrams than there are buffers.
 fn trains_longer_than_the_pool_arrive_whole(shape: Shape) {
     let _watchdog = Watchdog::new("a pool of one buffer");
     for buffers in [1, 2] {
@@ -169,7 +172,7 @@ fn trains_longer_than_the_pool_arrive_whole(shape: Shape) {
     }
 }
 
-/// Fails when GRO is on where a buffer is shorter than a train.
+/// Fails when GRO is on although a train does not fit into a buffer.
 fn trains_to_buffers_that_hold_none_arrive_as_datagrams(shape: Shape) {
     let _watchdog = Watchdog::new("small buffers");
     for size in [3_001, 65_526] {
@@ -183,8 +186,8 @@ fn trains_to_buffers_that_hold_none_arrive_as_datagrams(shape: Shape) {
     }
 }
 
-/// Fails when another option takes the room of the length of a train's datagrams: one that the
-/// socket was asked for, or one that was set past our back.
+/// Fails when the control message of another option takes the space of the segment size. The option
+/// was set on the socket, or through its descriptor.
 fn trains_are_told_apart_whatever_else_comes_with_them(shape: Shape) {
     let _watchdog = Watchdog::new("trains with metadata");
     let options = UdpSocket::options();
@@ -208,8 +211,8 @@ fn trains_are_told_apart_whatever_else_comes_with_them(shape: Shape) {
     }
 }
 
-/// Every size of segments up to that of an Ethernet frame, with few, some and as many as there can
-/// be, and the shortest, a random and the longest last one.
+/// Every size of segments up to that of an Ethernet frame. The counts are few, some, and as many as
+/// possible. The last segment has the minimum, a random, or the maximum length.
 #[test]
 #[ignore = "the long form: every size of segments"]
 fn every_datagram_of_trains_of_every_size_arrives_once_and_in_order() {
@@ -244,10 +247,10 @@ fn every_datagram_of_trains_of_every_size_arrives_once_and_in_order() {
     }
 }
 
-/// What the receiver sees of a socket whose GRO was switched on before we had it.
+/// A socket whose GRO was on before it was adopted, as the receiver sees it.
 #[test]
 fn a_socket_with_trains_in_its_queue_is_taken_over_whole() {
-    let _watchdog = Watchdog::new("taken over");
+    let _watchdog = Watchdog::new("an adopted socket");
     for shape in Shape::ALL {
         let runtime = shape.runtime();
         let plain = Plain::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! Whether the list fits the code, without a mutation that is tried.
+//! Checks that the list fits the code, without trying a mutation.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -33,7 +33,10 @@ fn check_tests(tests: &BTreeSet<String>, mutations: &[&Mutation], report: &mut R
             None => !tests.is_empty(),
         };
         if !exists {
-            report.error(&mutation.name, &format!("there is no test {}", mutation.test.name()));
+            report.error(
+                &mutation.name,
+                &format!("the test {} does not exist", mutation.test.name()),
+            );
         }
     }
 }
@@ -41,6 +44,6 @@ fn check_tests(tests: &BTreeSet<String>, mutations: &[&Mutation], report: &mut R
 fn tests_of(root: &Path, command: &TestCommand) -> Result<BTreeSet<String>> {
     let output = command.list().current_dir(root).output().context("cargo cannot be started")?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "its tests cannot be listed:\n{}", errors.trim_end());
+    ensure!(output.status.success(), "the tests cannot be listed:\n{}", errors.trim_end());
     Ok(listed_tests(&String::from_utf8_lossy(&output.stdout)).map(str::to_owned).collect())
 }

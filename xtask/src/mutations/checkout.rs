@@ -1,4 +1,4 @@
-//! [`Checkout`]: a copy of what is committed, in which mutations are tried.
+//! [`Checkout`]: a copy of the last commit, in which mutations are tried.
 
 use std::env;
 use std::fs::{self, File};
@@ -10,32 +10,34 @@ use xshell::{Shell, cmd};
 
 use super::verdict::TestRun;
 
-/// Seconds that a test may take. The slowest takes 5 on an idle machine. A scenario that hangs
-/// fails by itself after 60 in most tests.
+/// How many seconds a test may take. The slowest takes 5 on an idle machine. In most tests, a
+/// scenario that hangs fails after 60.
 const PATIENCE_S: u32 = 150;
 
-/// How `timeout` ends if its command took too long: by itself, or because the command had to be
-/// killed.
+/// The exit codes of `timeout` if its command took too long: ended, or killed.
 const TIMED_OUT: [i32; 2] = [124, 137];
 
 pub(crate) struct Checkout {
-    /// Stays below `target/mutations/`, with all that was built: the next run compiles less.
+    /// Stays in `target/mutations/` with everything that was built, so that the next run compiles
+    /// less.
     folder: PathBuf,
     patience_s: u32,
 }
 
-/// How a command has ended, and what it has written.
+/// How a command ended, and its output.
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
     pub(crate) output: String,
 }
 
 impl Checkout {
-    /// A clone and not a copy of the files: those that have not changed since the last time keep
-    /// their times, and are not compiled again.
+    /// Makes a clone and not a copy of the files. Files that have not changed since the last run
+    /// keep their times, and are not compiled again.
     pub(crate) fn of_head(root: &Path) -> Result<Self> {
         let patience_s = match env::var("MUTATION_PATIENCE") {
-            Ok(seconds) => seconds.parse().context("MUTATION_PATIENCE is a number of seconds")?,
+            Ok(seconds) => {
+                seconds.parse().context("MUTATION_PATIENCE must be a number of seconds")?
+            }
             Err(_) => PATIENCE_S,
         };
         let folder = root.join("target/mutations");
@@ -46,14 +48,14 @@ impl Checkout {
         shell.change_dir(root);
         let changed = cmd!(shell, "git status --porcelain --untracked-files=no").quiet().read()?;
         if !changed.is_empty() {
-            println!("what is not committed is not tried");
+            println!("changes that are not committed are not tried");
         }
         if !copy.join(".git").is_dir() {
             cmd!(shell, "git clone --quiet --no-checkout . {copy}").quiet().run()?;
         }
         shell.change_dir(&copy);
-        // By its path: a copy that was moved with the repository around it would fetch from the
-        // old place.
+        // By its path, because a copy that was moved with the repository would fetch from the old
+        // place.
         cmd!(shell, "git fetch --quiet {root} HEAD").quiet().run()?;
         cmd!(shell, "git checkout --quiet --force --detach FETCH_HEAD").quiet().run()?;
         cmd!(shell, "git clean --quiet --force -d").quiet().run()?;
@@ -64,7 +66,7 @@ impl Checkout {
         self.folder.join("copy")
     }
 
-    /// As `run`, and stops the command and all that it has started when the patience is at an end.
+    /// Runs a command. When the patience is exhausted, stops it and everything that it started.
     pub(crate) fn run_with_patience(&self, command: &Command) -> Result<TestRun> {
         let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
         let mut limited = Command::new("timeout");
@@ -78,15 +80,15 @@ impl Checkout {
         })
     }
 
-    /// Writes to a file and not to a pipe, which a process that a test has left behind would keep
-    /// open.
+    /// Runs a command. Its output goes to a file, because a process that a test leaves behind would
+    /// keep a pipe open.
     pub(crate) fn run(&self, mut command: Command) -> Result<Ended> {
         let path = self.folder.join("log");
         let log = File::create(&path)?;
         let status = command
             .current_dir(self.root())
             .env("CARGO_TARGET_DIR", self.folder.join("target"))
-            // Compiling is what takes the time.
+            // Most of the time is spent on compiling.
             .env("CARGO_INCREMENTAL", "1")
             .env("CARGO_PROFILE_TEST_DEBUG", "0")
             .env("CARGO_PROFILE_TEST_OPT_LEVEL", "0")

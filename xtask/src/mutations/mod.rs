@@ -1,24 +1,24 @@
-//! Takes out each safety step in turn, and reports whether its test notices.
+//! Takes out each safety step in turn, and reports whether its test fails.
 //!
 //! Each file of `tests/mutations/` takes one step out:
 //!
 //! ```toml
 //! step = "A drained Unix socket is sealed."
-//! test = "cargo test --test shutdown -- --exact peers_of_a_sealed_unix_socket_get_broken_pipe"
+//! test = "cargo test --test contract -- --exact NAME"
 //!
 //! [[change]]
-//! file = "net/src/datagram/endpoint.rs"
-//! before = 'Family::Unix => self.socket.seal_by_shutdown(),'
+//! file = "net/src/datagram/receive/seal.rs"
+//! before = 'Family::Unix => socket.seal_by_shutdown(),'
 //! after = 'Family::Unix => Ok(()),'
 //! ```
 //!
-//! `before` occurs exactly once in `file`; several changes apply one after the other. `test` is the
-//! command of the one test that has to fail, as one types it, or without `-- --exact` of all tests
-//! of which one has to fail. A test that hangs has caught the mutation as well. If no test can
-//! notice that the step is missing, `expect = "missed"` says so, and `reason = ".."` why.
+//! `before` must occur exactly once in `file`. Several changes apply one after the other. `test` is
+//! the command for the one test that has to fail. Without `-- --exact`, one of all tests that it
+//! runs has to fail. A test that hangs has also caught the mutation. If no test can notice that the
+//! step is missing, the file has `expect = "missed"`, and `reason = ".."` says why.
 //!
-//! A change whose `before` does not occur exactly once, code that does not compile, and a test that
-//! does not exist or fails on the unchanged code are errors of the list.
+//! These are errors of the list: a `before` that does not occur exactly once, code that does not
+//! compile, and a test that does not exist or fails on the unchanged code.
 
 mod check;
 mod checkout;
@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// Check only that the list fits the code: each change applies, and each test exists
     #[arg(long)]
     check: bool,
-    /// Take those whose name contains one of these words; all unless given
+    /// Take only the mutations whose name contains one of these words. By default all
     words: Vec<String>,
 }
 
@@ -53,12 +53,12 @@ impl Args {
     }
 }
 
-/// Fails if a mutation has survived, or if the list has an error.
+/// Fails if a mutation survived, or if the list has an error.
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     let mut report = Report::default();
     let mut mutations = read_all(&root.join("tests/mutations"), &mut report)?;
     mutations.retain(|mutation| mutation.is_chosen_by(&args.words));
-    ensure!(!mutations.is_empty(), "no mutation has a name with one of {:?}", args.words);
+    ensure!(!mutations.is_empty(), "no name of a mutation contains one of {:?}", args.words);
     if args.check {
         check::check(root, &mutations, &mut report);
         println!("{} mutations, {} errors", mutations.len(), report.errors());
@@ -69,7 +69,8 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
     report.result()
 }
 
-/// In the order of their names. A file that cannot be read is an error of the list.
+/// Reads the mutations, in the order of their names. A file that cannot be read is an error of the
+/// list.
 fn read_all(folder: &Path, report: &mut Report) -> Result<Vec<Mutation>> {
     let files = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut paths = files
@@ -87,8 +88,8 @@ fn read_all(folder: &Path, report: &mut Report) -> Result<Vec<Mutation>> {
     Ok(mutations)
 }
 
-/// The files that the changes touch, as they are afterwards. Changes apply in their order, to what
-/// `read` returns.
+/// Returns the files that the changes touch, after the changes. They apply in order, to what `read`
+/// returns.
 fn changed_files(
     changes: &[Change],
     read: impl Fn(&str) -> io::Result<String>,
@@ -105,7 +106,7 @@ fn changed_files(
     Ok(files)
 }
 
-/// Mutations by the binaries that hold their tests.
+/// Groups mutations by the binaries that hold their tests.
 fn by_binaries(mutations: &[Mutation]) -> BTreeMap<&str, Vec<&Mutation>> {
     let mut groups = BTreeMap::<_, Vec<_>>::new();
     for mutation in mutations {

@@ -1,4 +1,5 @@
-//! [`Mutation`]: one safety step, how to take it out of the code, and the test that notices.
+//! [`Mutation`]: one safety step, the change that takes it out of the code, and the test that fails
+//! then.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use serde::Deserialize;
 use super::test_command::TestCommand;
 
 pub(crate) struct Mutation {
-    /// The name of its file, without the ending.
+    /// The name of its file, without the extension.
     pub(crate) name: String,
     pub(crate) step: String,
     pub(crate) test: TestCommand,
@@ -49,7 +50,7 @@ struct Description {
 
 impl Mutation {
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        let name = path.file_stem().context("it has no name")?.to_string_lossy().into_owned();
+        let name = path.file_stem().context("the file has no name")?.to_string_lossy().into_owned();
         Self::parse(name, &fs::read_to_string(path)?)
     }
 
@@ -57,18 +58,18 @@ impl Mutation {
         let description: Description = toml::from_str(text)?;
         let test = TestCommand::parse(&description.test)?;
         match (description.expect, &description.reason) {
-            (Expected::Missed, None) => bail!("it is expected to be missed, and has no `reason`"),
+            (Expected::Missed, None) => bail!("`expect` is \"missed\", but there is no `reason`"),
             (Expected::Caught, Some(_)) => {
-                bail!("it has a `reason`, and `expect` is not \"missed\"")
+                bail!("there is a `reason`, but `expect` is not \"missed\"")
             }
             (Expected::Missed, Some(_)) | (Expected::Caught, None) => {}
         }
-        ensure!(!description.change.is_empty(), "it has no [[change]]");
+        ensure!(!description.change.is_empty(), "there is no [[change]]");
         let Description { step, expect: expected, change: changes, .. } = description;
         Ok(Self { name, step, test, expected, changes })
     }
 
-    /// True if one of the words is a part of the name, or if there are no words.
+    /// True if the name contains one of the words, or if there are no words.
     pub(crate) fn is_chosen_by(&self, words: &[String]) -> bool {
         words.is_empty() || words.iter().any(|word| self.name.contains(word.as_str()))
     }
@@ -82,11 +83,11 @@ impl Change {
         let (start, _) = text
             .match_indices(before)
             .next()
-            .with_context(|| format!("{file} does not hold:\n{}", before.trim_end()))?;
-        // From the next character on: occurrences that overlap count as well.
+            .with_context(|| format!("{file} does not contain:\n{}", before.trim_end()))?;
+        // From the next character on, because overlapping occurrences count as well.
         let step = before.chars().next().map_or(1, char::len_utf8);
         if text[start + step..].contains(before) {
-            bail!("{file} holds more than once:\n{}", before.trim_end());
+            bail!("{file} contains more than once:\n{}", before.trim_end());
         }
         Ok([&text[..start], after, &text[start + before.len()..]].concat())
     }
@@ -151,7 +152,7 @@ mod tests {
     fn a_text_that_is_missing_or_occurs_twice_is_an_error() {
         assert!(change("d();\n", "").apply("a();\nb();\n").is_err());
         assert!(change("a();\n", "").apply("a();\na();\n").is_err());
-        // Also if the two overlap.
+        // Overlapping occurrences count as well.
         assert!(change("aa", "").apply("aaa").is_err());
     }
 

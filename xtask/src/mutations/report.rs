@@ -1,4 +1,4 @@
-//! [`Report`]: prints what is found, and counts it.
+//! [`Report`]: prints and counts the results.
 
 use std::fmt::Display;
 use std::time::Instant;
@@ -49,7 +49,9 @@ impl Report {
             Verdict::CaughtUnexpectedly(tests) => {
                 self.error(name, &format!("expected to be missed, caught by {}", by(tests)));
             }
-            Verdict::NoTest => self.error(name, &format!("there is no test {}", test.name())),
+            Verdict::NoTest => {
+                self.error(name, &format!("the test {} does not exist", test.name()))
+            }
         }
     }
 

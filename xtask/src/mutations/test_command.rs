@@ -1,4 +1,4 @@
-//! [`TestCommand`]: the command of a test, as a mutation names it and as one types it.
+//! [`TestCommand`]: the command of a test, as in a mutation and on the command line.
 
 use std::process::Command;
 
@@ -7,9 +7,9 @@ use anyhow::{Context, Result, ensure};
 /// `[NAME=VALUE ..] cargo test [ARGUMENT ..] [-- --exact TEST]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TestCommand {
-    /// What comes before `--`. Equal for tests that are in the same binaries.
+    /// The part before `--`. It is equal for tests in the same binaries.
     pub(crate) binaries: String,
-    /// `None`: all tests of these binaries.
+    /// `None` means all tests of these binaries.
     pub(crate) test: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl TestCommand {
         Ok(Self { binaries: binaries.to_owned(), test })
     }
 
-    /// The name of the test, or the command if it is all of its tests.
+    /// The name of the test, or the command if it runs all of its tests.
     pub(crate) fn name(&self) -> &str {
         self.test.as_deref().unwrap_or(&self.binaries)
     }
@@ -42,7 +42,7 @@ impl TestCommand {
         command(&self.binaries, &["--", "--list"])
     }
 
-    /// Runs these tests of the same binaries, or all of them if there are none.
+    /// Runs these tests of the same binaries. Without tests, runs all of them.
     pub(crate) fn run(&self, tests: &[&str]) -> Command {
         let mut command = command(&self.binaries, &[]);
         if !tests.is_empty() {

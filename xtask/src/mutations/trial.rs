@@ -1,4 +1,4 @@
-//! Tries mutations: takes the step out, builds, runs the test.
+//! Tries mutations: takes out the step, builds, and runs the test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -28,12 +28,13 @@ pub(crate) fn try_all(root: &Path, mutations: &[Mutation], report: &mut Report) 
     Ok(())
 }
 
-/// Whether the tests of these mutations pass on the unchanged code. They are in the same binaries.
+/// Checks that the tests of these mutations, which are in the same binaries, pass on the unchanged
+/// code.
 fn check_passing(checkout: &Checkout, mutations: &[&Mutation]) -> Result<()> {
     let command = &mutations[0].test;
     let tests: Option<BTreeSet<&str>> =
         mutations.iter().map(|mutation| mutation.test.test.as_deref()).collect();
-    // One that names no test needs them all.
+    // A mutation without a named test needs all tests.
     let tests = Vec::from_iter(tests.unwrap_or_default());
     let Ended { status, output } = checkout.run(command.run(&tests))?;
     ensure!(status.success(), "not all tests pass:\n{}", essence(&output));
@@ -62,13 +63,13 @@ fn try_one(checkout: &Checkout, mutation: &Mutation) -> Result<Verdict> {
 fn test(checkout: &Checkout, mutation: &Mutation) -> Result<Verdict> {
     let command = &mutation.test;
     let Ended { status, output } = checkout.run(command.build())?;
-    ensure!(status.success(), "it does not compile:\n{}", essence(&output));
+    ensure!(status.success(), "the code does not compile:\n{}", essence(&output));
     let tests = Vec::from_iter(command.test.as_deref());
     let run = checkout.run_with_patience(&command.run(&tests))?;
     Ok(Verdict::of(&run, mutation.expected))
 }
 
-/// The lines of an output that say what has failed.
+/// The lines of an output that name what failed.
 fn essence(output: &str) -> String {
     const BEGINNINGS: [&str; 4] = ["error", "--> ", "test result", "thread "];
     let tells = |line: &&str| {

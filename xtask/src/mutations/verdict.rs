@@ -1,28 +1,28 @@
-//! [`Verdict`]: what a test says of a mutation, and whether that was expected.
+//! [`Verdict`]: whether the test noticed the mutation, and whether that was expected.
 
 use super::mutation::Expected;
 
-/// What the test did without the step, and what it has written.
+/// The result of the test without the step, with its output.
 #[derive(Debug)]
 pub(crate) enum TestRun {
     Passed(String),
     Failed(String),
-    /// It was stopped because it took too long.
+    /// It was stopped, because it took too long.
     Hung,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The tests that failed; empty if none did before the process ended.
+    /// The tests that failed. Empty if none had failed before the process ended.
     CaughtBy(Vec<String>),
     CaughtByHanging,
-    /// The step is missing, and no test has noticed.
+    /// The step is missing, and no test noticed.
     Survived,
-    /// As `Survived`, and the mutation says why.
+    /// No test noticed. The mutation says why.
     MissedAsExpected,
-    /// The tests that caught what they were expected to miss.
+    /// The tests that caught a mutation that was expected to be missed.
     CaughtUnexpectedly(Vec<String>),
-    /// The command has run no test.
+    /// The command ran no test.
     NoTest,
 }
 
@@ -42,7 +42,7 @@ impl Verdict {
     }
 }
 
-/// Tests that have passed, in all binaries that have run.
+/// How many tests passed, in all binaries that ran.
 pub(crate) fn passed_tests(output: &str) -> usize {
     let results = output.lines().filter_map(|line| line.strip_prefix("test result: "));
     let passed = results.filter_map(|result| {
@@ -96,7 +96,7 @@ test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 4 filtered out; fini
     fn a_test_that_fails_has_caught_the_mutation() {
         let caught = Verdict::of(&fails(FAILED), Expected::Caught);
         assert_eq!(caught, Verdict::CaughtBy(vec!["a::b".to_owned(), "c".to_owned()]));
-        // A process that aborts says no result.
+        // A process that aborts prints no result.
         let caught = Verdict::of(&fails("running 1 test\n"), Expected::Caught);
         assert_eq!(caught, Verdict::CaughtBy(Vec::new()));
     }

@@ -279,7 +279,7 @@ mod tests {
             assert_eq!(turned, Gro::Off, "nothing is queued");
             assert!(!half.gro());
             half.start(on);
-            let error = socket.try_recv().expect_err("nobody is there");
+            let error = socket.try_recv().expect_err("the port is closed");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         });
         runtime.shutdown(Drain::default());
@@ -318,7 +318,7 @@ mod tests {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.drain().unwrap();
             let (half, on) = (&socket.endpoint().receive, &socket.endpoint().socket);
-            let error = half.after_trying(on, Gro::On).expect_err("it could not be read");
+            let error = half.after_trying(on, Gro::On).expect_err("the queue cannot be read");
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             socket.try_send_to(b"late", socket.local_addr().unwrap()).unwrap();
             assert!(socket.recv().await.unwrap().is_none());
@@ -340,7 +340,7 @@ mod tests {
             let address = socket.local_addr().unwrap();
             socket.try_send_to(b"late", address).unwrap();
             let turned = half.turn_gro_off_over_an_empty_queue(on).unwrap();
-            assert_eq!(turned, Gro::On, "it was not empty");
+            assert_eq!(turned, Gro::On, "the queue is not empty");
             assert!(half.gro());
             assert!(flag(on.kernel().unwrap(), libc::SOL_UDP, libc::UDP_GRO).unwrap());
             let mut left = 10;

@@ -438,7 +438,7 @@ mod tests {
         inbox.push_error(io::ErrorKind::ConnectionRefused.into());
         assert_eq!((inbox.errors(), inbox.messages()), (2, 1));
         let Some((Arrival::Error(first), _)) = inbox.pop(Take::One, |sealed| sealed.0) else {
-            panic!("the errors came first");
+            panic!("an error comes first");
         };
         assert_eq!(first.kind(), io::ErrorKind::HostUnreachable);
         for expected in ["a", "error", "nothing"] {
@@ -507,11 +507,15 @@ mod tests {
             wait(&mut inbox);
         }
         assert!(push(&mut inbox, "a"));
-        assert_eq!(end_turn(&mut inbox), (Claim::Open, 0), "it comes in this turn");
-        assert_eq!(end_turn(&mut inbox), (Claim::Open, 1), "it did not");
+        assert_eq!(
+            end_turn(&mut inbox),
+            (Claim::Open, 0),
+            "the waiter may still come in this turn"
+        );
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 1), "the waiter did not come");
         inbox.push_error(io::ErrorKind::ConnectionRefused.into());
-        assert_eq!(end_turn(&mut inbox), (Claim::Open, 0), "one was woken in this turn");
-        assert_eq!(end_turn(&mut inbox), (Claim::Open, 1), "there is nobody else");
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 0), "a waiter was woken in this turn");
+        assert_eq!(end_turn(&mut inbox), (Claim::Open, 1), "no other waiter is left to wake");
         assert_eq!(end_turn(&mut inbox), (Claim::Settled, 0));
     }
 

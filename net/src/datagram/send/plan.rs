@@ -272,7 +272,7 @@ mod tests {
         let (mut at, mut messages, mut slices) = (Cursor::default(), Vec::new(), Vec::new());
         let classes = TrafficClasses::default();
         while let Some(planned) = next_message(transmits, at, offload, classes, &mut slices) {
-            assert!(planned.end > at, "it goes on");
+            assert!(planned.end > at, "each message makes progress");
             at = planned.end;
             let bytes: usize =
                 slices[planned.message.slices.clone()].iter().map(|slice| slice.len()).sum();

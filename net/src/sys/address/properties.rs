@@ -52,7 +52,7 @@ fn internet(name: &[u8]) {
     assert_eq!(SocketAddr::from_raw(&name[..used - 1]), (Ipv4Addr::UNSPECIFIED, 0).into());
     // socket2 writes what the kernel reads, so a received address can be a destination.
     let written = socket2::SockAddr::from(address);
-    assert_eq!(raw_name(&written)[..used], name[..used], "it is not written as it was read");
+    assert_eq!(raw_name(&written)[..used], name[..used], "the address changes when it is written");
     assert_eq!(SocketAddr::from_raw(raw_name(&written)), address, "the round trip");
 }
 
@@ -60,7 +60,7 @@ fn unix(name: &[u8]) {
     let address = net::SocketAddr::from_raw(name);
     let is_unix = name.first_chunk() == Some(&(libc::AF_UNIX as u16).to_ne_bytes());
     let Some(rest) = name.get(2..).filter(|rest| is_unix && !rest.is_empty()) else {
-        assert!(address.is_unnamed(), "{address:?} out of nothing");
+        assert!(address.is_unnamed(), "{address:?} from no name");
         return;
     };
     if rest[0] == 0 {

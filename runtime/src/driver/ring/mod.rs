@@ -340,7 +340,7 @@ mod tests {
         };
         match start(DriverChoice::IoUring, &limits, Arc::clone(&eventfd)) {
             Ok(Started { backend: Backend::Ring(ring), pool, .. }) => Some((ring, pool, eventfd)),
-            Ok(_) => panic!("a ring was asked for"),
+            Ok(_) => panic!("a ring was requested"),
             Err(error) => {
                 println!("skipped: {error}");
                 None
@@ -372,7 +372,7 @@ mod tests {
         // One enter submits all. The completion queue takes them in parts.
         for _ in 0..COUNT {
             ring.enter(Wait::AtMost(Duration::from_secs(1))).unwrap();
-            assert!(ring.backlog.is_empty(), "it slept, or would have");
+            assert!(ring.backlog.is_empty(), "the ring may sleep with entries in its backlog");
             collected += count_collected(&mut ring);
             if collected == COUNT {
                 break;
@@ -453,7 +453,7 @@ mod tests {
         assert!(!ring.has_completions());
         (&*eventfd).write_all(&1u64.to_ne_bytes()).unwrap();
         ring.enter(Wait::AtMost(Duration::from_secs(10))).unwrap();
-        assert!(ring.has_completions(), "it is deaf");
+        assert!(ring.has_completions(), "the write to the eventfd posts a completion");
         ring.close();
     }
 
@@ -461,11 +461,11 @@ mod tests {
     const UNREGISTER_BUFFERS: libc::c_uint = 23;
 
     /// A forked child keeps the ring alive by its copy of the descriptor. Fails when only closing
-    /// this process's descriptor takes the pool from the kernel: its memory is freed next.
+    /// the descriptor of this process unregisters the pool, whose memory is freed next.
     #[test]
     fn the_pool_is_taken_back_although_a_child_may_hold_the_ring() {
         let Some((ring, pool, _)) = ring(2) else { return };
-        let copy = ring.as_in_a_child().expect("it is a ring of the kernel");
+        let copy = ring.as_in_a_child().expect("the ring is not a model");
         ring.close();
         // `struct io_uring_buf_reg`, of which only the group, 0, is read.
         let group = [0u64; 5];

@@ -114,7 +114,7 @@ impl Sink for Counting {
     }
 
     fn receive(&self, mut batch: Batch<'_>, _: Armed, _: &mut Wakes) -> Verdict {
-        assert!(!self.panics || batch.next().is_none(), "as it was told to");
+        assert!(!self.panics || batch.next().is_none(), "the sink panics on purpose");
         self.count.set(self.count.get() + batch.count());
         Verdict::Keep
     }

@@ -1,5 +1,5 @@
-//! What outlives what: whichever of runtime, task, socket, datagram, waker, handle and timer goes
-//! first, nothing leaks, nothing hangs, and nothing is used after it is gone.
+//! What outlives what. Whichever of runtime, task, socket, datagram, waker, handle and timer is
+//! dropped first, nothing leaks, nothing hangs, and nothing is used after it was dropped.
 
 mod runtimes;
 mod sockets;
@@ -14,7 +14,7 @@ fn small_runtime() -> Runtime {
     Runtime::builder().buffers(64).build().unwrap()
 }
 
-/// Counts the futures that are alive: each holds a clone.
+/// Counts the living futures, each of which holds a clone.
 type Alive = Rc<()>;
 
 fn alive(count: &Alive) -> usize {

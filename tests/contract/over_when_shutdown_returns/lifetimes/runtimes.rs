@@ -35,10 +35,10 @@ fn a_runtime_dropped_inside_a_task_of_another_drains_and_leaves_that_one_alone()
         });
         let task = outer.spawn(async move {
             drop(inner);
-            // And one that lives and dies here.
+            // Another runtime starts and ends inside the task.
             drop(small_runtime());
             assert_eq!(received.get(), 10);
-            // Gives 1 if it is the outer runtime's again.
+            // Returns 1 if the outer runtime is current again.
             spawn(async { 1 }).await.unwrap()
         });
         assert_eq!(outer.block_on(task).unwrap(), 1);
@@ -113,8 +113,7 @@ fn two_hundred_runtimes_leave_nothing() {
     });
 }
 
-/// Pools have a test of their own, in `mapping.rs`. Fails when a ring's memory is given to
-/// forked children.
+/// Pools have their own test, in `mapping.rs`. Fails when forked children get the memory of a ring.
 #[test]
 fn rings_are_kept_from_forked_children() {
     in_a_child(|| {

@@ -15,12 +15,12 @@ use futures_util::FutureExt;
 
 use super::small_runtime;
 
-/// Fails unless the port that `socket` was bound to is free.
+/// Fails unless the port of `address` is free.
 fn assert_free(address: net::SocketAddr) {
     drop(net::UdpSocket::bind(address).unwrap_or_else(|error| panic!("{address}: {error}")));
 }
 
-/// A socket in the runtime of this thread, with datagrams in its inbox and in its queue.
+/// A socket in the current runtime, with datagrams in its inbox and in its queue.
 async fn socket_with_datagrams() -> (UdpSocket, net::SocketAddr) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -84,9 +84,9 @@ fn a_socket_dropped_after_the_end_leaks_nothing() {
         let report = runtime.shutdown(Drain::default().deadline(Duration::ZERO));
         assert_eq!((report.undelivered, report.stats.received), (2, 2), "{report}");
         assert_free(address);
-        assert!(socket.recv().now_or_never().expect("it is over").unwrap().is_none());
+        assert!(socket.recv().now_or_never().expect("the runtime has ended").unwrap().is_none());
         let to = net::SocketAddr::from(([127, 0, 0, 1], 9));
-        let send = socket.send_to(b"late", to).now_or_never().expect("it is over");
+        let send = socket.send_to(b"late", to).now_or_never().expect("the runtime has ended");
         assert_eq!(send.unwrap_err().kind(), std::io::ErrorKind::NotConnected);
         drop(socket);
     });
@@ -105,7 +105,7 @@ fn a_socket_dropped_while_a_panic_unwinds_block_on_leaks_nothing() {
             })
         }));
         assert!(unwound.is_err());
-        assert_free(bound.get().expect("it was bound"));
+        assert_free(bound.get().expect("the socket was bound"));
         runtime.block_on(async { drop(socket_with_datagrams().await) });
         drop(runtime);
     });

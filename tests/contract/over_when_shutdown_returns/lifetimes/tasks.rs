@@ -1,4 +1,4 @@
-//! Tasks, and the handles to them.
+//! Tasks and their handles.
 
 use std::cell::RefCell;
 use std::future::pending;
@@ -53,7 +53,7 @@ fn a_task_that_waits_for_ever_is_dropped_at_the_end_without_delay() {
         }
         runtime.block_on(yield_now());
         assert_eq!(alive(&count), 10);
-        // Hangs, or nearly, if the end waits for them.
+        // Hangs for a long time if the end waits for these tasks.
         let report = runtime.shutdown(Drain::default().deadline(Duration::from_secs(3600)));
         assert_eq!((alive(&count), report.tasks_dropped), (0, 10));
         assert_eq!(report.outcome, DrainOutcome::Complete);
@@ -126,7 +126,7 @@ fn what_a_destructor_spawns_while_the_runtime_runs_is_a_task() {
             assert!(task.await.is_err());
             for spawned in 1..=3 {
                 assert_eq!((handles.borrow().len(), alive(&count)), (spawned, 1));
-                let handle = handles.borrow_mut().pop().expect("it was spawned");
+                let handle = handles.borrow_mut().pop().expect("a task was spawned");
                 assert!(!handle.is_finished());
                 handle.abort();
                 assert!(handle.await.is_err());
@@ -153,7 +153,7 @@ fn what_a_destructor_spawns_at_the_end_is_cancelled() {
         assert_eq!((alive(&count), handles.borrow().len()), (0, 30));
         for handle in handles.take() {
             assert!(handle.is_finished());
-            let result = handle.now_or_never().expect("it is finished");
+            let result = handle.now_or_never().expect("the task has ended");
             assert!(result.unwrap_err().is_cancelled());
         }
     });

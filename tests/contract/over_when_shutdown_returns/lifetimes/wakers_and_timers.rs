@@ -1,4 +1,4 @@
-//! Wakers that other threads have, and timers.
+//! Wakers that other threads hold, and timers.
 
 use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 
 use super::{Alive, alive, small_runtime};
 
-/// A task that gives its waker away and waits for ever.
+/// A task that passes on its waker and waits for ever.
 async fn give_waker(to: mpsc::Sender<Waker>) {
     poll_fn(|cx| {
         to.send(cx.waker().clone()).unwrap();
@@ -33,7 +33,7 @@ fn a_waker_outlives_its_runtime_and_is_woken_from_another_thread() {
             runtime.spawn(give_waker(give.clone()));
         }
         runtime.block_on(async {
-            // The waker of block_on itself, too.
+            // The waker of `block_on` as well.
             let mut own = Box::pin(give_waker(give));
             poll_fn(|cx| {
                 assert!(own.as_mut().poll(cx).is_pending());
@@ -49,7 +49,7 @@ fn a_waker_outlives_its_runtime_and_is_woken_from_another_thread() {
     });
 }
 
-/// Hangs when the end does not look for tasks in the inbox; aborts the process when a task is
+/// Hangs when the end does not check the remote queue for tasks. Aborts the process when a task is
 /// dropped by the thread that wakes it.
 #[test]
 fn wakes_from_another_thread_while_the_runtime_ends_harm_nothing() {
@@ -78,7 +78,7 @@ fn wakes_from_another_thread_while_the_runtime_ends_harm_nothing() {
                     }
                 }
             });
-            // Until it does wake them: they are polled again.
+            // Until the thread wakes them, and they are polled again.
             runtime.block_on(async {
                 while wakers.try_recv().is_err() {
                     yield_now().await;

@@ -45,7 +45,7 @@ pub(crate) fn hold(input: &[u8]) {
     a_copy_outside_the_pool_is_equal(message, bytes, len, layout);
     let segment = NonZeroU32::new(segment.into()).unwrap_or(NonZeroU32::MIN);
     the_datagrams_of_a_train_are_its_payload(bytes, len, layout, segment);
-    POOL.with(|pool| assert_eq!(pool.free(), pool.count(), "a buffer did not come back"));
+    POOL.with(|pool| assert_eq!(pool.free(), pool.count(), "a buffer was not returned"));
 }
 
 /// A message of `len` bytes, in a buffer that begins with `bytes` and is otherwise filled with
@@ -148,9 +148,9 @@ fn a_copy_outside_the_pool_is_equal(
     assert!(message.is_pooled() && !copy.is_pooled());
     assert_eq!(exposed(&copy), exposed(&message), "the copy differs");
     drop(message);
-    assert_eq!(POOL.with(Pool::free), 2, "the buffer did not come back");
+    assert_eq!(POOL.with(Pool::free), 2, "the buffer was not returned");
     copy.claim();
-    assert_eq!(POOL.with(Pool::free), 1, "what the program holds is not counted");
+    assert_eq!(POOL.with(Pool::free), 1, "a copy that the program holds is not counted");
 }
 
 /// The datagrams of a train are its payload, without gap or overlap, each of the segment length.
