@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::{asan, fuzz, miri, model, mutations, soak};
+use crate::{asan, fuzz, minimum_rust, miri, model, mutations, soak};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -25,6 +25,7 @@ struct Section {
 const SECTIONS: &[Section] = &[
     Section { name: "format", run: format },
     Section { name: "clippy", run: clippy },
+    Section { name: "the minimum Rust version", run: minimum_rust::run },
     Section { name: "documentation", run: documentation },
     Section { name: "tests and doctests", run: tests },
     Section { name: "tests of the tools", run: tests_of_tools },
