@@ -10,10 +10,10 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use xshell::{Shell, cmd};
 
-use crate::packages::PUBLISHED;
+use crate::packages;
 
 pub(crate) fn run(shell: &Shell, root: &Path) -> Result<()> {
-    let packages = &PUBLISHED.map(|package| ["--package", package]).concat();
+    let packages = &packages::published();
     cmd!(shell, "cargo clippy {packages...} --lib --all-features")
         .args(["--", "-D", "clippy::incompatible_msrv"])
         .run()?;
