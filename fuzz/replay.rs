@@ -30,13 +30,8 @@ fn replay(corpus: &str, holds: fn(&[u8])) {
 
 /// An input of the corpus with one to four changes of the kinds that fuzzers make.
 fn mutated(inputs: &[(String, Vec<u8>)], seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut below = |limit: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 33) as usize % limit.max(1)
-    };
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut below = |limit: usize| random.usize(..limit.max(1));
     let mut input = inputs[below(inputs.len())].1.clone();
     for _ in 0..=below(4) {
         let at = below(input.len());

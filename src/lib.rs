@@ -79,9 +79,6 @@
 //!
 //! [The exit in detail]: https://github.com/ebbtide/ebbtide/blob/main/docs/exit.md
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("ebbtide runs on Linux only: it needs io_uring or epoll");
-
 pub use ebbtide_runtime::{
     Builder, Drain, DrainError, DrainOutcome, DrainReport, Draining, DriverChoice, Exit, ExitHold,
     JoinError, JoinHandle, LocalHandle, Metrics, Quiesced, RunningDriver, Runtime, StartCause,

@@ -54,6 +54,9 @@
     warn(clippy::cast_possible_truncation, clippy::cast_possible_wrap, clippy::cast_sign_loss)
 )]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!("ebbtide runs on Linux only: it needs io_uring or epoll");
+
 mod blocking;
 pub mod buffer;
 mod builder;

@@ -1,10 +1,11 @@
 //! [`Board`]: the channels that senders can send to.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ebbtide::net::UnixAddr;
+use parking_lot::Mutex;
 
 use super::SENDERS;
 
@@ -94,23 +95,19 @@ pub(super) struct Board {
 }
 
 impl Board {
-    fn channels(&self) -> MutexGuard<'_, Vec<Arc<Channel>>> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn post(&self, channel: &Arc<Channel>) {
-        self.channels().push(Arc::clone(channel));
+        self.channels.lock().push(Arc::clone(channel));
     }
 
     pub(super) fn remove(&self, channel: &Arc<Channel>) {
         channel.close();
-        self.channels().retain(|posted| !Arc::ptr_eq(posted, channel));
+        self.channels.lock().retain(|posted| !Arc::ptr_eq(posted, channel));
     }
 
     /// A channel. `choose` picks its index from the number of channels.
     pub(super) fn pick(&self, choose: impl FnOnce(usize) -> usize) -> Option<Sending> {
         let channel = {
-            let channels = self.channels();
+            let channels = self.channels.lock();
             match channels.len() {
                 0 => return None,
                 len => Arc::clone(&channels[choose(len)]),

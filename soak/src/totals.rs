@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// The number of failures that are kept. The first ones are the most useful.
 const MOST_FAILURES: usize = 20;
@@ -51,7 +52,7 @@ impl Sums {
 
 impl Totals {
     pub(super) fn add(&self, life: &Sums) {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = self.ended.lock();
         *ended = Sums {
             lives: ended.lives + life.lives,
             udp_sockets: ended.udp_sockets + life.udp_sockets,
@@ -71,7 +72,7 @@ impl Totals {
     }
 
     fn ended(&self) -> Sums {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.ended.lock()
     }
 
     pub(super) fn lives(&self) -> u64 {
@@ -79,7 +80,7 @@ impl Totals {
     }
 
     pub(super) fn fail(&self, failure: String) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock();
         if failures.len() < MOST_FAILURES {
             println!("FAILED: {failure}");
             failures.push(failure);
@@ -87,7 +88,7 @@ impl Totals {
     }
 
     pub(super) fn failures(&self) -> Vec<String> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failures.lock().clone()
     }
 
     /// Whether a thread may never end.

@@ -171,7 +171,10 @@ fn answer(fault: Fault, mut arguments: [usize; 6]) -> isize {
 /// otherwise the first, which is a descriptor.
 fn marked(syscall: libc::c_long) -> u8 {
     match syscall {
-        libc::SYS_io_uring_enter | libc::SYS_sendto | libc::SYS_recvfrom => 0,
+        libc::SYS_io_uring_enter
+        | libc::SYS_epoll_pwait
+        | libc::SYS_sendto
+        | libc::SYS_recvfrom => 0,
         _ => 5,
     }
 }

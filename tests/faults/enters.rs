@@ -1,4 +1,5 @@
-//! Failures of the calls that enter the kernel: `io_uring_enter(2)`, or `epoll_wait(2)`.
+//! Failures of the calls that enter the kernel: `io_uring_enter(2)`, or `epoll_wait(2)`, which
+//! rustix makes as `epoll_pwait`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -50,7 +51,7 @@ fn manners(visit: libc::c_long) -> &'static [Manner] {
 }
 
 fn visit(shape: Shape) -> libc::c_long {
-    if shape.has_ring() { libc::SYS_io_uring_enter } else { libc::SYS_epoll_wait }
+    if shape.has_ring() { libc::SYS_io_uring_enter } else { libc::SYS_epoll_pwait }
 }
 
 /// Runs the program with `fault`. Fails unless nothing is lost and the fault happens.

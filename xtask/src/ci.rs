@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::{asan, fuzz, miri, model, mutations, soak};
+use crate::{asan, fuzz, minimum_rust, miri, model, mutations, packages, soak};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -25,7 +25,9 @@ struct Section {
 const SECTIONS: &[Section] = &[
     Section { name: "format", run: format },
     Section { name: "clippy", run: clippy },
+    Section { name: "the minimum Rust version", run: minimum_rust::run },
     Section { name: "documentation", run: documentation },
+    Section { name: "the packages to publish", run: packages::run },
     Section { name: "tests and doctests", run: tests },
     Section { name: "tests of the tools", run: tests_of_tools },
     Section { name: "tests of the model, and unit tests that run on it", run: model_tests },

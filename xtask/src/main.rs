@@ -4,9 +4,11 @@ mod asan;
 mod ci;
 mod fuzz;
 mod jobs;
+mod minimum_rust;
 mod miri;
 mod model;
 mod mutations;
+mod packages;
 mod soak;
 mod without_io_uring;
 

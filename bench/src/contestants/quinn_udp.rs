@@ -7,8 +7,9 @@
 use std::array;
 use std::io::{self, IoSliceMut};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::Socket;
 use tokio::io::Interest;
@@ -103,7 +104,7 @@ fn run_sink(sink: Sink) -> io::Result<()> {
             let batch = Arc::clone(&batch);
             drop(tokio::spawn(async move {
                 while endpoint.socket.readable().await.is_ok() {
-                    let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut batch = batch.lock();
                     drop(endpoint.try_receive(&mut batch));
                 }
             }));
@@ -120,7 +121,7 @@ fn run_sink(sink: Sink) -> io::Result<()> {
 async fn receive(endpoint: Endpoint, mut tally: Tally, batch: Arc<Mutex<Batch>>) -> io::Result<()> {
     loop {
         endpoint.socket.readable().await?;
-        let mut batch = batch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = batch.lock();
         let count = match endpoint.try_receive(&mut batch) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             received => received?,

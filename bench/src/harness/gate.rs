@@ -12,7 +12,8 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Mutex;
+
+use parking_lot::Mutex;
 
 use super::fail;
 use super::memory::resident_bytes;
@@ -72,7 +73,7 @@ impl Gate {
     /// A socket has received all of its stage. Blocks the thread while the generator fills the
     /// next one; nothing is queued on any socket meanwhile.
     pub(crate) fn arrive(&self) {
-        let mut state = self.state.lock().unwrap_or_else(|_| fail("a receiver panicked"));
+        let mut state = self.state.lock();
         state.arrived += 1;
         if state.arrived < self.sockets {
             return;
@@ -106,7 +107,7 @@ impl Gate {
 
     /// What was measured, once the contestant is done.
     pub(crate) fn measured(&self) -> Measured {
-        let state = self.state.lock().unwrap_or_else(|_| fail("a receiver panicked"));
+        let state = self.state.lock();
         state.measured.unwrap_or_else(|| fail("the contestant returned before it had everything"))
     }
 }

@@ -1,12 +1,14 @@
 //! What a runtime does beside sockets: spawn, yield, wake, time.
 
 use std::future::poll_fn;
+use std::hint;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::thread;
-use std::{hint, sync::Mutex, task::Waker};
+
+use parking_lot::Mutex;
 
 use crate::contestants::{Contestant, Micro, Task, Work};
 use crate::harness::cpu::{GENERATOR_CPU, pin};
@@ -110,21 +112,21 @@ fn wake(
             }
             if rung == total {
                 watch.stop();
-                *lock(&result) = watch.total();
+                *result.lock() = watch.total();
                 bell.heard.store(rung, Ordering::Release);
                 return Poll::Ready(());
             }
-            *lock(&bell.waker) = Some(cx.waker().clone());
+            *bell.waker.lock() = Some(cx.waker().clone());
             bell.heard.store(rung, Ordering::Release);
         } else {
-            *lock(&bell.waker) = Some(cx.waker().clone());
+            *bell.waker.lock() = Some(cx.waker().clone());
         }
         Poll::Pending
     })))?;
     if ringer.join().is_err() {
         fail("the thread that wakes panicked");
     }
-    let elapsed = *lock(&elapsed);
+    let elapsed = *elapsed.lock();
     Ok(metrics(elapsed, count))
 }
 
@@ -133,7 +135,7 @@ fn ring(bell: &Bell, total: u64) {
     pin(GENERATOR_CPU);
     for number in 1..=total {
         let waker = loop {
-            if let Some(waker) = lock(&bell.waker).take() {
+            if let Some(waker) = bell.waker.lock().take() {
                 break waker;
             }
             hint::spin_loop();
@@ -144,8 +146,4 @@ fn ring(bell: &Bell, total: u64) {
             hint::spin_loop();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|_| fail("a thread panicked"))
 }

@@ -94,22 +94,6 @@ enum End {
     IntoStd,
 }
 
-/// Pseudo-random numbers, the same for the same seed.
-pub(super) struct Random(u64);
-
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed * 0x9e37_79b9)
-    }
-
-    pub(super) fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-}
-
 /// The length of a numbered datagram.
 pub(super) const LEN: usize = 24;
 
@@ -450,10 +434,10 @@ fn lock_filter(socket: &impl AsRawFd) {
 /// Runs a generated program for each state, filter and end.
 fn play(shape: impl Fn() -> Builder, buffers: usize) {
     for seed in 1..=12 {
-        let mut random = Random::new(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         for state in State::ALL {
             for filter in [Filter::None, Filter::Own, Filter::Locked] {
-                let end = [End::Drain, End::IntoStd][random.below(2)];
+                let end = [End::Drain, End::IntoStd][random.usize(..2)];
                 let runtime = shape().buffers(buffers).build().unwrap();
                 runtime.block_on(async {
                     let mut rig = Rig::new(buffers, filter).await;
@@ -461,8 +445,8 @@ fn play(shape: impl Fn() -> Builder, buffers: usize) {
                     rig.bring_to(state).await;
                     // Each call comes first in some of the programs.
                     rig.call(CALLS[seed as usize % CALLS.len()]).await;
-                    for _ in 0..random.below(5) {
-                        rig.call(CALLS[random.below(CALLS.len())]).await;
+                    for _ in 0..random.usize(..5) {
+                        rig.call(CALLS[random.usize(..CALLS.len())]).await;
                     }
                     rig.end(end).await;
                 });

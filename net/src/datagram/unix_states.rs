@@ -8,7 +8,7 @@ use ebbtide_runtime::driver::DriverChoice;
 use ebbtide_runtime::task::yield_now;
 use ebbtide_runtime::{Builder, Drain, Drainable, Pass, ReadProgress, Runtime};
 
-use super::states::{LEN, Random, numbered};
+use super::states::{LEN, numbered};
 use crate::{Datagram, Exit, UnixAddr, UnixDatagram};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,7 +241,7 @@ impl Drop for Rig {
 /// Runs a generated program for each state and end.
 fn play(shape: impl Fn() -> Builder, buffers: usize) {
     for seed in 1..=14 {
-        let mut random = Random::new(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         for state in STATES {
             let runtime = shape().buffers(buffers).build().unwrap();
             runtime.block_on(async {
@@ -250,10 +250,10 @@ fn play(shape: impl Fn() -> Builder, buffers: usize) {
                 rig.bring_to(state).await;
                 // Each call comes first in some of the programs.
                 rig.call(CALLS[seed as usize % CALLS.len()]).await;
-                for _ in 0..random.below(5) {
-                    rig.call(CALLS[random.below(CALLS.len())]).await;
+                for _ in 0..random.usize(..5) {
+                    rig.call(CALLS[random.usize(..CALLS.len())]).await;
                 }
-                match random.below(2) {
+                match random.usize(..2) {
                     0 => rig.end_by_drain().await,
                     _ => rig.end_by_into_std(),
                 }

@@ -1,7 +1,7 @@
 //! [`Socket`]: a datagram socket and its system calls.
 
-// UNSAFETY: SO_MEMINFO, SO_GET_FILTER, sendmmsg, dup3 and connect to no family have no safe form,
-// and socket2 returns raw addresses as pointers.
+// UNSAFETY: SO_MEMINFO, SO_GET_FILTER, sendmmsg and dup3 of these types have no safe form, and
+// socket2 returns raw addresses as pointers.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io::{self, IoSlice};
@@ -12,7 +12,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use ebbtide_runtime::driver::{Layout, READ_BATCH, Source};
 use socket2::{SockAddr, SockFilter};
 
-use super::address::family;
 use super::message::{MESSAGES_PER_CALL, Message};
 #[cfg(ebbtide_model)]
 use super::model::ModelSocket;
@@ -308,12 +307,7 @@ fn socklen(len: usize) -> libc::socklen_t {
 
 /// Removes the peer of a UDP socket, by a connect(2) to no family.
 pub(crate) fn disconnect(socket: &socket2::Socket) -> io::Result<()> {
-    let nowhere = libc::sockaddr { sa_family: family(libc::AF_UNSPEC), sa_data: [0; 14] };
-    // SAFETY: the pointer names `nowhere` and its length, which are only read.
-    let result = unsafe {
-        libc::connect(socket.as_raw_fd(), &raw const nowhere, socklen(size_of_val(&nowhere)))
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(rustix::net::connect_unspec(socket)?)
 }
 
 /// The raw bytes of an address, as sendmsg(2) takes them.

@@ -6,13 +6,15 @@
 //! while a CPU delivers it to its socket: that is a critical section of RCU, for which a grace
 //! period waits.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
+use rustix::thread::MembarrierCommand;
+
 use super::backlog::{Backlogs, Processed};
-use super::membarrier;
 use super::report::Quiesced;
 use crate::clock;
 
@@ -64,4 +66,15 @@ pub(super) fn wait_for_what_is_in_hand(deadline: Instant, meanwhile: &mut dyn Fn
         Ok(()) => Quiesced::Waited,
         Err(_) => Quiesced::NoGracePeriod,
     }
+}
+
+/// Waits until every CPU has passed through the scheduler, which it does not do while it has a
+/// packet in hand: membarrier(2), Linux 4.3. What is in its backlog is not in hand
+/// (docs/kernel.md, K-CPU-2).
+///
+/// # Errors
+///
+/// `EINVAL` on kernels with `nohz_full`, `ENOSYS` if it was not built in.
+pub(crate) fn membarrier() -> io::Result<()> {
+    Ok(rustix::thread::membarrier(MembarrierCommand::Global)?)
 }

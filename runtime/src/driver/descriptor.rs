@@ -1,21 +1,14 @@
-//! Descriptors: readiness, and the few calls that std does not offer in safe form.
-
-// UNSAFETY: std has no safe form of eventfd, poll and epoll.
-#![expect(unsafe_code, reason = "argued above")]
+//! Descriptors: readiness, and the few that std does not make.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::event::{self, EventfdFlags, PollFd, PollFlags, Timespec, epoll};
 
 /// Makes an eventfd(2). It is non-blocking, so that a writer never waits for the runtime.
 pub(crate) fn eventfd() -> io::Result<File> {
-    // SAFETY: takes two numbers.
-    let number = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if number < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just made and has no other owner.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+    let descriptor = event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
     Ok(File::from(descriptor))
 }
 
@@ -29,11 +22,16 @@ pub enum Interest {
 }
 
 impl Interest {
-    pub(crate) fn poll_events(self) -> i16 {
+    fn poll_flags(self) -> PollFlags {
         match self {
-            Self::Readable => libc::POLLIN,
-            Self::Writable => libc::POLLOUT,
+            Self::Readable => PollFlags::IN,
+            Self::Writable => PollFlags::OUT,
         }
+    }
+
+    /// The events as poll(2) and io_uring number them.
+    pub(crate) fn poll_events(self) -> u32 {
+        events(self.poll_flags())
     }
 }
 
@@ -43,14 +41,16 @@ impl Interest {
 ///
 /// `WouldBlock` if it is not ready, or those of poll(2).
 pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u32> {
-    let mut request =
-        libc::pollfd { fd: descriptor.as_raw_fd(), events: interest.poll_events(), revents: 0 };
-    // SAFETY: one valid pollfd, and a timeout of zero.
-    match unsafe { libc::poll(&raw mut request, 1, 0) } {
+    let mut request = [PollFd::from_borrowed_fd(descriptor, interest.poll_flags())];
+    match event::poll(&mut request, Some(&Timespec::default()))? {
         0 => Err(io::ErrorKind::WouldBlock.into()),
-        1 => Ok(request.revents.cast_unsigned().into()),
-        _ => Err(io::Error::last_os_error()),
+        _ => Ok(events(request[0].revents())),
     }
+}
+
+/// The bits of `flags`, whose type has a sign on some architectures.
+fn events(flags: PollFlags) -> u32 {
+    i32::from(flags.bits()).cast_unsigned()
 }
 
 /// Makes a descriptor that is readable when `descriptor` is writable or has failed: an epoll(7)
@@ -63,33 +63,8 @@ pub fn poll_now(descriptor: BorrowedFd<'_>, interest: Interest) -> io::Result<u3
 ///
 /// If no descriptor is left, or those of epoll_ctl(2).
 pub fn watch_writable(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let epoll = epoll()?;
-    let events = libc::EPOLLOUT.cast_unsigned();
-    epoll_control(epoll.as_fd(), libc::EPOLL_CTL_ADD, descriptor.as_raw_fd(), events, 0)?;
-    Ok(epoll)
-}
-
-/// Makes an epoll(7) descriptor.
-pub(crate) fn epoll() -> io::Result<OwnedFd> {
-    // SAFETY: takes a number.
-    let number = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-    if number < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor was just made and has no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// epoll_ctl(2).
-pub(crate) fn epoll_control(
-    epoll: BorrowedFd<'_>,
-    operation: i32,
-    number: RawFd,
-    events: u32,
-    data: u64,
-) -> io::Result<()> {
-    let mut event = libc::epoll_event { events, u64: data };
-    // SAFETY: both descriptors are numbers, and the event lives until the call returns.
-    let result = unsafe { libc::epoll_ctl(epoll.as_raw_fd(), operation, number, &raw mut event) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let watch = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let unused = epoll::EventData::new_u64(0);
+    epoll::add(&watch, descriptor, unused, epoll::EventFlags::OUT)?;
+    Ok(watch)
 }

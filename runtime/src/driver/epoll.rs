@@ -8,18 +8,24 @@
 //! An operation is attempted first, and waits for an edge only after `EAGAIN`, so that no edge is
 //! missed (docs/kernel.md, K-EPOLL-1).
 
-// UNSAFETY: std has no safe form of epoll_wait.
+// UNSAFETY: descriptors are kept as numbers, of which the owner is elsewhere.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::descriptor::{Interest, epoll, epoll_control};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+
+use super::descriptor::Interest;
 use super::dispatch::Dispatch;
 use super::enter::Wait;
 use super::operation::Request;
@@ -37,10 +43,14 @@ const EVENTS: usize = 256;
 /// The data with which the eventfd is registered. No descriptor has this number.
 const WAKEUP: u64 = u64::MAX;
 
+/// The longest timeout that `epoll_wait` takes. A runtime that wakes after 24 days waits again.
+const LONGEST_WAIT: Duration = Duration::from_millis(i32::MAX.cast_unsigned() as u64);
+
 pub(crate) struct Epoll {
     descriptor: OwnedFd,
-    /// Other threads write to it. It is never read: every write is an edge.
-    eventfd: Arc<File>,
+    /// Kept open while it is registered. Other threads write to it. It is never read: every write
+    /// is an edge.
+    _eventfd: Arc<File>,
     /// By descriptor number. The kernel uses the lowest free number, so few entries are empty.
     watched: Vec<Watched>,
     /// The descriptor of each receive, and of each operation that waits for an edge.
@@ -52,7 +62,8 @@ pub(crate) struct Epoll {
     /// Requests that ended without an attempt, with the errno of their final completion, which
     /// `collect` makes.
     ended: Vec<(Id, i32)>,
-    events: Vec<libc::epoll_event>,
+    /// What the last wait reported.
+    events: Vec<Event>,
     /// Buffers to read into; empty between reads, kept for the allocation.
     buffers: Vec<Buffer>,
     /// Lengths of what was read; meaningless between reads.
@@ -68,8 +79,8 @@ struct Watched {
     is_queued: bool,
     /// Operations that wait for an edge.
     waiting: Vec<(Id, Interest)>,
-    /// The events that epoll watches. 0 if the descriptor is not registered.
-    registered: u32,
+    /// The events that epoll watches. Empty if the descriptor is not registered.
+    registered: EventFlags,
 }
 
 struct WatchedReceive {
@@ -81,37 +92,38 @@ struct WatchedReceive {
 
 impl Watched {
     /// The events that epoll has to watch.
-    fn events(&self) -> u32 {
-        let mut events = if self.receive.is_some() { libc::EPOLLIN } else { 0 };
+    fn events(&self) -> EventFlags {
+        let mut events = EventFlags::empty();
+        events.set(EventFlags::IN, self.receive.is_some());
         for (_, interest) in &self.waiting {
             events |= match interest {
-                Interest::Readable => libc::EPOLLIN,
-                Interest::Writable => libc::EPOLLOUT,
+                Interest::Readable => EventFlags::IN,
+                Interest::Writable => EventFlags::OUT,
             };
         }
-        if events == 0 { 0 } else { (events | libc::EPOLLET).cast_unsigned() }
+        events.set(EventFlags::ET, !events.is_empty());
+        events
     }
 }
 
 impl Epoll {
     pub(crate) fn new(eventfd: Arc<File>) -> io::Result<Self> {
-        let epoll = epoll()?;
-        let this = Self {
-            descriptor: epoll,
-            eventfd,
+        let descriptor = epoll::create(CreateFlags::CLOEXEC)?;
+        let data = EventData::new_u64(WAKEUP);
+        epoll::add(&descriptor, &eventfd, data, EventFlags::IN | EventFlags::ET)?;
+        Ok(Self {
+            descriptor,
+            _eventfd: eventfd,
             watched: Vec::new(),
             places: HashMap::new(),
             readable: VecDeque::new(),
             attempts: VecDeque::new(),
             ended: Vec::new(),
-            events: vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS],
+            events: Vec::with_capacity(EVENTS),
             buffers: Vec::with_capacity(DATAGRAMS_AT_ONCE),
             lens: Box::new([0; READ_BATCH]),
             waits: 0,
-        };
-        let events = (libc::EPOLLIN | libc::EPOLLET).cast_unsigned();
-        this.control(libc::EPOLL_CTL_ADD, this.eventfd.as_raw_fd(), events, WAKEUP)?;
-        Ok(this)
+        })
     }
 
     /// How often `epoll_wait` was called.
@@ -131,7 +143,7 @@ impl Epoll {
         self.places.insert(id, number);
         let watched = self.watched_or_new(number);
         watched.receive = Some(WatchedReceive { id, receive, wanted: DATAGRAMS_AT_ONCE });
-        if watched.registered & libc::EPOLLIN.cast_unsigned() == 0 {
+        if !watched.registered.contains(EventFlags::IN) {
             self.register(number);
         }
         // It may have become readable while nobody asked. The edge has passed then, so it is tried.
@@ -175,44 +187,35 @@ impl Epoll {
     /// Collects readiness. Waits for it as `wait` says, if nothing is left to do.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
         let timeout = match wait {
-            _ if self.has_work() => 0,
-            Wait::No => 0,
-            Wait::AtMost(time) => milliseconds(time),
-            Wait::Forever => -1,
+            _ if self.has_work() => Some(Timespec::default()),
+            Wait::No => Some(Timespec::default()),
+            Wait::AtMost(time) => Some(timespec(time)),
+            Wait::Forever => None,
         };
         self.waits += 1;
-        // SAFETY: `events` has space for the number of events that is passed.
-        let count = unsafe {
-            libc::epoll_wait(
-                self.descriptor.as_raw_fd(),
-                self.events.as_mut_ptr(),
-                i32::try_from(self.events.len()).expect("the list is short"),
-                timeout,
-            )
-        };
-        let Ok(count) = usize::try_from(count) else {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::Interrupted => Ok(()),
-                _ => Err(error),
-            };
-        };
-        for index in 0..count {
-            let event = self.events[index];
-            if event.u64 != WAKEUP {
-                let number = RawFd::try_from(event.u64).expect("it was registered with its number");
-                self.take_edge(number, event.events);
+        self.events.clear();
+        let events = spare_capacity(&mut self.events);
+        match epoll::wait(&self.descriptor, events, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        for index in 0..self.events.len() {
+            let Event { flags, data } = self.events[index];
+            if data.u64() != WAKEUP {
+                let number =
+                    RawFd::try_from(data.u64()).expect("it was registered with its number");
+                self.take_edge(number, flags);
             }
         }
         Ok(())
     }
 
     /// A descriptor has become ready.
-    fn take_edge(&mut self, number: RawFd, events: u32) {
+    fn take_edge(&mut self, number: RawFd, events: EventFlags) {
         let Some(watched) = self.watched.get_mut(place(number)) else { return };
-        let has = |wanted: i32| events & wanted.cast_unsigned() != 0;
-        let failed = has(libc::EPOLLERR | libc::EPOLLHUP);
-        let (readable, writable) = (failed || has(libc::EPOLLIN), failed || has(libc::EPOLLOUT));
+        let failed = EventFlags::ERR | EventFlags::HUP;
+        let readable = events.intersects(failed | EventFlags::IN);
+        let writable = events.intersects(failed | EventFlags::OUT);
         watched.waiting.retain(|(id, interest)| {
             let ready = match interest {
                 Interest::Readable => readable,
@@ -337,21 +340,27 @@ impl Epoll {
     fn register(&mut self, number: RawFd) {
         let Some(watched) = self.watched.get_mut(place(number)) else { return };
         let events = watched.events();
-        let operation = match (watched.registered, events) {
-            (0, 0) => return,
-            (0, _) => libc::EPOLL_CTL_ADD,
-            (_, 0) => libc::EPOLL_CTL_DEL,
-            (_, _) => libc::EPOLL_CTL_MOD,
-        };
-        watched.registered = events;
-        let Err(error) = self.control(operation, number, events, place(number) as u64) else {
+        let registered = mem::replace(&mut watched.registered, events);
+        if registered.is_empty() && events.is_empty() {
             return;
+        }
+        // SAFETY: it is open. What is requested of it keeps it open until the final completion
+        // ("owned until final"), and `forget` comes before it is closed.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+        let data = EventData::new_u64(place(number) as u64);
+        let result = if registered.is_empty() {
+            epoll::add(&self.descriptor, descriptor, data, events)
+        } else if events.is_empty() {
+            epoll::delete(&self.descriptor, descriptor)
+        } else {
+            epoll::modify(&self.descriptor, descriptor, data, events)
         };
+        let Err(errno) = result else { return };
         // Out of memory, or `fs.epoll.max_user_watches` is reached. Those that wait get the error,
         // instead of waiting for ever.
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        let errno = errno.raw_os_error();
         if let Some(watched) = self.watched.get_mut(place(number)) {
-            watched.registered = 0;
+            watched.registered = EventFlags::empty();
             let waiting = watched.waiting.drain(..).map(|(id, _)| id);
             let receive = watched.receive.take().map(|receive| receive.id);
             self.ended.extend(waiting.chain(receive).map(|id| (id, errno)));
@@ -368,10 +377,6 @@ impl Epoll {
             self.readable.retain(|queued| *queued != number);
         }
     }
-
-    fn control(&self, operation: i32, number: RawFd, events: u32, data: u64) -> io::Result<()> {
-        epoll_control(self.descriptor.as_fd(), operation, number, events, data)
-    }
 }
 
 /// The index of a descriptor in `watched`.
@@ -379,7 +384,28 @@ fn place(number: RawFd) -> usize {
     usize::try_from(number).expect("a descriptor that is open has a number")
 }
 
-/// Rounds up. A timer would otherwise be checked again and again before it is due.
-fn milliseconds(time: Duration) -> i32 {
-    i32::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+/// The timeout for a wait of `time`. `epoll::wait` rounds it up to the milliseconds of the kernel.
+fn timespec(time: Duration) -> Timespec {
+    Timespec::try_from(time.min(LONGEST_WAIT)).expect("24 days are representable")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::descriptor::eventfd;
+    use super::*;
+
+    /// Fails when a timeout is rounded down: a timer is then checked again and again before it is
+    /// due.
+    #[test]
+    #[cfg_attr(miri, ignore = "its clock does not measure the kernel's")]
+    fn a_wait_is_not_shorter_than_its_time() {
+        let mut epoll = Epoll::new(Arc::new(eventfd().unwrap())).unwrap();
+        for time in [999_999, 1_999_999].map(Duration::from_nanos) {
+            let start = Instant::now();
+            epoll.enter(Wait::AtMost(time)).unwrap();
+            assert!(start.elapsed() >= time, "{time:?}");
+        }
+    }
 }

@@ -414,13 +414,8 @@ mod tests {
     fn random_operations_agree_with_a_plain_list() {
         let seeds = if cfg!(miri) { 5 } else { 500 };
         for seed in 1..=seeds {
-            let mut random = seed as u64;
-            let mut next = |bound: usize| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                (random % bound as u64) as usize
-            };
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut next = |bound: usize| random.usize(..bound);
             let mut table = TestTable::new();
             // (id, operation, dropped, completed)
             let mut model: Vec<(Id, u32, bool, bool)> = Vec::new();

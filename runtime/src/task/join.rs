@@ -7,10 +7,10 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use async_task::FallibleTask;
+use sync_wrapper::SyncWrapper;
 
 use super::budget::GiveWay;
 use super::tasks::{Home, Output, Tasks};
@@ -136,8 +136,8 @@ enum Reason {
     Cancelled,
     Panic {
         message: Option<String>,
-        /// In a lock only to be `Sync`, which errors have to be.
-        payload: Mutex<Payload>,
+        /// Wrapped to be `Sync`, which errors have to be. Only the owner of the error takes it out.
+        payload: SyncWrapper<Payload>,
     },
 }
 
@@ -148,15 +148,17 @@ impl JoinError {
 
     pub(super) fn panic(payload: Payload) -> Self {
         let message = payload.message().map(str::to_owned);
-        Self { reason: Reason::Panic { message, payload: Mutex::new(payload) } }
+        Self { reason: Reason::Panic { message, payload: SyncWrapper::new(payload) } }
     }
 
     /// Whether the task was aborted, or dropped with its runtime.
+    #[must_use]
     pub fn is_cancelled(&self) -> bool {
         matches!(self.reason, Reason::Cancelled)
     }
 
     /// Whether the task panicked.
+    #[must_use]
     pub fn is_panic(&self) -> bool {
         matches!(self.reason, Reason::Panic { .. })
     }
@@ -167,6 +169,7 @@ impl JoinError {
     /// # Panics
     ///
     /// If the task was cancelled.
+    #[must_use]
     pub fn into_panic(self) -> Box<dyn Any + Send> {
         self.try_into_panic().expect("the task was cancelled, it did not panic")
     }
@@ -178,9 +181,7 @@ impl JoinError {
     /// This error, if the task was cancelled.
     pub fn try_into_panic(self) -> Result<Box<dyn Any + Send>, Self> {
         match self.reason {
-            Reason::Panic { payload, .. } => {
-                Ok(payload.into_inner().unwrap_or_else(PoisonError::into_inner).into_inner())
-            }
+            Reason::Panic { payload, .. } => Ok(payload.into_inner().into_inner()),
             Reason::Cancelled => Err(self),
         }
     }

@@ -269,10 +269,12 @@ impl MissedTickBehavior {
     }
 }
 
-/// `duration % period`, which std does not provide.
+/// `duration % period`, which std does not provide. `Duration::from_nanos_u128` needs Rust 1.93.
 fn remainder(duration: Duration, period: Duration) -> Duration {
+    const SECOND: u128 = Duration::from_secs(1).as_nanos();
     let nanos = duration.as_nanos() % period.as_nanos();
-    Duration::from_nanos_u128(nanos)
+    let part = |number| u64::try_from(number).expect("a Duration has room for it");
+    Duration::from_secs(part(nanos / SECOND)) + Duration::from_nanos(part(nanos % SECOND))
 }
 
 #[cfg(test)]
@@ -293,6 +295,19 @@ mod tests {
                 let next = behavior.next_tick(due, due + late, PERIOD);
                 assert_eq!(next, due + PERIOD, "{behavior:?}, {late:?} late");
             }
+        }
+    }
+
+    /// Longer than the 584 years that fit into a u64 of nanoseconds, too.
+    #[test]
+    fn the_remainder_is_exact_for_every_duration() {
+        let nano = Duration::from_nanos(1);
+        for (duration, period, expected) in [
+            (Duration::new(7, 3), Duration::from_secs(2), Duration::new(1, 3)),
+            (Duration::MAX, Duration::MAX - nano, nano),
+            (Duration::MAX - nano, Duration::MAX, Duration::MAX - nano),
+        ] {
+            assert_eq!(remainder(duration, period), expected);
         }
     }
 

@@ -411,18 +411,18 @@ mod tests {
     /// Applies the same operations to a wheel and to a map that is ordered by deadline, then by
     /// insertion. Compares them after each.
     fn compare_with_sorted_map(seed: u64, step_count: usize) {
-        let mut random = Random(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         let mut wheel = Wheel::new();
         let mut model = BTreeMap::new();
         let mut keys = Vec::new();
         let mut now = 0_u64;
 
         for serial in 0..step_count {
-            match random.below(8) {
+            match random.u64(..8) {
                 0..=3 => {
                     // From long overdue to far ahead, in every order of magnitude.
-                    let ahead = now.saturating_add(random.of_any_magnitude());
-                    let deadline = ahead.saturating_sub(random.below(100));
+                    let ahead = now.saturating_add(of_any_magnitude(&mut random));
+                    let deadline = ahead.saturating_sub(random.u64(..100));
                     let key = wheel.insert(deadline, serial);
                     let model_key = (deadline.max(now), serial);
                     model.insert(model_key, serial);
@@ -430,7 +430,7 @@ mod tests {
                 }
                 4 | 5 if !keys.is_empty() => {
                     // The key stays in the list: every later use of it must find nothing.
-                    let (key, model_key) = keys[random.below(keys.len() as u64) as usize];
+                    let (key, model_key) = keys[random.usize(..keys.len())];
                     let expected = model.remove(&model_key);
                     assert_eq!(wheel.get_mut(key).copied(), expected, "seed {seed}");
                     assert_eq!(wheel.remove(key), expected, "seed {seed}");
@@ -443,8 +443,8 @@ mod tests {
                 }
                 _ => {
                     // Mostly small steps, so that time stays near the deadlines.
-                    let step = random.of_any_magnitude() >> random.below(64);
-                    let target = now.saturating_add(step).saturating_sub(random.below(3));
+                    let step = of_any_magnitude(&mut random) >> random.u64(..64);
+                    let target = now.saturating_add(step).saturating_sub(random.u64(..3));
                     let expected = if target < now {
                         Vec::new()
                     } else {
@@ -502,24 +502,8 @@ mod tests {
         expired
     }
 
-    /// SplitMix64: short, seeded, and good enough to choose operations.
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            mixed ^ (mixed >> 31)
-        }
-
-        fn below(&mut self, bound: u64) -> u64 {
-            self.next() % bound
-        }
-
-        fn of_any_magnitude(&mut self) -> u64 {
-            let shift = self.below(64);
-            self.next() >> shift
-        }
+    fn of_any_magnitude(random: &mut fastrand::Rng) -> u64 {
+        let shift = random.u64(..64);
+        random.u64(..) >> shift
     }
 }

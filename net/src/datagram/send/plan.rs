@@ -340,13 +340,8 @@ mod tests {
         let data = [0; 400];
         let seeds = if cfg!(miri) { 20 } else { 5_000 };
         for seed in 1..=seeds {
-            let mut random = (seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut next = |bound: usize| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
-                (random % bound as u64) as usize
-            };
+            let mut random = fastrand::Rng::with_seed(seed);
+            let mut next = |bound: usize| random.usize(..bound);
             let transmits: Vec<_> = (0..next(40))
                 .map(|_| {
                     let peer = SocketAddr::from(([127, 0, 0, 1], next(2) as u16));

@@ -73,11 +73,9 @@ impl Ring {
     /// Queues a one-shot operation.
     pub(crate) fn submit(&mut self, id: Id, request: &Request<'_>) {
         let entry = match request {
-            Request::Ready { descriptor, interest } => opcode::PollAdd::new(
-                number(*descriptor),
-                interest.poll_events().cast_unsigned().into(),
-            )
-            .build(),
+            Request::Ready { descriptor, interest } => {
+                opcode::PollAdd::new(number(*descriptor), interest.poll_events()).build()
+            }
         };
         self.push(entry.user_data(id.to_user_data()));
     }
