@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use xshell::{Shell, cmd};
 
-use crate::{asan, fuzz, minimum_rust, miri, model, mutations, packages, soak};
+use crate::{asan, fuzz, instructions, minimum_rust, miri, model, mutations, packages, soak};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -35,6 +35,7 @@ const SECTIONS: &[Section] = &[
     Section { name: "the list of mutations fits the code", run: mutations },
     Section { name: "the first command of the README", run: first_command },
     Section { name: "a short comparison", run: comparison },
+    Section { name: "instructions of an echo and of a datagram", run: count_instructions },
     Section { name: "half a minute of soak", run: half_a_minute_of_soak },
     Section { name: "random programs on the model", run: seeds },
     Section { name: "tests and doctests again, without io_uring", run: without_io_uring },
@@ -134,6 +135,13 @@ fn comparison(shell: &Shell, _: &Path) -> Result<()> {
         .args(["--quick", "--rounds", "1"])
         .run()?;
     Ok(())
+}
+
+fn count_instructions(shell: &Shell, root: &Path) -> Result<()> {
+    match instructions::is_available(shell)? {
+        true => instructions::run(shell, root),
+        false => skip("valgrind is not installed"),
+    }
 }
 
 fn half_a_minute_of_soak(shell: &Shell, _: &Path) -> Result<()> {

@@ -3,6 +3,7 @@
 mod asan;
 mod ci;
 mod fuzz;
+mod instructions;
 mod jobs;
 mod minimum_rust;
 mod miri;
@@ -32,6 +33,8 @@ enum Command {
     Asan(asan::Args),
     /// Run each fuzz target for some seconds; needs nightly and cargo-fuzz
     Fuzz(fuzz::Args),
+    /// Count the instructions of an echo and of a datagram; needs valgrind
+    Instructions,
     /// Run random programs on the model, a kernel in memory
     Model(model::Args),
     /// Run runtimes that open, drain and drop sockets under load, and account for every datagram
@@ -62,6 +65,7 @@ fn run(command: Command) -> Result<()> {
         Command::Miri => miri::run(root),
         Command::Asan(args) => asan::run(&shell, &args),
         Command::Fuzz(args) => fuzz::run(&shell, root, &args),
+        Command::Instructions => instructions::run(&shell, root),
         Command::Model(args) => model::run(&shell, root, &args),
         Command::Soak(args) => soak::run(&shell, &args),
         // Runs in the directory of the caller.
