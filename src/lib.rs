@@ -1,8 +1,9 @@
-//! An async runtime for Linux whose datagram sockets lose nothing.
+//! An async runtime for Linux. Its datagram sockets lose nothing that the kernel has queued, also
+//! when the program ends.
 //!
 //! An event loop that ends closes its sockets, and the kernel throws away what is still in their
-//! queues. This one seals the sockets, reads them to the end and delivers what was queued. It runs
-//! on io_uring, and on epoll where io_uring is refused.
+//! queues. Ebbtide seals its sockets, reads them to the end and delivers what was queued. It runs on
+//! io_uring, and on epoll where io_uring is refused.
 //!
 //! # A first program
 //!
@@ -53,9 +54,9 @@
 //!   [`recv`](net::DatagramSocket::recv) loses nothing, so it can be used in a `select`, with
 //!   [`timeout`](time::timeout) and in a task that is aborted.
 //! * After a drain, receivers get what was queued, in order, and then `None`.
-//! * A [`Datagram`](net::Datagram) is the buffer that the kernel wrote, without a copy. While all
-//!   buffers are held, further datagrams wait in the kernel ([`Builder::buffers`]).
-//! * Sends leave by the plain system call. One that finds no buffer space waits for it.
+//! * A [`Datagram`](net::Datagram) is the buffer that the kernel wrote; nothing is copied. If the
+//!   program keeps all buffers, further datagrams wait in the kernel ([`Builder::buffers`]).
+//! * A send is one system call. If there is no buffer space, it waits.
 //! * What was lost is counted, and [`run`] returns it as a [`DrainError`].
 //!
 //! The page [The exit in detail] says what a drain waits for, and what each outcome means.

@@ -3,8 +3,8 @@
 //!
 //! Programs use the crate `ebbtide`, which exports this crate as `ebbtide::net`.
 //!
-//! The sockets do not know which driver runs. They use the operations, sinks and buffers of
-//! `ebbtide-runtime`.
+//! The sockets work on every driver. They use public parts of `ebbtide-runtime`: operations, sinks,
+//! which a receive delivers to, and buffers.
 
 #![warn(clippy::unwrap_used)]
 // The stricter lints are not for tests, nor for builds with the model.

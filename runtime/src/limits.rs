@@ -6,11 +6,12 @@
 //!
 //! A limit that only one file knows is a constant at the top of that file:
 //!
-//! - here, the batch sizes of epoll and recvmmsg, the window of the pool, and how long a task is
+//! - in this crate: datagrams in a read of epoll (`driver/epoll.rs`), messages in a recvmmsg
+//!   (`driver/receive/recvmmsg.rs`), the window of the pool (`buffer/window.rs`), how long a task is
 //!   assumed to have work (`task/activity.rs`);
-//! - in `ebbtide-net` (`net/src`), what sockets are bounded by: how many datagrams an unsealed
-//!   socket is read for, how much a coalescing socket keeps, and how long and how many the segments
-//!   of a message may be.
+//! - in `ebbtide-net`: how far an unsealed socket is read (`datagram/receive/seal.rs`), how much a
+//!   coalescing socket keeps (`datagram/send/coalescer.rs`), how long and how many the segments of a
+//!   message may be (`datagram/send/plan.rs`), messages in a sendmmsg (`sys/message.rs`).
 
 use std::io;
 
@@ -92,6 +93,10 @@ pub(crate) const REAP_LIMIT_MS: u64 = 5_000;
 /// How long the thread sleeps at most while it waits for final completions, before it looks at the
 /// time again.
 pub(crate) const REAP_WAIT_MS: u64 = 100;
+
+/// How long a drain waits for slow receivers, by default. It is the time after which supervisors
+/// kill a process that was asked to end.
+pub(crate) const DRAIN_DEADLINE_MS: u64 = 10_000;
 
 /// For how long after the last delivery the progress of tasks restarts the wait of the drain. Work
 /// that takes longer has to hold the exit open.

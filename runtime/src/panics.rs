@@ -1,5 +1,6 @@
 //! Catches panics of third-party code that must affect nothing else: wakers, destructors, and
-//! payloads of panics. The panic hook has reported each of them to the user.
+//! payloads of panics. The panic hook has reported each of them to the user. `task/tasks.rs` catches
+//! the panics of tasks.
 
 use std::any::Any;
 use std::fmt;

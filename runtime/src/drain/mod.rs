@@ -41,6 +41,7 @@ pub(crate) use self::seal::seal_sockets;
 pub(crate) use self::sockets::OpenSockets;
 pub use self::sockets::{DrainKey, Drainable, Member, Pass, Presence, ReadProgress, Receivers};
 use crate::handle::LocalHandle;
+use crate::limits::DRAIN_DEADLINE_MS;
 use crate::task::GiveWay;
 
 /// The policy of a drain.
@@ -62,7 +63,7 @@ pub struct Drain {
 impl Default for Drain {
     /// A deadline of 10 seconds, without `quiesce`.
     fn default() -> Self {
-        Self { deadline: Duration::from_secs(10), quiesce: false }
+        Self { deadline: Duration::from_millis(DRAIN_DEADLINE_MS), quiesce: false }
     }
 }
 
