@@ -4,6 +4,7 @@ mod asan;
 mod ci;
 mod fuzz;
 mod jobs;
+mod kernels;
 mod miri;
 mod model;
 mod mutations;
@@ -35,6 +36,8 @@ enum Command {
     /// Run runtimes that open, drain and drop sockets under load: every datagram has to be
     /// accounted for
     Soak(soak::Args),
+    /// Boot kernels of Debian in an emulator, and run the tests on each; needs root for apt-get
+    Kernels(kernels::Args),
     /// Run a command with io_uring refused, as in a container with the default seccomp profile
     WithoutIoUring(without_io_uring::Args),
 }
@@ -63,6 +66,7 @@ fn run(command: Command) -> Result<()> {
         Command::Fuzz(args) => fuzz::run(&shell, root, &args),
         Command::Model(args) => model::run(&shell, root, &args),
         Command::Soak(args) => soak::run(&shell, &args),
+        Command::Kernels(args) => kernels::run(&shell, root, &args),
         // In the directory of the caller.
         Command::WithoutIoUring(args) => match without_io_uring::exec(&args)? {},
     }
