@@ -3,7 +3,7 @@
 
 use std::env::consts::ARCH;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
@@ -91,16 +91,12 @@ impl Architecture {
         }
     }
 
-    /// What the emulator is told of the machine. With KVM a kernel takes a minute.
-    pub(crate) fn machine(self) -> &'static [&'static str] {
+    /// The machine and the processor that are emulated.
+    pub(crate) fn machine(self) -> [&'static str; 4] {
         match self {
-            _ if !self.is_foreign() && Path::new("/dev/kvm").exists() => match self {
-                Self::X86 => &["-machine", "q35,accel=kvm:tcg", "-cpu", "max"],
-                Self::Arm => &["-machine", "virt,accel=kvm:tcg", "-cpu", "max"],
-            },
-            Self::X86 => &["-machine", "q35", "-cpu", "max"],
+            Self::X86 => ["-machine", "q35", "-cpu", "max"],
             // Without pointer authentication, which is slow to emulate.
-            Self::Arm => &["-machine", "virt", "-cpu", "cortex-a76"],
+            Self::Arm => ["-machine", "virt", "-cpu", "cortex-a76"],
         }
     }
 

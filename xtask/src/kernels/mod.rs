@@ -2,7 +2,7 @@
 //!
 //! `packages` fetches a kernel, `programs` builds what runs on it, `initramfs` packs both into the
 //! only file system that the guest has, `machine` boots it and reads its console, and `report`
-//! prints what came of it. Without KVM a kernel takes a quarter of an hour on two CPUs.
+//! prints what came of it. KVM is not used: a node `/dev/kvm` does not prove that it works.
 //!
 //! Takes Debian or a descendant of it: apt-get, dpkg-deb and Debian's archive keys. Packages lie in
 //! `target/kernels`; nothing is installed but the emulator, and for another architecture the
