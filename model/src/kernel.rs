@@ -1,5 +1,6 @@
 //! The ring of a kernel with `IORING_SETUP_DEFER_TASKRUN`: what `io_uring_enter(2)` does with
-//! entries, requests, completions and the overflow list, as measured on Linux 6.18.
+//! entries, requests, completions and the overflow list. It is like Linux 6.18, and in what
+//! [`Version`](crate::Version) says like older ones.
 
 use std::collections::VecDeque;
 use std::io;

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use ebbtide_model::{Family, Rig};
+use ebbtide_model::{Family, Rig, Version};
 use ebbtide_testkit::socket::dropped;
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
@@ -434,6 +434,7 @@ fn the_model_shows_what_the_kernel_shows() {
         println!("skipped: there is no io_uring here ({error})");
         return;
     }
+    let version = Version::running().unwrap();
     let mut tally = Tally::default();
     for seed in 0..SCRIPTS {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -455,7 +456,8 @@ fn the_model_shows_what_the_kernel_shows() {
         drop(real);
 
         let mut buffers = Buffers::new(count);
-        let mut rig = Rig::new(family, 16.min(completion as usize), completion as usize).unwrap();
+        let mut rig =
+            Rig::new(version, family, 16.min(completion as usize), completion as usize).unwrap();
         rig.register(buffers.address(), buffers.entries);
         let mut model = Model { rig, family };
         let shown = play(&script, family, &mut model, &mut buffers);
@@ -465,13 +467,19 @@ fn the_model_shows_what_the_kernel_shows() {
             shown == expected,
             "seed {seed}, {family:?}, {count} buffers, completions {completion}: {script:?}\n\
              first difference at {at:?}\nkernel {:?}\nmodel  {:?}",
-            expected.iter().skip(at.unwrap_or(0).saturating_sub(2)).take(6),
-            shown.iter().skip(at.unwrap_or(0).saturating_sub(2)).take(6),
+            around(&expected, at),
+            around(&shown, at),
         );
         expected.iter().for_each(|seen| tally.count(seen));
     }
     println!("{SCRIPTS} scripts: {:?}", tally.0);
     assert!(tally.0.iter().all(|(_, count)| *count > 0), "never seen: {:?}", tally.0);
+}
+
+/// What was seen around a difference.
+fn around(seen: &[Seen], at: Option<usize>) -> &[Seen] {
+    let start = at.unwrap_or(0).saturating_sub(2).min(seen.len());
+    &seen[start..seen.len().min(start + 6)]
 }
 
 /// What the kernel showed, so that a script that shows nothing is not taken for agreement.

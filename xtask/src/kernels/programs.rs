@@ -102,7 +102,9 @@ fn built(message: &str) -> Option<(String, Kind, PathBuf)> {
     let (target, executable) = (message.target?, message.executable?);
     let kind = match target.kind.first()?.as_str() {
         "example" => Kind::Example,
-        _ => Kind::Tests,
+        "lib" | "test" => Kind::Tests,
+        // Built because a test of the package may run it.
+        _ => return None,
     };
     Some((target.name, kind, executable))
 }
@@ -117,6 +119,7 @@ mod tests {
             "profile":{"test":true},"executable":"/target/debug/deps/api-1"}"#;
         let file = PathBuf::from("/target/debug/deps/api-1");
         assert_eq!(built(message), Some(("api".to_owned(), Kind::Tests, file)));
+        assert_eq!(built(&message.replace("\"test\"]", "\"bin\"]")), None);
         let library = message.replace("\"/target/debug/deps/api-1\"", "null");
         assert_eq!(built(&library), None);
         assert_eq!(built(r#"{"reason":"build-finished","success":true}"#), None);
