@@ -94,7 +94,8 @@ impl Architecture {
     /// The machine and the processor that are emulated.
     pub(crate) fn machine(self) -> [&'static str; 4] {
         match self {
-            Self::X86 => ["-machine", "q35", "-cpu", "max"],
+            // With cmpxchg16b, Linux 6.12 panics at random in the allocator under QEMU 7.2.
+            Self::X86 => ["-machine", "q35", "-cpu", "max,-cx16"],
             // Without pointer authentication, which is slow to emulate.
             Self::Arm => ["-machine", "virt", "-cpu", "cortex-a76"],
         }

@@ -17,12 +17,12 @@ const LIBRARIES: [&str; 3] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"];
 const USERS: &str = "root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n";
 
 /// A program that takes longer is stuck, and ends. Emulated, the longest takes a quarter of that.
-const LIMIT_S: u32 = 3_600;
+pub(crate) const LIMIT_S: u32 = 3_600;
 
 /// What a Linux system has set up before somebody logs in.
 const SET_UP: &str = "#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/bin TMPDIR=/tmp
+export PATH=/bin TMPDIR=/tmp EBBTIDE_TEST_PATIENCE=20
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

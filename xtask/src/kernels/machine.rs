@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::Architecture;
-use super::initramfs::MARK;
+use super::initramfs::{LIMIT_S, MARK};
 
 /// What is booted, and where its console is kept.
 pub(crate) struct Boot<'a> {
@@ -41,12 +43,64 @@ pub(crate) struct Counts {
 }
 
 impl Boot<'_> {
-    /// Returns the outcomes of the programs that were started.
+    /// Returns the outcomes of the programs that were started. An emulated machine may hang before
+    /// it has started any: it is then started again.
     pub(crate) fn run(&self, architecture: Architecture) -> Result<Vec<Outcome>> {
+        for _ in 0..MOST_STARTS {
+            match self.try_run(architecture)? {
+                Some(outcomes) => return Ok(outcomes),
+                None => println!("it does not boot within {} s", BOOT_LIMIT.as_secs()),
+            }
+        }
+        bail!("it does not boot: {}", self.log.display());
+    }
+
+    /// `None` if it did not boot.
+    fn try_run(&self, architecture: Architecture) -> Result<Option<Vec<Outcome>>> {
+        let mut emulator = self.start(architecture)?;
+        let console = BufReader::new(emulator.stdout.take().context("its output is piped")?);
+        let mut log = File::create(self.log).with_context(|| self.log.display().to_string())?;
+        let (sender, lines) = mpsc::channel();
+        // Ends with the emulator.
+        let reader = thread::spawn(move || {
+            for line in console.split(b'\n') {
+                let line = line.map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut outcomes = Outcomes::default();
+        let boot_end = Instant::now() + BOOT_LIMIT;
+        loop {
+            let patience = match outcomes.has_begun() {
+                // `/init` ends each program that takes longer.
+                true => Duration::from_secs(2 * u64::from(LIMIT_S)),
+                false => boot_end.saturating_duration_since(Instant::now()),
+            };
+            let line = match lines.recv_timeout(patience) {
+                Ok(line) => line?,
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    emulator.kill()?;
+                    break;
+                }
+            };
+            writeln!(log, "{line}")?;
+            if let Some(ended) = outcomes.take(&line, Instant::now()) {
+                println!("{}: {}, {} s", ended.program, ended.summary(), ended.took.as_secs());
+            }
+        }
+        emulator.wait()?;
+        reader.join().expect("the reader does not panic");
+        Ok(outcomes.has_begun().then(|| outcomes.finish()))
+    }
+
+    fn start(&self, architecture: Architecture) -> Result<Child> {
         let console = architecture.console();
         // A kernel that panics ends the emulator.
         let parameters = format!("console={console} quiet panic=-1 mitigations=off");
-        let mut emulator = Command::new(architecture.emulator())
+        Command::new(architecture.emulator())
             .args(architecture.machine())
             .args(["-smp", "2", "-m", "3G", "-display", "none", "-monitor", "none"])
             .args(["-nodefaults", "-no-user-config", "-no-reboot", "-serial", "stdio"])
@@ -55,22 +109,15 @@ impl Boot<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .with_context(|| format!("{} cannot be started", architecture.emulator()))?;
-        let console = BufReader::new(emulator.stdout.take().context("its output is piped")?);
-        let mut log = File::create(self.log).with_context(|| self.log.display().to_string())?;
-        let mut outcomes = Outcomes::default();
-        for line in console.split(b'\n') {
-            let line = String::from_utf8_lossy(&line?).trim_end().to_owned();
-            writeln!(log, "{line}")?;
-            if let Some(ended) = outcomes.take(&line, Instant::now()) {
-                println!("{}: {}, {} s", ended.program, ended.summary(), ended.took.as_secs());
-            }
-        }
-        let status = emulator.wait()?;
-        ensure!(status.success(), "the emulator has failed: {status}");
-        Ok(outcomes.finish())
+            .with_context(|| format!("{} cannot be started", architecture.emulator()))
     }
 }
+
+/// How long a guest takes until it starts the first program, with a lot to spare.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// How often it is started.
+const MOST_STARTS: u32 = 3;
 
 impl Outcome {
     pub(crate) fn has_passed(&self) -> bool {
@@ -142,6 +189,11 @@ impl Outcomes {
             outcome.driver = Some(driver.to_owned());
         }
         None
+    }
+
+    /// Whether a program was started.
+    fn has_begun(&self) -> bool {
+        self.running.is_some() || !self.ended.is_empty()
     }
 
     fn finish(mut self) -> Vec<Outcome> {
