@@ -65,7 +65,7 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
             });
         });
         let (mut on, mut sent_all) = (true, false);
-        // Once more when all are sent: however late this thread is, some are queued then.
+        // Once more when all are sent: this thread may be that late.
         while !sent_all {
             sent_all = sending.is_finished();
             on = !on;
@@ -75,7 +75,10 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
             }
         }
         sending.join().unwrap();
-        assert!(receiver.stats().delivered > 0);
+        if receiver.stats().delivered == 0 {
+            // All that is left may wait for its CPU (docs/kernel.md, K-CPU-4).
+            assert_eq!(receiver.recv().await.unwrap().expect("not drained").len(), LEN);
+        }
     });
 }
 
