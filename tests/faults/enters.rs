@@ -13,7 +13,7 @@ use ebbtide_testkit::fault::{Fault, Manner, Tally, with_fault};
 use ebbtide_testkit::{Shape, Transport, Watchdog, on_every_shape};
 use libc::{EAGAIN, EBUSY, EINTR, ENOMEM};
 
-use crate::program;
+use crate::{polling, program};
 
 on_every_shape!(
     a_visit_that_fails_once_loses_nothing,
@@ -50,7 +50,7 @@ fn manners(visit: libc::c_long) -> &'static [Manner] {
 }
 
 fn visit(shape: Shape) -> libc::c_long {
-    if shape.has_ring() { libc::SYS_io_uring_enter } else { libc::SYS_epoll_wait }
+    if shape.has_ring() { libc::SYS_io_uring_enter } else { polling::EPOLL_WAIT }
 }
 
 /// Runs the program with `fault`; fails unless it loses nothing and the fault strikes.

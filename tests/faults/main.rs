@@ -20,3 +20,11 @@ mod refused_start;
 mod signals;
 mod start;
 mod stopped;
+
+/// The system calls by which the C library carries out epoll_wait(3) and poll(3).
+mod polling {
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) use libc::{SYS_epoll_pwait as EPOLL_WAIT, SYS_ppoll as POLL};
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) use libc::{SYS_epoll_wait as EPOLL_WAIT, SYS_poll as POLL};
+}

@@ -12,7 +12,7 @@ use ebbtide_testkit::fault::{Fault, Manner, with_fault};
 use ebbtide_testkit::{Shape, Transport, Watchdog, on_every_shape};
 use libc::{EBADF, ECONNREFUSED, EINTR, ENOBUFS, ENOMEM, ENOSPC};
 
-use crate::program;
+use crate::{polling, program};
 
 on_every_shape!(
     receives_that_are_interrupted_lose_nothing,
@@ -172,7 +172,7 @@ fn a_socket_that_cannot_be_looked_at_counts_as_abandoned(shape: Shape) {
 
 fn polls_that_are_interrupted_lose_nothing(shape: Shape) {
     let _watchdog = Watchdog::new("polls fail");
-    strike_all(shape, libc::SYS_poll, EINTR, &[]);
+    strike_all(shape, polling::POLL, EINTR, &[]);
 }
 
 /// Fails when a socket that epoll does not know of is waited for. The first call that is spared is
