@@ -1,5 +1,6 @@
 //! The ring of a kernel with `IORING_SETUP_DEFER_TASKRUN`. It models what `io_uring_enter(2)` does
-//! with entries, requests, completions and the overflow list, as measured on Linux 6.18.
+//! with entries, requests, completions and the overflow list, as measured on Linux 6.18, and on older
+//! versions where [`Version`](crate::Version) says so.
 
 use std::collections::VecDeque;
 use std::io;

@@ -38,9 +38,11 @@ mod ring;
 mod run;
 mod sending;
 mod socket;
+mod version;
 mod world;
 
 pub use command::command;
 pub use coverage::Coverage;
 pub use rig::{Family, Rig};
 pub use run::{Failure, Options, run_seed};
+pub use version::Version;

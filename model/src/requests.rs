@@ -8,9 +8,6 @@ use crate::kernel::{BUFFER_SHIFT, Completion, HAS_BUFFER, Kind, MORE, Posted, Re
 use crate::socket::{Arrival, name_of};
 use crate::world::World;
 
-/// How many datagrams one visit delivers to a receive: one, and 32 further tries.
-const DELIVERIES: usize = 33;
-
 impl World {
     /// Delivers to a multishot receive until the queue is empty or the receive ends.
     pub(crate) fn receive(
@@ -20,7 +17,8 @@ impl World {
         reserved: Reserved,
         true_length: bool,
     ) {
-        for delivered in 0..=DELIVERIES {
+        let limit = self.version.deliveries();
+        for delivered in 0.. {
             // The buffer comes before the socket. Without a buffer, the receive ends in any case.
             let Some(buffer) = self.buffers.next() else {
                 self.note(match self.sockets[socket].queued() {
@@ -39,7 +37,7 @@ impl World {
             if !self.sockets[socket].is_readable() {
                 return;
             }
-            if delivered == DELIVERIES {
+            if Some(delivered) == limit {
                 self.note(Event::Limit);
                 return self.queues.schedule(user_data);
             }

@@ -16,6 +16,7 @@ use io_uring::squeue;
 use crate::choices::Choices;
 use crate::ring::{Ring, SocketHandle};
 use crate::socket::{Datagram, Kind};
+use crate::version::Version;
 use crate::world::{Sent, Shared, World};
 
 /// The kernel in memory, with one socket.
@@ -40,8 +41,13 @@ impl Rig {
     /// # Errors
     ///
     /// If no descriptor is left.
-    pub fn new(family: Family, submission: usize, completion: usize) -> io::Result<Self> {
-        let world = Rc::new(RefCell::new(World::new(Choices::undisturbed(), false)));
+    pub fn new(
+        version: Version,
+        family: Family,
+        submission: usize,
+        completion: usize,
+    ) -> io::Result<Self> {
+        let world = Rc::new(RefCell::new(World::new(Choices::undisturbed(), version, false)));
         set_time(None);
         let ring = Ring::new(&world, submission, completion);
         let kind = match family {

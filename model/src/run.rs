@@ -16,6 +16,7 @@ use crate::holding::MOST_KEPT;
 use crate::program::{Program, Size};
 use crate::ring::Ring;
 use crate::socket::{Arrival, Seal};
+use crate::version::Version;
 use crate::world::{Shared, Stage, World};
 
 /// How seeds are run.
@@ -51,7 +52,8 @@ pub fn run_seed(seed: u64, options: Options) -> Result<Coverage, Failure> {
     listen_to_panics();
     SEED.set(Some(seed));
     PANIC.take();
-    let world = Rc::new(RefCell::new(World::new(Choices::from_seed(seed), options.trace)));
+    let (choices, version) = (Choices::from_seed(seed), Version::of_seed(seed));
+    let world = Rc::new(RefCell::new(World::new(choices, version, options.trace)));
     let ran = catch_unwind(AssertUnwindSafe(|| run_program(&world, options)));
     SEED.set(None);
     set_time(None);

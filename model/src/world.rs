@@ -17,6 +17,7 @@ use crate::choices::Choices;
 use crate::coverage::{Coverage, Event};
 use crate::kernel::Queues;
 use crate::socket::{Datagram, Kind, Socket};
+use crate::version::Version;
 
 /// A world that the program and its kernel share.
 pub(crate) type Shared = Rc<RefCell<World>>;
@@ -43,6 +44,7 @@ const FILLING: [u8; 1024] = {
 const CALL_TIME: Duration = Duration::from_micros(2);
 
 pub(crate) struct World {
+    pub(crate) version: Version,
     pub(crate) choices: Choices,
     pub(crate) coverage: Coverage,
     pub(crate) sockets: Vec<Socket>,
@@ -118,10 +120,11 @@ pub(crate) enum Sent {
 }
 
 impl World {
-    pub(crate) fn new(choices: Choices, tells: bool) -> Self {
+    pub(crate) fn new(choices: Choices, version: Version, tells: bool) -> Self {
         let origin = Instant::now();
         set_time(Some(origin));
         Self {
+            version,
             choices,
             coverage: Coverage::default(),
             sockets: Vec::new(),

@@ -14,10 +14,11 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::thread;
 
-use ebbtide_model::{Family, Rig};
-use ebbtide_testkit::socket::dropped;
+use ebbtide_model::{Family, Rig, Version};
+use ebbtide_testkit::socket::{arrivals, dropped};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
@@ -160,7 +161,6 @@ impl Real {
         let bound: SockAddr = match family {
             Family::Internet => free_address(),
             Family::Unix => {
-                use std::sync::atomic::AtomicU64;
                 static COUNT: AtomicU64 = AtomicU64::new(0);
                 let count = COUNT.fetch_add(1, Ordering::Relaxed);
                 SockAddr::unix(format!("\0ebbtide-model-{}-{count}", std::process::id()))?
@@ -172,6 +172,41 @@ impl Real {
     }
 }
 
+impl Real {
+    /// Waits until what was sent has arrived (docs/kernel.md, K-CPU-4).
+    fn settle(&self, before: [u32; 2]) {
+        for _ in 0..MOST_LOOKS {
+            if arrivals(&self.socket).unwrap() != before {
+                return;
+            }
+            LATE.fetch_add(1, Ordering::Relaxed);
+            thread::yield_now();
+        }
+        panic!("a datagram is neither queued nor dropped");
+    }
+
+    /// Waits until an error is pending.
+    fn await_error(&self) {
+        for _ in 0..MOST_LOOKS {
+            let mut poll = libc::pollfd { fd: self.socket.as_raw_fd(), events: 0, revents: 0 };
+            // SAFETY: one entry, which is alive.
+            assert!(unsafe { libc::poll(&raw mut poll, 1, 0) } >= 0);
+            if poll.revents & libc::POLLERR != 0 {
+                return;
+            }
+            LATE.fetch_add(1, Ordering::Relaxed);
+            thread::yield_now();
+        }
+        panic!("no answer comes from a port that is closed");
+    }
+}
+
+/// Looks after which what was sent is taken to be lost.
+const MOST_LOOKS: usize = 1_000_000;
+
+/// How many looks were in vain.
+static LATE: AtomicU64 = AtomicU64::new(0);
+
 /// An address that is bound by its number. A port that the kernel has chosen is lost when the
 /// socket is disconnected.
 fn free_address() -> SockAddr {
@@ -181,14 +216,21 @@ fn free_address() -> SockAddr {
 
 impl Kernel for Real {
     fn send(&mut self, payload: &[u8]) -> i32 {
+        let before = arrivals(&self.socket).unwrap();
         match self.sender.send_to_with_flags(payload, &self.address, libc::MSG_NOSIGNAL) {
-            Ok(_) => 0,
+            Ok(_) => {
+                // A Unix datagram is queued before the call returns.
+                if self.family == Family::Internet {
+                    self.settle(before);
+                }
+                0
+            }
             Err(error) => error.raw_os_error().unwrap(),
         }
     }
 
     fn fail(&mut self) {
-        // Sends a datagram to a closed port. The answer comes before the call returns.
+        // Sends a datagram to a closed port.
         let closed = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
         closed.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
         let address = closed.local_addr().unwrap();
@@ -198,6 +240,7 @@ impl Kernel for Real {
             // The call returned an error that was pending before.
             self.socket.send(b"to nobody").unwrap();
         }
+        self.await_error();
         // Receives from everybody again: connect(2), AF_UNSPEC.
         // SAFETY: an all-zero address is valid, and has the family AF_UNSPEC.
         let unspecified: libc::sockaddr = unsafe { std::mem::zeroed() };
@@ -435,6 +478,7 @@ fn the_model_shows_what_the_kernel_shows() {
         println!("skipped: io_uring is not available ({error})");
         return;
     }
+    let version = Version::running().unwrap();
     let mut tally = Tally::default();
     for seed in 0..SCRIPTS {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -456,7 +500,8 @@ fn the_model_shows_what_the_kernel_shows() {
         drop(real);
 
         let mut buffers = Buffers::new(count);
-        let mut rig = Rig::new(family, 16.min(completion as usize), completion as usize).unwrap();
+        let mut rig =
+            Rig::new(version, family, 16.min(completion as usize), completion as usize).unwrap();
         rig.register(buffers.address(), buffers.entries);
         let mut model = Model { rig, family };
         let shown = play(&script, family, &mut model, &mut buffers);
@@ -466,13 +511,20 @@ fn the_model_shows_what_the_kernel_shows() {
             shown == expected,
             "seed {seed}, {family:?}, {count} buffers, completions {completion}: {script:?}\n\
              first difference at {at:?}\nkernel {:?}\nmodel  {:?}",
-            expected.iter().skip(at.unwrap_or(0).saturating_sub(2)).take(6),
-            shown.iter().skip(at.unwrap_or(0).saturating_sub(2)).take(6),
+            around(&expected, at),
+            around(&shown, at),
         );
         expected.iter().for_each(|seen| tally.count(seen));
     }
     println!("{SCRIPTS} scripts: {:?}", tally.0);
-    assert!(tally.0.iter().all(|(_, count)| *count > 0), "some were never seen: {:?}", tally.0);
+    println!("{} looks before a datagram or an answer had come", LATE.load(Ordering::Relaxed));
+    assert!(tally.0.iter().all(|(_, count)| *count > 0), "never seen: {:?}", tally.0);
+}
+
+/// What was seen around a difference.
+fn around(seen: &[Seen], at: Option<usize>) -> &[Seen] {
+    let start = at.unwrap_or(0).saturating_sub(2).min(seen.len());
+    &seen[start..seen.len().min(start + 6)]
 }
 
 /// Counts the kernel's observations, so that scripts that show nothing do not count as agreement.

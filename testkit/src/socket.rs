@@ -31,8 +31,26 @@ pub fn left_in_queue(socket: &Socket) -> usize {
 ///
 /// Those of getsockopt(2).
 pub fn dropped(socket: &impl AsFd) -> io::Result<u32> {
-    /// Index of the drop counter in `SO_MEMINFO` (`SK_MEMINFO_DROPS`).
-    const DROPS: usize = 8;
+    memory_info(socket).map(|values| values[DROPS])
+}
+
+/// What changes with each datagram that the kernel queues on a socket or drops: the memory of its
+/// queue, and the drop counter.
+///
+/// # Errors
+///
+/// Those of getsockopt(2).
+pub fn arrivals(socket: &impl AsFd) -> io::Result<[u32; 2]> {
+    memory_info(socket).map(|values| [values[QUEUED], values[DROPS]])
+}
+
+/// Index of the memory of the receive queue in `SO_MEMINFO` (`SK_MEMINFO_RMEM_ALLOC`).
+const QUEUED: usize = 0;
+
+/// Index of the drop counter (`SK_MEMINFO_DROPS`).
+const DROPS: usize = 8;
+
+fn memory_info(socket: &impl AsFd) -> io::Result<[u32; DROPS + 1]> {
     let mut values = [0u32; DROPS + 1];
     let mut len = size_of_val(&values) as libc::socklen_t;
     let number = socket.as_fd().as_raw_fd();
@@ -40,7 +58,7 @@ pub fn dropped(socket: &impl AsFd) -> io::Result<u32> {
     let memory = (&raw mut values).cast();
     // SAFETY: the pointers name `values` and its length, and the kernel writes no more than that.
     let result = unsafe { libc::getsockopt(number, level, option, memory, &raw mut len) };
-    if result == 0 { Ok(values[DROPS]) } else { Err(io::Error::last_os_error()) }
+    if result == 0 { Ok(values) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sets an option to `value`.

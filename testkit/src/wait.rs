@@ -31,13 +31,22 @@ pub async fn turns(count: usize) {
     }
 }
 
+/// `usual`, or as many times longer as `EBBTIDE_TEST_PATIENCE` in the environment says. It is set
+/// where the machine is emulated.
+pub(crate) fn patience(usual: Duration) -> Duration {
+    let factor = std::env::var("EBBTIDE_TEST_PATIENCE").map_or(1, |factor| {
+        factor.parse().unwrap_or_else(|error| panic!("EBBTIDE_TEST_PATIENCE={factor}: {error}"))
+    });
+    usual * factor
+}
+
 /// Runs `scenario` on `runtime`.
 ///
 /// # Panics
 ///
 /// If it does not end within a minute, because a socket no longer receives.
 pub fn run<F: Future>(runtime: &Runtime, scenario: F) -> F::Output {
-    let patience = Duration::from_secs(60);
+    let patience = patience(Duration::from_secs(60));
     runtime
         .block_on(async { timeout(patience, scenario).await.expect("the scenario does not end") })
 }

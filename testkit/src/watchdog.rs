@@ -20,6 +20,7 @@ impl Watchdog {
 
     /// Does what [`new`](Self::new) does, with another time limit.
     pub fn with_patience(what: impl Into<String>, patience: Duration) -> Self {
+        let patience = crate::wait::patience(patience);
         let (alive, ended) = channel();
         let what = what.into();
         thread::spawn(move || {

@@ -5,6 +5,7 @@ mod ci;
 mod fuzz;
 mod instructions;
 mod jobs;
+mod kernels;
 mod minimum_rust;
 mod miri;
 mod model;
@@ -39,6 +40,8 @@ enum Command {
     Model(model::Args),
     /// Run runtimes that open, drain and drop sockets under load, and account for every datagram
     Soak(soak::Args),
+    /// Boot kernels of Debian in an emulator, and run the tests on each; needs root for apt-get
+    Kernels(kernels::Args),
     /// Run a command with io_uring refused, as in a container with the default seccomp profile
     WithoutIoUring(without_io_uring::Args),
 }
@@ -68,6 +71,7 @@ fn run(command: Command) -> Result<()> {
         Command::Instructions => instructions::run(&shell, root),
         Command::Model(args) => model::run(&shell, root, &args),
         Command::Soak(args) => soak::run(&shell, &args),
+        Command::Kernels(args) => kernels::run(&shell, root, &args),
         // Runs in the directory of the caller.
         Command::WithoutIoUring(args) => match without_io_uring::exec(&args)? {},
     }

@@ -75,7 +75,10 @@ fn gro_goes_off_while_trains_arrive(shape: Shape) {
             }
         }
         sending.join().unwrap();
-        assert!(receiver.stats().delivered > 0);
+        if receiver.stats().delivered == 0 {
+            // All that is left may wait for its CPU (docs/kernel.md, K-CPU-4).
+            assert_eq!(receiver.recv().await.unwrap().expect("not drained").len(), LEN);
+        }
     });
 }
 

