@@ -29,8 +29,6 @@ mod compio;
 #[cfg(feature = "peers")]
 mod drain_by_hand;
 #[cfg(feature = "peers")]
-mod glommio;
-#[cfg(feature = "peers")]
 mod monoio;
 #[cfg(feature = "peers")]
 mod quinn_udp;
@@ -38,8 +36,6 @@ mod quinn_udp;
 mod smol;
 #[cfg(feature = "peers")]
 mod tokio;
-#[cfg(feature = "peers")]
-mod tokio_uring;
 
 mod ebbtide;
 mod epoll;
@@ -125,10 +121,6 @@ pub(crate) fn all() -> Vec<&'static Contestant> {
         &compio::COMPIO_MULTI,
         #[cfg(feature = "peers")]
         &monoio::MONOIO,
-        #[cfg(feature = "peers")]
-        &tokio_uring::TOKIO_URING,
-        #[cfg(feature = "peers")]
-        &glommio::GLOMMIO,
     ]
 }
 
