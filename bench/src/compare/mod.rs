@@ -18,18 +18,11 @@ use crate::contestants::Contestant;
 use crate::harness::sockets;
 use crate::metric::Metric;
 use crate::workloads::Workload;
-use options::Options;
+pub(crate) use options::Args;
 use outcome::Samples;
 
-pub(crate) fn run(arguments: &[&str]) -> ExitCode {
-    let options = match Options::parse(arguments) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("ebbtide-bench compare: {error}");
-            return ExitCode::from(2);
-        }
-    };
-    match compare(&options) {
+pub(crate) fn run(args: &Args) -> ExitCode {
+    match compare(args) {
         Ok(Verdict::Valid) => ExitCode::SUCCESS,
         Ok(Verdict::Void) => ExitCode::FAILURE,
         Err(error) => {
@@ -45,25 +38,26 @@ enum Verdict {
     Void,
 }
 
-fn compare(options: &Options) -> io::Result<Verdict> {
+fn compare(args: &Args) -> io::Result<Verdict> {
     if !sockets::may_force_receive_buffer() {
         eprintln!(
             "remark: receive buffers cannot be made large enough (CAP_NET_ADMIN, or a larger \
              net.core.rmem_max); measurements in which the kernel drops datagrams will be void"
         );
     }
-    let mut samples: Vec<Samples> =
-        options.workloads.iter().map(|_| Samples::new(options.rounds)).collect();
+    let (workloads, rounds) = (args.workloads(), args.rounds());
+    let mut samples: Vec<Samples> = workloads.iter().map(|_| Samples::new(rounds)).collect();
     let mut void = Vec::new();
-    let progress = progress_bar(options);
-    for round in 0..options.rounds {
-        for (workload, samples) in options.workloads.iter().zip(&mut samples) {
-            let mut field = options.field(workload);
+    let cells: usize = workloads.iter().map(|workload| args.field(workload).len()).sum();
+    let progress = progress_bar(cells * rounds);
+    for round in 0..rounds {
+        for (workload, samples) in workloads.iter().zip(&mut samples) {
+            let mut field = args.field(workload);
             let shift = round % field.len().max(1);
             field.rotate_left(shift);
             for contestant in field {
                 progress.set_message(format!("{} {}", workload.name, contestant.name));
-                match measure(workload, contestant, options.scale) {
+                match measure(workload, contestant, args.scale()) {
                     Ok(metrics) => samples.add(round, contestant.name, metrics),
                     Err(error) => {
                         let what = format!("{} {}: {error}", workload.name, contestant.name);
@@ -77,19 +71,18 @@ fn compare(options: &Options) -> io::Result<Verdict> {
     }
     progress.finish_and_clear();
 
-    let outcomes: Vec<_> = options
-        .workloads
+    let outcomes: Vec<_> = workloads
         .iter()
         .zip(&samples)
-        .map(|(workload, samples)| outcome::of(workload, samples, &options.field(workload)))
+        .map(|(workload, samples)| outcome::of(workload, samples, &args.field(workload)))
         .collect();
     for outcome in &outcomes {
         println!("{}", table::of(outcome));
     }
-    if let Some(path) = &options.json {
+    if let Some(path) = &args.json {
         outcome::write_json(path, &outcomes)?;
     }
-    if let Some(directory) = &options.plots {
+    if let Some(directory) = &args.plots {
         plots::write(directory, &outcomes)?;
     }
     if void.is_empty() {
@@ -111,10 +104,8 @@ fn measure(workload: &Workload, contestant: &Contestant, scale: f64) -> io::Resu
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-fn progress_bar(options: &Options) -> ProgressBar {
-    let per_round: usize =
-        options.workloads.iter().map(|workload| options.field(workload).len()).sum();
-    let progress = ProgressBar::new((per_round * options.rounds) as u64);
+fn progress_bar(measurements: usize) -> ProgressBar {
+    let progress = ProgressBar::new(measurements as u64);
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}, {eta} left  {msg:40!}")
         .unwrap_or_else(|_invalid| ProgressStyle::default_bar());
     // Drawn between measurements only, never by a thread beside them.

@@ -128,3 +128,8 @@ pub(crate) fn all() -> Vec<&'static Contestant> {
 pub(crate) fn find(name: &str) -> Option<&'static Contestant> {
     all().into_iter().find(|contestant| contestant.name == name)
 }
+
+/// The contestant of that name, for an argument.
+pub(crate) fn parse(name: &str) -> Result<&'static Contestant, &'static str> {
+    find(name).ok_or("no contestant of this build has this name (see `list` and --features peers)")
+}

@@ -17,6 +17,7 @@ use exit::ExitPlan;
 use micro::{MicroPlan, What};
 use sink::{Family, SinkPlan};
 
+#[derive(Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     /// One line for tables and plots.
@@ -31,6 +32,7 @@ pub(crate) struct Workload {
     pub(crate) kind: Kind,
 }
 
+#[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Sink(SinkPlan),
     Echo(EchoPlan),
@@ -216,6 +218,11 @@ pub(crate) fn all() -> Vec<Workload> {
 /// The workload of that name.
 pub(crate) fn find(name: &str) -> Option<Workload> {
     all().into_iter().find(|workload| workload.name == name)
+}
+
+/// The workload of that name, for an argument.
+pub(crate) fn parse(name: &str) -> Result<Workload, &'static str> {
+    find(name).ok_or("no workload has this name (see `list`)")
 }
 
 /// The workloads, with the contestants of this build that offer them, for other programs.
