@@ -19,8 +19,10 @@ const DESCRIPTORS: u64 = 32_768;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// What to measure; see `list`
     #[arg(value_name = "WORKLOAD", value_parser = workloads::parse)]
     workload: Workload,
+    /// Who does it; see `list`
     #[arg(value_name = "CONTESTANT", value_parser = contestants::parse)]
     contestant: &'static Contestant,
     /// The share of the workload's datagrams, echoes or batches that is measured

@@ -1,8 +1,8 @@
 //! Plots: one SVG per group of workloads, a panel per workload, a bar per contestant.
 //!
-//! The bar is the median, the line through its end the spread; the dashed line is the limit. Colours
-//! follow the reader's scheme, on a ground of their own, so that they are readable wherever they are
-//! embedded.
+//! The bar is the median, the line through its end the spread; the dashed line is the best
+//! hand-written loop. Colours follow the reader's scheme, on a ground of their own, so that they are
+//! readable wherever they are embedded.
 
 use std::fs;
 use std::io;
@@ -32,12 +32,12 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
 .hand { fill: #8c959f } .peer { fill: #d4864a }
 .own { font-weight: 600 }
 .spread { stroke: #24292f; stroke-width: 1.2 }
-.limit { stroke: #57606a; stroke-dasharray: 3 3 }
+.hand-written { stroke: #57606a; stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .about { fill: #9198a1 } .ground { fill: #0d1117; stroke: #3d444d }
   .ebbtide { fill: #2fa8cf } .ebbtide-epoll { fill: #1f6a83 }
   .hand { fill: #6e7681 } .peer { fill: #c9762f }
-  .spread { stroke: #e6edf3 } .limit { stroke: #9198a1 }
+  .spread { stroke: #e6edf3 } .hand-written { stroke: #9198a1 }
 }";
 
 /// Writes one file per group into `directory`, which is made if it is not there.
@@ -109,12 +109,12 @@ fn panel(outcome: &Outcome<'_>) -> Group {
         let end = (PANEL_WIDTH - NUMBERS).min(NAMES + row.max * scale);
         panel = panel.add(bar(row, TITLE + index as f64 * BAR, scale, end));
     }
-    let limits = workload.limits.iter();
-    let limit = limits.filter_map(|name| outcome.find(name, workload.metric)).map(|row| row.median);
-    if let Some(limit) = limit.min_by(f64::total_cmp) {
-        let x = NAMES + limit * scale;
+    let loops = workload.hand_written.iter();
+    let medians = loops.filter_map(|name| Some(outcome.find(name, workload.metric)?.median));
+    if let Some(best) = medians.min_by(f64::total_cmp) {
+        let x = NAMES + best * scale;
         let bottom = TITLE + rows.len() as f64 * BAR;
-        panel = panel.add(line("limit", (x, x), (TITLE - 3.0, bottom)));
+        panel = panel.add(line("hand-written", (x, x), (TITLE - 3.0, bottom)));
     }
     panel
 }
@@ -124,7 +124,7 @@ fn bar(row: &Row, top: f64, scale: f64, spread_end: f64) -> Group {
     let name = row.contestant.as_str();
     let (class, own) = match name {
         "ebbtide" | "ebbtide-epoll" => (name, "own"),
-        _ if name.starts_with("limit") || name.starts_with("epoll") => ("hand", ""),
+        _ if name.starts_with("raw-ring") || name.starts_with("epoll") => ("hand", ""),
         _ => ("peer", ""),
     };
     let label = Text::new(name)

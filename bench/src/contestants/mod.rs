@@ -41,7 +41,7 @@ mod ebbtide;
 mod epoll;
 mod epoll_mmsg;
 mod jobs;
-mod ring;
+mod raw_ring;
 
 use std::io;
 
@@ -99,8 +99,8 @@ impl Contestant {
 /// All contestants of this build, in the order of tables and plots.
 pub(crate) fn all() -> Vec<&'static Contestant> {
     vec![
-        &ring::LIMIT,
-        &ring::LIMIT_GRO,
+        &raw_ring::RAW_RING,
+        &raw_ring::RAW_RING_GRO,
         &ebbtide::EBBTIDE,
         &ebbtide::EBBTIDE_EPOLL,
         &epoll::ONE,
