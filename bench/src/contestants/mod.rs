@@ -41,12 +41,13 @@ mod ebbtide;
 mod epoll;
 mod epoll_mmsg;
 mod jobs;
+mod micro;
 mod raw_ring;
 
 use std::io;
 
 use crate::harness::stopwatch::Clock;
-pub(crate) use jobs::{Drain, Echo, Exit, ExitBy, Gro, Micro, Ran, Sink, Task};
+pub(crate) use jobs::{Drain, Echo, Exit, ExitBy, Gro, Micro, Sink, Task};
 
 pub(crate) type Work<T> = Option<fn(T) -> io::Result<()>>;
 
@@ -65,7 +66,7 @@ pub(crate) struct Contestant {
     pub(crate) echo_coalesced: Work<Echo>,
     pub(crate) drain: Work<Drain>,
     pub(crate) exit: Work<Exit>,
-    /// Spawn `batch` tasks which do nothing but [`Ran::once`] or return a number, and join them.
+    /// Spawn `batch` tasks which do nothing but return a number, and join them.
     pub(crate) spawn: Work<Micro>,
     /// In one task, yield `batch` times.
     pub(crate) yields: Work<Micro>,
