@@ -21,20 +21,30 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixDatagram};
 use ebbtide::signal;
 use ebbtide::time::timeout_at;
 use ebbtide::{DrainReport, JoinHandle, Runtime};
 
+/// Counts lines per metric on a UDP and a Unix datagram socket.
+///
+/// At least one of the two. SIGTERM or SIGINT ends it when it has received all that is queued; a
+/// second one ends it at once.
+#[derive(Parser)]
+#[command(name = "collector")]
+#[group(required = true, multiple = true)]
+struct Options {
+    /// Receive on a UDP socket, for example 127.0.0.1:8125
+    #[arg(long, value_name = "ADDR")]
+    udp: Option<String>,
+    /// Receive on a Unix datagram socket
+    #[arg(long, value_name = "PATH")]
+    unix: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("collector: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options) {
+    match run(&Options::parse()) {
         Ok(report) if report.undelivered > 0 => ExitCode::FAILURE,
         Ok(_all_delivered) => ExitCode::SUCCESS,
         // Nobody reads what it prints any more.
@@ -216,48 +226,4 @@ impl Drop for BoundPath<'_> {
         // It fails only if somebody else has removed it.
         let _ = fs::remove_file(self.0);
     }
-}
-
-const USAGE: &str = "\
-Usage: collector [--udp ADDR] [--unix PATH]
-
-  --udp ADDR   receive on a UDP socket, for example 127.0.0.1:8125
-  --unix PATH  receive on a Unix datagram socket
-  --help       this text
-
-At least one of the two. SIGTERM or SIGINT ends it when it has taken in all that is queued; a second
-one ends it at once.";
-
-struct Options {
-    udp: Option<String>,
-    unix: Option<PathBuf>,
-}
-
-impl Options {
-    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self { udp: None, unix: None };
-        while let Some(option) = arguments.next() {
-            match option.as_str() {
-                "--udp" => options.udp = Some(value(&option, arguments.next())?),
-                "--unix" => options.unix = Some(value(&option, arguments.next())?.into()),
-                "--help" => {
-                    println!("{USAGE}");
-                    std::process::exit(0);
-                }
-                other => return Err(format!("there is no option {other:?}")),
-            }
-        }
-        match &options {
-            Self { udp: None, unix: None } => Err("there is nothing to listen on".to_owned()),
-            // The kernel would invent a name.
-            Self { unix: Some(path), .. } if path.as_os_str().is_empty() => {
-                Err("--unix needs a path, not \"\"".to_owned())
-            }
-            _ => Ok(options),
-        }
-    }
-}
-
-fn value(option: &str, value: Option<String>) -> Result<String, String> {
-    value.ok_or_else(|| format!("{option} needs a value"))
 }

@@ -8,10 +8,20 @@
 
 use std::io;
 
+use clap::Parser;
 use ebbtide::net::{Transmit, UdpSocket};
 
+/// Sends every datagram back to where it came from, until SIGTERM or SIGINT
+#[derive(Parser)]
+#[command(name = "echo")]
+struct Options {
+    /// Where to receive
+    #[arg(value_name = "ADDR", default_value = "127.0.0.1:7777")]
+    address: String,
+}
+
 fn main() -> io::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7777".to_owned());
+    let Options { address } = Options::parse();
     ebbtide::run(async {
         let drained = ebbtide::signal::drain_on_terminate()?;
         let socket = UdpSocket::bind(address)?;

@@ -16,20 +16,48 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::str::FromStr;
 
+use clap::{Parser, ValueEnum};
 use ebbtide::net::{Address, DatagramSocket, UdpSocket, UnixDatagram};
 use ebbtide::{Drain, DrainReport, Runtime};
 
-fn main() -> ExitCode {
-    let options = match Options::parse(std::env::args().skip(1)) {
-        Ok(options) => options,
-        Err(problem) => {
-            eprintln!("packet_counter: {problem}\n\n{USAGE}");
-            return ExitCode::from(2);
+/// Sends datagrams to a task that counts them, and ends as soon as they are sent
+#[derive(Parser)]
+#[command(name = "packet_counter")]
+struct Options {
+    /// What to send over
+    #[arg(long, value_enum, default_value = "both")]
+    transport: Transports,
+    /// How many datagrams
+    #[arg(long, value_name = "N", default_value = "1000")]
+    messages: u64,
+    /// The length of each; UDP takes at most 65507
+    #[arg(long, value_name = "BYTES", default_value = "64")]
+    size: usize,
+    /// Stop at once instead of draining: shows what others lose
+    #[arg(long)]
+    stop: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Transports {
+    Unix,
+    Udp,
+    Both,
+}
+
+impl Transports {
+    fn list(self) -> &'static [Transport] {
+        match self {
+            Self::Unix => &[Transport::Unix],
+            Self::Udp => &[Transport::Udp],
+            Self::Both => &[Transport::Unix, Transport::Udp],
         }
-    };
-    match run(&options) {
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_lost) => ExitCode::FAILURE,
         Err(error) => {
@@ -42,7 +70,7 @@ fn main() -> ExitCode {
 /// Prints a line for each transport; gives how many datagrams were lost.
 fn run(options: &Options) -> io::Result<u64> {
     let mut lost = 0;
-    for (index, &transport) in options.transports.iter().enumerate() {
+    for (index, &transport) in options.transport.list().iter().enumerate() {
         let runtime = Runtime::new()?;
         if index == 0 {
             eprintln!("driver: {}", runtime.driver());
@@ -74,10 +102,7 @@ fn count_packets(runtime: Runtime, transport: Transport, options: &Options) -> i
         }
     })?;
     // The writer is done: the program ends here. What is queued is delivered, or not.
-    let report = match options.end {
-        End::Drain => runtime.shutdown(Drain::default()),
-        End::Stop => runtime.stop(),
-    };
+    let report = if options.stop { runtime.stop() } else { runtime.shutdown(Drain::default()) };
     Ok(Tally { transport, sent, received: received.get(), report })
 }
 
@@ -151,67 +176,4 @@ impl fmt::Display for Transport {
             Self::Udp => "udp",
         })
     }
-}
-
-const USAGE: &str = "\
-Usage: packet_counter [OPTIONS]
-
-  --transport unix|udp|both  what to send over (both)
-  --messages N               how many datagrams (1000)
-  --size BYTES               length of each (64; UDP takes at most 65507)
-  --stop                     stop at once instead of draining: shows what others lose
-  --help                     this text";
-
-/// How the program ends.
-enum End {
-    Drain,
-    Stop,
-}
-
-struct Options {
-    transports: &'static [Transport],
-    messages: u64,
-    size: usize,
-    end: End,
-}
-
-impl Options {
-    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self {
-            transports: &[Transport::Unix, Transport::Udp],
-            messages: 1000,
-            size: 64,
-            end: End::Drain,
-        };
-        while let Some(option) = arguments.next() {
-            match option.as_str() {
-                "--transport" => {
-                    options.transports = match value(&option, arguments.next())?.as_str() {
-                        "unix" => &[Transport::Unix],
-                        "udp" => &[Transport::Udp],
-                        "both" => &[Transport::Unix, Transport::Udp],
-                        other => return Err(format!("there is no transport {other:?}")),
-                    };
-                }
-                "--messages" => options.messages = number(&option, arguments.next())?,
-                "--size" => options.size = number(&option, arguments.next())?,
-                "--stop" => options.end = End::Stop,
-                "--help" => {
-                    println!("{USAGE}");
-                    std::process::exit(0);
-                }
-                other => return Err(format!("there is no option {other:?}")),
-            }
-        }
-        Ok(options)
-    }
-}
-
-fn value(option: &str, value: Option<String>) -> Result<String, String> {
-    value.ok_or_else(|| format!("{option} needs a value"))
-}
-
-fn number<T: FromStr>(option: &str, text: Option<String>) -> Result<T, String> {
-    let text = value(option, text)?;
-    text.parse().map_err(|_| format!("{option} needs a number, not {text:?}"))
 }

@@ -4,7 +4,7 @@
 //! at a quarter of its length; what criterion shows is CPU time per datagram, echo or operation. By
 //! default of `ebbtide` alone: criterion is for comparing a change with what was before it
 //! (`--save-baseline`), the comparison for contestants with each other. Others by
-//! `EBBTIDE_BENCH_CONTESTANTS=ebbtide,limit,epoll`.
+//! `EBBTIDE_BENCH_CONTESTANTS=ebbtide,raw-ring,epoll`.
 
 use std::process::Command;
 use std::time::Duration;

@@ -1,14 +1,15 @@
 //! `measure`: one workload with one contestant, in this process, which is fresh. The comparison
 //! starts one for each cell and round. The result goes to stdout, in JSON.
 
+use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::contestants;
+use crate::contestants::{self, Contestant};
 use crate::harness::cpu::{RECEIVER_CPU, pin};
-use crate::workloads;
+use crate::workloads::{self, Workload};
 
 /// Seconds after which a measurement that hangs is ended by the kernel.
 const LIMIT_S: u32 = 40;
@@ -16,15 +17,28 @@ const LIMIT_S: u32 = 40;
 /// Descriptors of the workload with the most sockets.
 const DESCRIPTORS: u64 = 32_768;
 
-pub(crate) fn run(workload: &str, contestant: &str, scale: f64) -> ExitCode {
-    let Some(workload) = workloads::find(workload) else {
-        eprintln!("there is no workload {workload}");
-        return ExitCode::from(2);
-    };
-    let Some(contestant) = contestants::find(contestant) else {
-        eprintln!("there is no contestant {contestant} in this build");
-        return ExitCode::from(2);
-    };
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// What to measure; see `list`
+    #[arg(value_name = "WORKLOAD", value_parser = workloads::parse)]
+    workload: Workload,
+    /// Who does it; see `list`
+    #[arg(value_name = "CONTESTANT", value_parser = contestants::parse)]
+    contestant: &'static Contestant,
+    /// The share of the workload's datagrams, echoes or batches that is measured
+    #[arg(value_name = "SCALE", default_value = "1", value_parser = scale)]
+    scale: f64,
+}
+
+fn scale(text: &str) -> Result<f64, Box<dyn Error + Send + Sync>> {
+    match text.parse()? {
+        scale if scale > 0.0 && f64::is_finite(scale) => Ok(scale),
+        _ => Err("it has to be a positive number".into()),
+    }
+}
+
+pub(crate) fn run(args: &Args) -> ExitCode {
+    let &Args { ref workload, contestant, scale } = args;
     nix::unistd::alarm::set(LIMIT_S);
     pin(RECEIVER_CPU);
     raise_descriptor_limit();

@@ -133,16 +133,28 @@ fn packet_counter_that_stops_at_once_loses_what_is_queued() {
 }
 
 #[test]
-fn a_wrong_option_ends_an_example_with_its_usage() {
+fn a_wrong_option_ends_an_example_with_the_reason() {
     for (name, arguments, problem) in [
-        ("packet_counter", &["--nonsense"][..], "there is no option \"--nonsense\""),
-        ("packet_counter", &["--messages", "many"], "--messages needs a number, not \"many\""),
-        ("collector", &["--nonsense"], "there is no option \"--nonsense\""),
-        ("collector", &["--udp"], "--udp needs a value"),
-        ("collector", &[], "there is nothing to listen on"),
+        ("packet_counter", &["--nonsense"][..], "unexpected argument '--nonsense'"),
+        ("packet_counter", &["--messages", "many"], "invalid value 'many' for '--messages <N>'"),
+        ("packet_counter", &["--transport", "tcp"], "[possible values: unix, udp, both]"),
+        ("collector", &["--nonsense"], "unexpected argument '--nonsense'"),
+        ("collector", &["--udp"], "a value is required for '--udp <ADDR>'"),
+        ("collector", &["--unix", ""], "a value is required for '--unix <PATH>'"),
+        ("collector", &[], "not provided:\n  <--udp <ADDR>|--unix <PATH>>"),
+        ("echo", &["127.0.0.1:0", "127.0.0.1:0"], "unexpected argument '127.0.0.1:0'"),
     ] {
         let refusal = Server::start(name, arguments).refusal();
-        assert!(refusal.contains(problem) && refusal.contains("Usage: "), "{refusal}");
+        assert!(refusal.contains(problem) && refusal.contains("try '--help'"), "{refusal}");
+    }
+}
+
+#[test]
+fn help_is_no_error() {
+    for name in ["packet_counter", "collector", "echo"] {
+        let output = run(name, &["--help"]);
+        assert!(text(&output.stdout).contains(&format!("Usage: {name} ")), "{output:?}");
+        assert!(output.status.success());
     }
 }
 

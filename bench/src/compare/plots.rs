@@ -1,8 +1,8 @@
 //! Plots: one SVG per group of workloads, a panel per workload, a bar per contestant.
 //!
-//! The bar is the median, the line through its end the spread; the dashed line is the limit. Colours
-//! follow the reader's scheme, on a ground of their own, so that they are readable wherever they are
-//! embedded.
+//! The bar is the median, the line through its end the spread; the dashed line is the best
+//! hand-written loop. Colours follow the reader's scheme, on a ground of their own, so that they are
+//! readable wherever they are embedded.
 
 use std::fs;
 use std::io;
@@ -11,6 +11,7 @@ use std::path::Path;
 use svg::Document;
 use svg::node::element::{Group, Line, Rectangle, Style, Text};
 
+use super::entrant::AGAINST;
 use super::outcome::{Outcome, Row};
 
 const PANEL_WIDTH: f64 = 470.0;
@@ -28,16 +29,16 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
 .about { fill: #57606a; font-size: 11px }
 .number { font-variant-numeric: tabular-nums }
 .ground { fill: #ffffff; stroke: #d0d7de }
-.ebbtide { fill: #0a7ea4 } .ebbtide-epoll { fill: #6bb8d1 }
+.ebbtide { fill: #0a7ea4 } .ebbtide-epoll, .against { fill: #6bb8d1 }
 .hand { fill: #8c959f } .peer { fill: #d4864a }
 .own { font-weight: 600 }
 .spread { stroke: #24292f; stroke-width: 1.2 }
-.limit { stroke: #57606a; stroke-dasharray: 3 3 }
+.hand-written { stroke: #57606a; stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .about { fill: #9198a1 } .ground { fill: #0d1117; stroke: #3d444d }
-  .ebbtide { fill: #2fa8cf } .ebbtide-epoll { fill: #1f6a83 }
+  .ebbtide { fill: #2fa8cf } .ebbtide-epoll, .against { fill: #1f6a83 }
   .hand { fill: #6e7681 } .peer { fill: #c9762f }
-  .spread { stroke: #e6edf3 } .limit { stroke: #9198a1 }
+  .spread { stroke: #e6edf3 } .hand-written { stroke: #9198a1 }
 }";
 
 /// Writes one file per group into `directory`, which is made if it is not there.
@@ -95,7 +96,7 @@ fn bars<'a>(outcome: &'a Outcome<'_>) -> Vec<&'a Row> {
 fn panel(outcome: &Outcome<'_>) -> Group {
     let workload = outcome.workload;
     let rows = bars(outcome);
-    let most = rows.iter().map(|row| row.median).fold(f64::MIN_POSITIVE, f64::max);
+    let most = rows.iter().map(|row| row.summary.median).fold(f64::MIN_POSITIVE, f64::max);
     let scale = (PANEL_WIDTH - NAMES - NUMBERS) / most;
     let metric = workload.metric.replace('_', " ");
     let shown = format!("{metric}, {}", workload.unit);
@@ -106,15 +107,16 @@ fn panel(outcome: &Outcome<'_>) -> Group {
         .add(shown.set("text-anchor", "end"))
         .add(about);
     for (index, row) in rows.iter().enumerate() {
-        let end = (PANEL_WIDTH - NUMBERS).min(NAMES + row.max * scale);
+        let end = (PANEL_WIDTH - NUMBERS).min(NAMES + row.summary.max * scale);
         panel = panel.add(bar(row, TITLE + index as f64 * BAR, scale, end));
     }
-    let limits = workload.limits.iter();
-    let limit = limits.filter_map(|name| outcome.find(name, workload.metric)).map(|row| row.median);
-    if let Some(limit) = limit.min_by(f64::total_cmp) {
-        let x = NAMES + limit * scale;
+    let loops = workload.hand_written.iter();
+    let medians =
+        loops.filter_map(|name| Some(outcome.find(name, workload.metric)?.summary.median));
+    if let Some(best) = medians.min_by(f64::total_cmp) {
+        let x = NAMES + best * scale;
         let bottom = TITLE + rows.len() as f64 * BAR;
-        panel = panel.add(line("limit", (x, x), (TITLE - 3.0, bottom)));
+        panel = panel.add(line("hand-written", (x, x), (TITLE - 3.0, bottom)));
     }
     panel
 }
@@ -123,8 +125,8 @@ fn bar(row: &Row, top: f64, scale: f64, spread_end: f64) -> Group {
     let middle = top + BAR / 2.0;
     let name = row.contestant.as_str();
     let (class, own) = match name {
-        "ebbtide" | "ebbtide-epoll" => (name, "own"),
-        _ if name.starts_with("limit") || name.starts_with("epoll") => ("hand", ""),
+        "ebbtide" | "ebbtide-epoll" | AGAINST => (name, "own"),
+        _ if name.starts_with("raw-ring") || name.starts_with("epoll") => ("hand", ""),
         _ => ("peer", ""),
     };
     let label = Text::new(name)
@@ -136,14 +138,14 @@ fn bar(row: &Row, top: f64, scale: f64, spread_end: f64) -> Group {
         .set("class", class)
         .set("x", NAMES)
         .set("y", top + 2.0)
-        .set("width", row.median * scale)
+        .set("width", row.summary.median * scale)
         .set("height", BAR - 4.0)
         .set("rx", 2);
-    let value = Text::new(super::table::number(row.median))
+    let value = Text::new(super::table::number(row.summary.median))
         .set("class", format!("number {own}"))
-        .set("x", spread_end.max(NAMES + row.median * scale) + 8.0)
+        .set("x", spread_end.max(NAMES + row.summary.median * scale) + 8.0)
         .set("y", middle + 4.0);
-    let spread = line("spread", (NAMES + row.min * scale, spread_end), (middle, middle));
+    let spread = line("spread", (NAMES + row.summary.min * scale, spread_end), (middle, middle));
     Group::new().add(label).add(body).add(spread).add(value)
 }
 

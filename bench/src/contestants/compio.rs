@@ -7,20 +7,18 @@
 //! nor when the queue is empty. compio has no Unix datagram sockets.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use compio::BufResult;
 use compio::driver::ProactorBuilder;
 use compio::driver::op::RecvFromMultiResult;
 use compio::net::UdpSocket;
-use compio::runtime::{JoinHandle, Runtime, spawn, time};
+use compio::runtime::{JoinError, JoinHandle, Runtime, spawn, time};
 use compio::signal::unix::signal;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, join};
@@ -28,7 +26,8 @@ use smol::future::yield_now;
 use socket2::Socket;
 use tokio::sync::oneshot;
 
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Sink, Task, drain_by_hand};
+use super::micro::{self, Tasks};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_by_hand};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const COMPIO: Contestant = Contestant {
@@ -39,10 +38,10 @@ pub(super) const COMPIO: Contestant = Contestant {
     echo_coalesced: Some(run_echo),
     drain: Some(run_drain),
     exit: Some(run_exit),
-    spawn: Some(|micro| run_spawn(&micro)),
-    yields: Some(|micro| run_yields(&micro)),
-    timers: Some(|micro| run_timers(&micro)),
-    run_task: Some(run_task),
+    spawn: Some(|micro| runtime(0)?.block_on(micro::spawn(&Compio, micro))),
+    yields: Some(|micro| runtime(0)?.block_on(micro::yields(&Compio, micro))),
+    timers: Some(|micro| runtime(0)?.block_on(micro::timers(&Compio, micro))),
+    run_task: Some(|task| runtime(0)?.block_on(micro::run_task(&Compio, task))),
     ..Contestant::new("compio", "compio on io_uring, one-shot receives")
 };
 
@@ -316,62 +315,27 @@ fn run_multi_exit(exit: Exit) -> io::Result<()> {
     })
 }
 
-fn run_spawn(micro: &Micro) -> io::Result<()> {
-    runtime(0)?.block_on(async {
-        let mut handles = Vec::new();
-        for batch in micro.batches() {
-            handles.extend((0..batch).map(|_| spawn(async { 1 })));
-            let mut done = 0;
-            for handle in handles.drain(..) {
-                done += handle.await.map_err(|_panic| io::Error::other("a task panicked"))?;
-            }
-            micro.did(done);
-        }
-        Ok(())
-    })
-}
+struct Compio;
 
-fn run_yields(micro: &Micro) -> io::Result<()> {
-    runtime(0)?.block_on(async {
-        for batch in micro.batches() {
-            let task = spawn(async move {
-                let mut ran = 0;
-                for _ in 0..batch {
-                    yield_now().await;
-                    ran += 1;
-                }
-                ran
-            });
-            micro.did(task.await.map_err(|_panic| io::Error::other("a task panicked"))?);
-        }
-        Ok(())
-    })
-}
+impl Tasks for Compio {
+    type Handle<T: Send + 'static> = JoinHandle<T>;
 
-fn run_timers(micro: &Micro) -> io::Result<()> {
-    runtime(0)?.block_on(async {
-        let mut sleeps = Vec::new();
-        for batch in micro.batches() {
-            sleeps.extend(
-                (0..batch).map(|index| {
-                    Box::pin(time::sleep(Duration::from_millis(1_000 + index % 59_000)))
-                }),
-            );
-            let pending = poll_fn(|cx| {
-                let pending =
-                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
-                Poll::Ready(pending.sum::<u64>())
-            });
-            micro.did(pending.await);
-            sleeps.clear();
-        }
-        Ok(())
-    })
-}
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        spawn(task)
+    }
 
-fn run_task(task: Task) -> io::Result<()> {
-    runtime(0)?.block_on(async {
-        spawn(task).await.map_err(|_panic| io::Error::other("a task panicked"))?;
-        Ok(())
-    })
+    fn output<T: Send + 'static>(joined: Result<T, JoinError>) -> io::Result<T> {
+        joined.map_err(|_panic| io::Error::other("a task panicked"))
+    }
+
+    fn yield_now() -> impl Future<Output = ()> + Send + 'static {
+        yield_now()
+    }
+
+    fn sleep(duration: Duration) -> impl Future + Unpin {
+        Box::pin(time::sleep(duration))
+    }
 }

@@ -8,10 +8,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ebbtide::net::{Transmit, UdpSocket, UnixDatagram};
-use ebbtide::{DriverChoice, JoinHandle, Runtime};
+use ebbtide::task::yield_now;
+use ebbtide::time::sleep;
+use ebbtide::{DriverChoice, JoinError, JoinHandle, Runtime};
 use socket2::Socket;
 
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Gro, Micro, Ran, Sink, Task};
+use super::micro::{self, Tasks};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Gro, Sink};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const EBBTIDE: Contestant = Contestant {
@@ -22,10 +25,12 @@ pub(super) const EBBTIDE: Contestant = Contestant {
     echo_coalesced: Some(|echo| run_echo(DriverChoice::IoUring, echo)),
     drain: Some(|drain| run_drain(DriverChoice::IoUring, drain)),
     exit: Some(|exit| run_exit(DriverChoice::IoUring, exit)),
-    spawn: Some(|micro| run_spawn(DriverChoice::IoUring, &micro)),
-    yields: Some(|micro| run_yields(DriverChoice::IoUring, &micro)),
-    timers: Some(|micro| run_timers(DriverChoice::IoUring, &micro)),
-    run_task: Some(|task| run_task(DriverChoice::IoUring, task)),
+    spawn: Some(|micro| runtime(DriverChoice::IoUring)?.block_on(micro::spawn(&Ebbtide, micro))),
+    yields: Some(|micro| runtime(DriverChoice::IoUring)?.block_on(micro::yields(&Ebbtide, micro))),
+    timers: Some(|micro| runtime(DriverChoice::IoUring)?.block_on(micro::timers(&Ebbtide, micro))),
+    run_task: Some(|task| {
+        runtime(DriverChoice::IoUring)?.block_on(micro::run_task(&Ebbtide, task))
+    }),
     ..Contestant::new("ebbtide", "Ebbtide on io_uring")
 };
 
@@ -37,10 +42,10 @@ pub(super) const EBBTIDE_EPOLL: Contestant = Contestant {
     echo_coalesced: Some(|echo| run_echo(DriverChoice::Epoll, echo)),
     drain: Some(|drain| run_drain(DriverChoice::Epoll, drain)),
     exit: Some(|exit| run_exit(DriverChoice::Epoll, exit)),
-    spawn: Some(|micro| run_spawn(DriverChoice::Epoll, &micro)),
-    yields: Some(|micro| run_yields(DriverChoice::Epoll, &micro)),
-    timers: Some(|micro| run_timers(DriverChoice::Epoll, &micro)),
-    run_task: Some(|task| run_task(DriverChoice::Epoll, task)),
+    spawn: Some(|micro| runtime(DriverChoice::Epoll)?.block_on(micro::spawn(&Ebbtide, micro))),
+    yields: Some(|micro| runtime(DriverChoice::Epoll)?.block_on(micro::yields(&Ebbtide, micro))),
+    timers: Some(|micro| runtime(DriverChoice::Epoll)?.block_on(micro::timers(&Ebbtide, micro))),
+    run_task: Some(|task| runtime(DriverChoice::Epoll)?.block_on(micro::run_task(&Ebbtide, task))),
     ..Contestant::new("ebbtide-epoll", "Ebbtide on epoll")
 };
 
@@ -156,7 +161,7 @@ fn run_drain(driver: DriverChoice, drain: Drain) -> io::Result<()> {
         let socket = udp(socket, Gro::AsDefault)?;
         let receiver = ebbtide::spawn(receive(socket, tally));
         // Until the receiver waits.
-        ebbtide::time::sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(1)).await;
         io::Result::Ok(receiver)
     })?;
     backlog.fill();
@@ -222,58 +227,27 @@ impl Enough {
     }
 }
 
-fn run_spawn(driver: DriverChoice, micro: &Micro) -> io::Result<()> {
-    runtime(driver)?.block_on(async {
-        let mut handles = Vec::new();
-        for batch in micro.batches() {
-            handles.extend((0..batch).map(|_| ebbtide::spawn(async { 1 })));
-            let mut done = 0;
-            for handle in handles.drain(..) {
-                done += handle.await.map_err(io::Error::other)?;
-            }
-            micro.did(done);
-        }
-        Ok(())
-    })
-}
+struct Ebbtide;
 
-fn run_yields(driver: DriverChoice, micro: &Micro) -> io::Result<()> {
-    runtime(driver)?.block_on(async {
-        let ran = Rc::new(Ran::default());
-        for batch in micro.batches() {
-            let counter = Rc::clone(&ran);
-            let task = ebbtide::spawn(async move {
-                for _ in 0..batch {
-                    ebbtide::task::yield_now().await;
-                    counter.once();
-                }
-            });
-            task.await.map_err(io::Error::other)?;
-            micro.did(ran.take());
-        }
-        Ok(())
-    })
-}
+impl Tasks for Ebbtide {
+    type Handle<T: Send + 'static> = JoinHandle<T>;
 
-fn run_timers(driver: DriverChoice, micro: &Micro) -> io::Result<()> {
-    runtime(driver)?.block_on(async {
-        let mut sleeps = Vec::new();
-        for batch in micro.batches() {
-            sleeps.extend((0..batch).map(|index| {
-                Box::pin(ebbtide::time::sleep(Duration::from_millis(1_000 + index % 59_000)))
-            }));
-            let pending = poll_fn(|cx| {
-                let pending =
-                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
-                Poll::Ready(pending.sum::<u64>())
-            });
-            micro.did(pending.await);
-            sleeps.clear();
-        }
-        Ok(())
-    })
-}
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        ebbtide::spawn(task)
+    }
 
-fn run_task(driver: DriverChoice, task: Task) -> io::Result<()> {
-    runtime(driver)?.block_on(async { ebbtide::spawn(task).await.map_err(io::Error::other) })
+    fn output<T: Send + 'static>(joined: Result<T, JoinError>) -> io::Result<T> {
+        joined.map_err(io::Error::other)
+    }
+
+    fn yield_now() -> impl Future<Output = ()> + Send + 'static {
+        yield_now()
+    }
+
+    fn sleep(duration: Duration) -> impl Future + Unpin {
+        Box::pin(sleep(duration))
+    }
 }

@@ -268,7 +268,7 @@ fn run_sink(mut sink: Sink, offload: Offload) -> io::Result<()> {
     Ok(())
 }
 
-/// recvmmsg(2) until `EAGAIN`: the limit of every drain.
+/// recvmmsg(2) until `EAGAIN`: the yardstick of every drain.
 fn run_drain(drain: Drain) -> io::Result<()> {
     let Drain { socket, mut tally, backlog, largest } = drain;
     let mut batch = Batch::new(largest, Offload::None);

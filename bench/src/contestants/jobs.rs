@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use socket2::Socket;
 
@@ -122,17 +121,3 @@ impl Micro {
 
 /// A future that knows no runtime: spawn it as a task, and return when it has ended.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// Counts what ran, for tasks that may run on other threads.
-#[derive(Default)]
-pub(crate) struct Ran(AtomicU64);
-
-impl Ran {
-    pub(crate) fn once(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn take(&self) -> u64 {
-        self.0.swap(0, Ordering::Relaxed)
-    }
-}

@@ -29,8 +29,6 @@ mod compio;
 #[cfg(feature = "peers")]
 mod drain_by_hand;
 #[cfg(feature = "peers")]
-mod glommio;
-#[cfg(feature = "peers")]
 mod monoio;
 #[cfg(feature = "peers")]
 mod quinn_udp;
@@ -38,19 +36,18 @@ mod quinn_udp;
 mod smol;
 #[cfg(feature = "peers")]
 mod tokio;
-#[cfg(feature = "peers")]
-mod tokio_uring;
 
 mod ebbtide;
 mod epoll;
 mod epoll_mmsg;
 mod jobs;
-mod ring;
+mod micro;
+mod raw_ring;
 
 use std::io;
 
 use crate::harness::stopwatch::Clock;
-pub(crate) use jobs::{Drain, Echo, Exit, ExitBy, Gro, Micro, Ran, Sink, Task};
+pub(crate) use jobs::{Drain, Echo, Exit, ExitBy, Gro, Micro, Sink, Task};
 
 pub(crate) type Work<T> = Option<fn(T) -> io::Result<()>>;
 
@@ -69,7 +66,7 @@ pub(crate) struct Contestant {
     pub(crate) echo_coalesced: Work<Echo>,
     pub(crate) drain: Work<Drain>,
     pub(crate) exit: Work<Exit>,
-    /// Spawn `batch` tasks which do nothing but [`Ran::once`] or return a number, and join them.
+    /// Spawn `batch` tasks which do nothing but return a number, and join them.
     pub(crate) spawn: Work<Micro>,
     /// In one task, yield `batch` times.
     pub(crate) yields: Work<Micro>,
@@ -103,8 +100,8 @@ impl Contestant {
 /// All contestants of this build, in the order of tables and plots.
 pub(crate) fn all() -> Vec<&'static Contestant> {
     vec![
-        &ring::LIMIT,
-        &ring::LIMIT_GRO,
+        &raw_ring::RAW_RING,
+        &raw_ring::RAW_RING_GRO,
         &ebbtide::EBBTIDE,
         &ebbtide::EBBTIDE_EPOLL,
         &epoll::ONE,
@@ -125,14 +122,15 @@ pub(crate) fn all() -> Vec<&'static Contestant> {
         &compio::COMPIO_MULTI,
         #[cfg(feature = "peers")]
         &monoio::MONOIO,
-        #[cfg(feature = "peers")]
-        &tokio_uring::TOKIO_URING,
-        #[cfg(feature = "peers")]
-        &glommio::GLOMMIO,
     ]
 }
 
 /// The contestant of that name.
 pub(crate) fn find(name: &str) -> Option<&'static Contestant> {
     all().into_iter().find(|contestant| contestant.name == name)
+}
+
+/// The contestant of that name, for an argument.
+pub(crate) fn parse(name: &str) -> Result<&'static Contestant, &'static str> {
+    find(name).ok_or("no contestant of this build has this name (see `list` and --features peers)")
 }

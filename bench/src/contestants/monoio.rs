@@ -12,12 +12,10 @@
 //! datagram 5 to 10 percent: so it takes no part in `wake`.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::join;
@@ -26,14 +24,16 @@ use monoio::io::AsyncReadRent;
 use monoio::net::udp::UdpSocket;
 use monoio::net::unix::UnixDatagram;
 use monoio::net::unix::UnixStream;
-use monoio::time::TimeDriver;
+use monoio::task::JoinHandle;
+use monoio::time::{TimeDriver, sleep};
 use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
 use signal_hook::consts::SIGTERM;
 use smol::future::yield_now;
 use socket2::Socket;
 use tokio::sync::oneshot;
 
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Sink, drain_by_hand};
+use super::micro::{self, Tasks};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_by_hand};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const MONOIO: Contestant = Contestant {
@@ -45,9 +45,9 @@ pub(super) const MONOIO: Contestant = Contestant {
     echo_coalesced: Some(run_echo),
     drain: Some(run_drain),
     exit: Some(run_exit),
-    spawn: Some(|micro| run_spawn(&micro)),
-    yields: Some(|micro| run_yields(&micro)),
-    timers: Some(|micro| run_timers(&micro)),
+    spawn: Some(|micro| runtime()?.block_on(micro::spawn(&Monoio, micro))),
+    yields: Some(|micro| runtime()?.block_on(micro::yields(&Monoio, micro))),
+    timers: Some(|micro| runtime_with_timers()?.block_on(micro::timers(&Monoio, micro))),
     ..Contestant::new("monoio", "monoio on io_uring, one-shot receives")
 };
 
@@ -227,53 +227,27 @@ fn run_exit(exit: Exit) -> io::Result<()> {
     })
 }
 
-fn run_spawn(micro: &Micro) -> io::Result<()> {
-    runtime()?.block_on(async {
-        let mut handles = Vec::new();
-        for batch in micro.batches() {
-            handles.extend((0..batch).map(|_| monoio::spawn(async { 1 })));
-            let mut done = 0;
-            for handle in handles.drain(..) {
-                done += handle.await;
-            }
-            micro.did(done);
-        }
-        Ok(())
-    })
-}
+struct Monoio;
 
-fn run_yields(micro: &Micro) -> io::Result<()> {
-    runtime()?.block_on(async {
-        for batch in micro.batches() {
-            let task = monoio::spawn(async move {
-                let mut ran = 0;
-                for _ in 0..batch {
-                    yield_now().await;
-                    ran += 1;
-                }
-                ran
-            });
-            micro.did(task.await);
-        }
-        Ok(())
-    })
-}
+impl Tasks for Monoio {
+    type Handle<T: Send + 'static> = JoinHandle<T>;
 
-fn run_timers(micro: &Micro) -> io::Result<()> {
-    runtime_with_timers()?.block_on(async {
-        let mut sleeps = Vec::new();
-        for batch in micro.batches() {
-            sleeps.extend((0..batch).map(|index| {
-                Box::pin(monoio::time::sleep(Duration::from_millis(1_000 + index % 59_000)))
-            }));
-            let pending = poll_fn(|cx| {
-                let pending =
-                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
-                Poll::Ready(pending.sum::<u64>())
-            });
-            micro.did(pending.await);
-            sleeps.clear();
-        }
-        Ok(())
-    })
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        monoio::spawn(task)
+    }
+
+    fn output<T: Send + 'static>(joined: T) -> io::Result<T> {
+        Ok(joined)
+    }
+
+    fn yield_now() -> impl Future<Output = ()> + Send + 'static {
+        yield_now()
+    }
+
+    fn sleep(duration: Duration) -> impl Future + Unpin {
+        Box::pin(sleep(duration))
+    }
 }

@@ -4,23 +4,21 @@
 //! after `EAGAIN`. smol starts a thread that waits for readiness when no `block_on` does, whose time
 //! counts as well.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use async_signal::{Signal, Signals};
 use smol::future::yield_now;
 use smol::stream::StreamExt;
-use smol::{Async, LocalExecutor, Timer};
+use smol::{Async, LocalExecutor, Task, Timer};
 use socket2::Socket;
 use tokio::sync::oneshot;
 
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Sink, Task, drain_by_hand};
+use super::micro::{self, Tasks};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_by_hand};
 use crate::harness::stopwatch::Clock;
 use crate::harness::tally::{Flow, Tally};
 
@@ -34,10 +32,10 @@ pub(super) const SMOL: Contestant = Contestant {
     echo_coalesced: Some(run_echo),
     drain: Some(run_drain),
     exit: Some(run_exit),
-    spawn: Some(|micro| run_spawn(&micro)),
-    yields: Some(|micro| run_yields(&micro)),
-    timers: Some(|micro| run_timers(&micro)),
-    run_task: Some(run_task),
+    spawn: Some(|micro| block_on(async |executor| micro::spawn(executor, micro).await)),
+    yields: Some(|micro| block_on(async |executor| micro::yields(executor, micro).await)),
+    timers: Some(|micro| block_on(async |executor| micro::timers(executor, micro).await)),
+    run_task: Some(|task| block_on(async |executor| micro::run_task(executor, task).await)),
     ..Contestant::new("smol", "smol, a LocalExecutor under block_on")
 };
 
@@ -165,64 +163,27 @@ fn run_exit(exit: Exit) -> io::Result<()> {
     }))
 }
 
-fn run_spawn(micro: &Micro) -> io::Result<()> {
+fn block_on<T>(program: impl AsyncFnOnce(&LocalExecutor<'static>) -> T) -> T {
     let executor = LocalExecutor::new();
-    smol::block_on(executor.run(async {
-        let mut handles = Vec::new();
-        for batch in micro.batches() {
-            handles.extend((0..batch).map(|_| executor.spawn(async { 1 })));
-            let mut done = 0;
-            for handle in handles.drain(..) {
-                done += handle.await;
-            }
-            micro.did(done);
-        }
-        Ok(())
-    }))
+    smol::block_on(executor.run(program(&executor)))
 }
 
-fn run_yields(micro: &Micro) -> io::Result<()> {
-    let executor = LocalExecutor::new();
-    smol::block_on(executor.run(async {
-        for batch in micro.batches() {
-            let task = executor.spawn(async move {
-                let mut ran = 0;
-                for _ in 0..batch {
-                    yield_now().await;
-                    ran += 1;
-                }
-                ran
-            });
-            micro.did(task.await);
-        }
-        Ok(())
-    }))
-}
+impl Tasks for LocalExecutor<'static> {
+    type Handle<T: Send + 'static> = Task<T>;
 
-fn run_timers(micro: &Micro) -> io::Result<()> {
-    let executor = LocalExecutor::new();
-    smol::block_on(executor.run(async {
-        let mut sleeps = Vec::new();
-        for batch in micro.batches() {
-            sleeps.extend(
-                (0..batch).map(|index| Timer::after(Duration::from_millis(1_000 + index % 59_000))),
-            );
-            let pending = poll_fn(|cx| {
-                let pending =
-                    sleeps.iter_mut().map(|sleep| u64::from(Pin::new(sleep).poll(cx).is_pending()));
-                Poll::Ready(pending.sum::<u64>())
-            });
-            micro.did(pending.await);
-            sleeps.clear();
-        }
-        Ok(())
-    }))
-}
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Task<T> {
+        LocalExecutor::spawn(self, task)
+    }
 
-fn run_task(task: Task) -> io::Result<()> {
-    let executor = LocalExecutor::new();
-    smol::block_on(executor.run(async {
-        executor.spawn(task).await;
-        Ok(())
-    }))
+    fn output<T: Send + 'static>(joined: T) -> io::Result<T> {
+        Ok(joined)
+    }
+
+    fn yield_now() -> impl Future<Output = ()> + Send + 'static {
+        yield_now()
+    }
+
+    fn sleep(duration: Duration) -> impl Future + Unpin {
+        Timer::after(duration)
+    }
 }

@@ -3,11 +3,8 @@
 //! A task per socket, spawned with `tokio::spawn`, each with a buffer of its own; `recv_from` and
 //! `send_to`, which try first and wait for readiness only after `EAGAIN`.
 
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -15,9 +12,11 @@ use tokio::net::{UdpSocket, UnixDatagram};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle, yield_now};
+use tokio::time::sleep;
 
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Micro, Ran, Sink, Task};
+use super::micro::{self, Tasks};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink};
 use crate::harness::cpu;
 use crate::harness::stopwatch::Clock;
 use crate::harness::tally::{Flow, Tally};
@@ -31,10 +30,10 @@ pub(super) const CURRENT_THREAD: Contestant = Contestant {
     sink_gro: Some(|sink| run_sink(&current_thread()?, sink)),
     drain: Some(|drain| run_drain(current_thread()?, drain)),
     exit: Some(|exit| run_exit(&current_thread()?, exit)),
-    spawn: Some(|micro| run_spawn(&current_thread()?, &micro)),
-    yields: Some(|micro| run_yields(&current_thread()?, &micro)),
-    timers: Some(|micro| run_timers(&current_thread()?, &micro)),
-    run_task: Some(|task| run_task(&current_thread()?, task)),
+    spawn: Some(|micro| current_thread()?.block_on(micro::spawn(&Tokio, micro))),
+    yields: Some(|micro| current_thread()?.block_on(micro::yields(&Tokio, micro))),
+    timers: Some(|micro| current_thread()?.block_on(micro::timers(&Tokio, micro))),
+    run_task: Some(|task| current_thread()?.block_on(micro::run_task(&Tokio, task))),
     ..Contestant::new("tokio", "tokio, current_thread")
 };
 
@@ -46,10 +45,10 @@ pub(super) const MULTI_THREAD: Contestant = Contestant {
     echo_coalesced: Some(|echo| run_echo(&multi_thread()?, echo)),
     drain: Some(|drain| run_drain(multi_thread()?, drain)),
     exit: Some(|exit| run_exit(&multi_thread()?, exit)),
-    spawn: Some(|micro| run_spawn(&multi_thread()?, &micro)),
-    yields: Some(|micro| run_yields(&multi_thread()?, &micro)),
-    timers: Some(|micro| run_timers(&multi_thread()?, &micro)),
-    run_task: Some(|task| run_task(&multi_thread()?, task)),
+    spawn: Some(|micro| multi_thread()?.block_on(micro::spawn(&Tokio, micro))),
+    yields: Some(|micro| multi_thread()?.block_on(micro::yields(&Tokio, micro))),
+    timers: Some(|micro| multi_thread()?.block_on(micro::timers(&Tokio, micro))),
+    run_task: Some(|task| multi_thread()?.block_on(micro::run_task(&Tokio, task))),
     ..Contestant::new(
         "tokio-multi",
         "tokio, multi_thread with two workers, which may use both CPUs",
@@ -193,58 +192,27 @@ fn run_exit(runtime: &Runtime, exit: Exit) -> io::Result<()> {
     })
 }
 
-fn run_spawn(runtime: &Runtime, micro: &Micro) -> io::Result<()> {
-    runtime.block_on(async {
-        let mut handles = Vec::new();
-        for batch in micro.batches() {
-            handles.extend((0..batch).map(|_| tokio::spawn(async { 1 })));
-            let mut done = 0;
-            for handle in handles.drain(..) {
-                done += handle.await.map_err(io::Error::other)?;
-            }
-            micro.did(done);
-        }
-        Ok(())
-    })
-}
+struct Tokio;
 
-fn run_yields(runtime: &Runtime, micro: &Micro) -> io::Result<()> {
-    runtime.block_on(async {
-        let ran = Arc::new(Ran::default());
-        for batch in micro.batches() {
-            let counter = Arc::clone(&ran);
-            let task = tokio::spawn(async move {
-                for _ in 0..batch {
-                    tokio::task::yield_now().await;
-                    counter.once();
-                }
-            });
-            task.await.map_err(io::Error::other)?;
-            micro.did(ran.take());
-        }
-        Ok(())
-    })
-}
+impl Tasks for Tokio {
+    type Handle<T: Send + 'static> = JoinHandle<T>;
 
-fn run_timers(runtime: &Runtime, micro: &Micro) -> io::Result<()> {
-    runtime.block_on(async {
-        let mut sleeps = Vec::new();
-        for batch in micro.batches() {
-            sleeps.extend((0..batch).map(|index| {
-                Box::pin(tokio::time::sleep(Duration::from_millis(1_000 + index % 59_000)))
-            }));
-            let pending = poll_fn(|cx| {
-                let pending =
-                    sleeps.iter_mut().map(|sleep| u64::from(sleep.as_mut().poll(cx).is_pending()));
-                Poll::Ready(pending.sum::<u64>())
-            });
-            micro.did(pending.await);
-            sleeps.clear();
-        }
-        Ok(())
-    })
-}
+    fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        tokio::spawn(task)
+    }
 
-fn run_task(runtime: &Runtime, task: Task) -> io::Result<()> {
-    runtime.block_on(async { tokio::spawn(task).await.map_err(io::Error::other) })
+    fn output<T: Send + 'static>(joined: Result<T, JoinError>) -> io::Result<T> {
+        joined.map_err(io::Error::other)
+    }
+
+    fn yield_now() -> impl Future<Output = ()> + Send + 'static {
+        yield_now()
+    }
+
+    fn sleep(duration: Duration) -> impl Future + Unpin {
+        Box::pin(sleep(duration))
+    }
 }

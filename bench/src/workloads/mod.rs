@@ -17,6 +17,7 @@ use exit::ExitPlan;
 use micro::{MicroPlan, What};
 use sink::{Family, SinkPlan};
 
+#[derive(Clone, Copy)]
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     /// One line for tables and plots.
@@ -26,11 +27,12 @@ pub(crate) struct Workload {
     /// The metric that the ratios and the plot are of. Lower is better.
     pub(crate) metric: &'static str,
     pub(crate) unit: &'static str,
-    /// The loops by hand that are the limit: the best of them in each round.
-    pub(crate) limits: &'static [&'static str],
+    /// The hand-written loops that it is compared with: the best of them in each round.
+    pub(crate) hand_written: &'static [&'static str],
     pub(crate) kind: Kind,
 }
 
+#[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Sink(SinkPlan),
     Echo(EchoPlan),
@@ -67,29 +69,28 @@ impl Workload {
     }
 }
 
-const LIMIT: &[&str] = &["limit"];
-/// The better of two loops by hand.
-const ECHO_LIMITS: &[&str] = &["limit", "epoll-mmsg"];
+const RAW_RING: &[&str] = &["raw-ring"];
+const ECHO_LOOPS: &[&str] = &["raw-ring", "epoll-mmsg"];
 
 fn sink(name: &'static str, about: &'static str, plan: SinkPlan) -> Workload {
     let (metric, kind) = ("cpu_per_datagram", Kind::Sink(plan));
-    Workload { name, about, group: "sink", metric, unit: "ns", limits: LIMIT, kind }
+    Workload { name, about, group: "sink", metric, unit: "ns", hand_written: RAW_RING, kind }
 }
 
 fn echo(name: &'static str, about: &'static str, plan: EchoPlan) -> Workload {
     let (metric, kind) = ("cpu_per_echo", Kind::Echo(plan));
-    Workload { name, about, group: "echo", metric, unit: "ns", limits: ECHO_LIMITS, kind }
+    Workload { name, about, group: "echo", metric, unit: "ns", hand_written: ECHO_LOOPS, kind }
 }
 
 fn micro(name: &'static str, about: &'static str, plan: MicroPlan) -> Workload {
     let (metric, kind) = ("cpu_per_operation", Kind::Micro(plan));
-    Workload { name, about, group: "runtime", metric, unit: "ns", limits: &[], kind }
+    Workload { name, about, group: "runtime", metric, unit: "ns", hand_written: &[], kind }
 }
 
 fn exit(name: &'static str, about: &'static str, by: ExitBy) -> Workload {
     let kind = Kind::Exit(ExitPlan { by, before: 40_000, window: 4_096 });
     let (metric, unit) = ("lost", "datagrams");
-    Workload { name, about, group: "exit", metric, unit, limits: &[], kind }
+    Workload { name, about, group: "exit", metric, unit, hand_written: &[], kind }
 }
 
 /// All workloads, in the order in which they are run and shown.
@@ -125,7 +126,7 @@ pub(crate) fn all() -> Vec<Workload> {
             SinkPlan { way: Way::Send, rate: Some(50_000), per_stage: 20_000, ..LIVE },
         ),
         Workload {
-            limits: &["limit-gro"],
+            hand_written: &["raw-ring-gro"],
             ..sink(
                 "sink-gro",
                 "1 socket with GRO, live sender by GSO, 64 bytes",
@@ -150,7 +151,7 @@ pub(crate) fn all() -> Vec<Workload> {
         echo("echo-16", "16 outstanding, each of a peer of its own", EchoPlan::closed(16)),
         echo("echo-64", "64 outstanding, each of a peer of its own", EchoPlan::closed(64)),
         Workload {
-            limits: &["limit", "limit-gro", "epoll-mmsg", "epoll-mmsg-gro"],
+            hand_written: &["raw-ring", "raw-ring-gro", "epoll-mmsg", "epoll-mmsg-gro"],
             ..echo(
                 "echo-64-coalesced",
                 "64 outstanding of one peer, which sends by GSO",
@@ -168,7 +169,7 @@ pub(crate) fn all() -> Vec<Workload> {
             group: "exit",
             metric: "cpu_per_datagram",
             unit: "ns",
-            limits: &["epoll-mmsg"],
+            hand_written: &["epoll-mmsg"],
             kind: Kind::Drain(DrainPlan { backlog: 32_768, times: 3 }),
         },
         exit(
@@ -207,7 +208,7 @@ pub(crate) fn all() -> Vec<Workload> {
             group: "memory",
             metric: "resident_per_socket",
             unit: "B",
-            limits: &[],
+            hand_written: &[],
             kind: Kind::Sink(SinkPlan { idle: 9_999, per_stage: 1_024, ..LIVE }),
         },
     ]
@@ -216,6 +217,11 @@ pub(crate) fn all() -> Vec<Workload> {
 /// The workload of that name.
 pub(crate) fn find(name: &str) -> Option<Workload> {
     all().into_iter().find(|workload| workload.name == name)
+}
+
+/// The workload of that name, for an argument.
+pub(crate) fn parse(name: &str) -> Result<Workload, &'static str> {
+    find(name).ok_or("no workload has this name (see `list`)")
 }
 
 /// The workloads, with the contestants of this build that offer them, for other programs.
@@ -250,9 +256,9 @@ mod tests {
     }
 
     #[test]
-    fn every_workload_is_offered_by_its_limits_and_by_ebbtide() {
+    fn every_workload_is_offered_by_its_loops_and_by_ebbtide() {
         for workload in all() {
-            for name in workload.limits.iter().chain(&["ebbtide", "ebbtide-epoll"]) {
+            for name in workload.hand_written.iter().chain(&["ebbtide", "ebbtide-epoll"]) {
                 let contestant = contestants::find(name).unwrap();
                 assert!(workload.is_offered_by(contestant), "{} by {name}", workload.name);
             }

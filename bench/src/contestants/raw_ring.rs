@@ -1,4 +1,4 @@
-//! The limit: a loop on a raw ring by hand. Multishot recvmsg into ring-mapped buffers, a single
+//! `raw-ring`: a hand-written loop on an io_uring. Multishot recvmsg into ring-mapped buffers, a single
 //! thread, `DEFER_TASKRUN`, one enter for whatever there is to do.
 
 // UNSAFETY: entries of the ring name sockets' message headers and buffers of the pool.
@@ -19,20 +19,23 @@ use crate::harness::fail;
 use crate::harness::tally::Flow;
 use crate::raw_ring::{GROUP, Pool, RawRing, Shape};
 
-pub(super) const LIMIT: Contestant = Contestant {
+pub(super) const RAW_RING: Contestant = Contestant {
     sink: Some(|sink| run_sink(sink, Offload::None)),
     unix_sink: Some(|sink| run_sink(sink, Offload::None)),
     echo: Some(|echo| run_echo(echo, Offload::None)),
     echo_coalesced: Some(|echo| run_echo(echo, Offload::None)),
-    ..Contestant::new("limit", "by hand: multishot recvmsg on a raw ring, sends by the same ring")
+    ..Contestant::new("raw-ring", "hand-written: multishot recvmsg, sends through the same ring")
 };
 
-pub(super) const LIMIT_GRO: Contestant = Contestant {
+pub(super) const RAW_RING_GRO: Contestant = Contestant {
     sink: Some(|sink| run_sink(sink, Offload::Gro)),
     sink_gro: Some(|sink| run_sink(sink, Offload::Gro)),
     echo: Some(|echo| run_echo(echo, Offload::Gro)),
     echo_coalesced: Some(|echo| run_echo(echo, Offload::Gro)),
-    ..Contestant::new("limit-gro", "by hand: limit with GRO, and GSO for answers to trains")
+    ..Contestant::new(
+        "raw-ring-gro",
+        "hand-written: raw-ring with GRO, and GSO for answers to trains",
+    )
 };
 
 /// Bytes for the address of the sender.
