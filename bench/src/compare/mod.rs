@@ -1,25 +1,25 @@
 //! `compare`: every contestant on every workload, round by round.
 //!
-//! Within a round all contestants of a workload run one after the other, in an order that is rotated
+//! Within a round all contestants of a workload run one after the other, in an order that changes
 //! from round to round, and ratios are taken within a round before their median is: so what changes
 //! slowly on the machine (other load, the clock of the CPU) does not favour one of them.
 
+mod entrant;
 mod options;
 mod outcome;
 mod plots;
 mod table;
 
 use std::io;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::contestants::Contestant;
 use crate::harness::sockets;
-use crate::metric::Metric;
 use crate::workloads::Workload;
+use entrant::{AGAINST, Builds, Entrant};
 pub(crate) use options::Args;
-use outcome::Samples;
+use outcome::{Outcome, Samples};
 
 pub(crate) fn run(args: &Args) -> ExitCode {
     match compare(args) {
@@ -46,21 +46,29 @@ fn compare(args: &Args) -> io::Result<Verdict> {
         );
     }
     let (workloads, rounds) = (args.workloads(), args.rounds());
-    let mut samples: Vec<Samples> = workloads.iter().map(|_| Samples::new(rounds)).collect();
+    let builds = Builds::find(args.against.as_deref())?;
+    let mut fields: Vec<Field<'_>> = workloads
+        .iter()
+        .map(|workload| {
+            let entrants = builds.entrants(workload, &args.contestants(workload));
+            Field { workload, entrants, samples: Samples::new(rounds) }
+        })
+        .collect();
+    for field in fields.iter().filter(|field| args.against.is_some() && !field.has(AGAINST)) {
+        eprintln!("remark: the other build does not offer {}", field.workload.name);
+    }
     let mut void = Vec::new();
-    let cells: usize = workloads.iter().map(|workload| args.field(workload).len()).sum();
+    let cells: usize = fields.iter().map(|field| field.entrants.len()).sum();
     let progress = progress_bar(cells * rounds);
     for round in 0..rounds {
-        for (workload, samples) in workloads.iter().zip(&mut samples) {
-            let mut field = args.field(workload);
-            let shift = round % field.len().max(1);
-            field.rotate_left(shift);
-            for contestant in field {
-                progress.set_message(format!("{} {}", workload.name, contestant.name));
-                match measure(workload, contestant, args.scale()) {
-                    Ok(metrics) => samples.add(round, contestant.name, metrics),
+        for field in &mut fields {
+            let workload = field.workload;
+            for entrant in field.in_order_of(round) {
+                progress.set_message(format!("{} {}", workload.name, entrant.name));
+                match entrant.measure(workload, args.scale()) {
+                    Ok(metrics) => field.samples.add(round, entrant.name, metrics),
                     Err(error) => {
-                        let what = format!("{} {}: {error}", workload.name, contestant.name);
+                        let what = format!("{} {}: {error}", workload.name, entrant.name);
                         progress.println(&what);
                         void.push(what);
                     }
@@ -71,11 +79,7 @@ fn compare(args: &Args) -> io::Result<Verdict> {
     }
     progress.finish_and_clear();
 
-    let outcomes: Vec<_> = workloads
-        .iter()
-        .zip(&samples)
-        .map(|(workload, samples)| outcome::of(workload, samples, &args.field(workload)))
-        .collect();
+    let outcomes: Vec<_> = fields.iter().map(Field::outcome).collect();
     for outcome in &outcomes {
         println!("{}", table::of(outcome));
     }
@@ -92,16 +96,34 @@ fn compare(args: &Args) -> io::Result<Verdict> {
     Ok(Verdict::Void)
 }
 
-/// Runs one measurement in a fresh process.
-fn measure(workload: &Workload, contestant: &Contestant, scale: f64) -> io::Result<Vec<Metric>> {
-    let output = Command::new(std::env::current_exe()?)
-        .args(["measure", workload.name, contestant.name, &scale.to_string()])
-        .output()?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("{}: {}", output.status, said.trim())));
+/// A workload, who takes part in it, and what was measured.
+struct Field<'a> {
+    workload: &'a Workload,
+    entrants: Vec<Entrant<'a>>,
+    samples: Samples,
+}
+
+impl<'a> Field<'a> {
+    /// The entrants, in the order of a round. The order rotates, and every other round goes through it
+    /// backwards: so each two of them precede each other equally often.
+    fn in_order_of(&self, round: usize) -> Vec<Entrant<'a>> {
+        let mut entrants = self.entrants.clone();
+        let shift = round / 2 % entrants.len().max(1);
+        entrants.rotate_left(shift);
+        if !round.is_multiple_of(2) {
+            entrants.reverse();
+        }
+        entrants
     }
-    Ok(serde_json::from_slice(&output.stdout)?)
+
+    fn has(&self, name: &str) -> bool {
+        self.entrants.iter().any(|entrant| entrant.name == name)
+    }
+
+    fn outcome(&self) -> Outcome<'a> {
+        let names: Vec<&str> = self.entrants.iter().map(|entrant| entrant.name).collect();
+        outcome::of(self.workload, &self.samples, &names)
+    }
 }
 
 fn progress_bar(measurements: usize) -> ProgressBar {

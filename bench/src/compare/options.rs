@@ -25,6 +25,9 @@ pub(crate) struct Args {
     /// Fewer rounds of shorter measurements: for a look, not for a claim
     #[arg(short, long)]
     quick: bool,
+    /// Measure `ebbtide` of another build of this program as well, as `against`
+    #[arg(long, value_name = "BINARY")]
+    pub(super) against: Option<PathBuf>,
     /// Write medians, spreads and ratios
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
@@ -43,13 +46,13 @@ impl Args {
     }
 
     /// The contestants that offer a workload.
-    pub(super) fn field(&self, workload: &Workload) -> Vec<&'static Contestant> {
-        let mut field = match &self.contestants[..] {
+    pub(super) fn contestants(&self, workload: &Workload) -> Vec<&'static Contestant> {
+        let mut chosen = match &self.contestants[..] {
             [] => contestants::all(),
             chosen => chosen.to_vec(),
         };
-        field.retain(|contestant| workload.is_offered_by(contestant));
-        field
+        chosen.retain(|contestant| workload.is_offered_by(contestant));
+        chosen
     }
 
     pub(super) fn rounds(&self) -> usize {

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::contestants::Contestant;
+use super::entrant::AGAINST;
 use crate::metric::Metric;
 use crate::workloads::Workload;
 
 /// What all ratios are to, beside the hand-written loops.
-const REFERENCE: &str = "tokio";
+const REFERENCES: [&str; 2] = ["tokio", AGAINST];
 
-/// Metrics whose ratios to the reference are told as well, beside that of the workload's own.
+/// Metrics whose ratios to the references are reported, beside that of the workload.
 const OTHER_RATIOS: [&str; 5] = ["throughput", "p50", "p99", "p99.9", "resident"];
 
 /// The measurements of one workload.
@@ -60,9 +60,19 @@ pub(super) struct Row {
     pub(super) contestant: String,
     pub(super) metric: String,
     pub(super) unit: String,
+    #[serde(flatten)]
+    pub(super) summary: Summary,
+}
+
+/// What a series of values comes to.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub(super) struct Summary {
     pub(super) median: f64,
     pub(super) min: f64,
     pub(super) max: f64,
+    /// The confidence interval of the median, 95 %, for any distribution of the values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) interval: Option<(f64, f64)>,
 }
 
 /// What was found about one workload.
@@ -84,36 +94,35 @@ impl Outcome<'_> {
     }
 }
 
-pub(super) fn of<'a>(
-    workload: &'a Workload,
-    samples: &Samples,
-    field: &[&'static Contestant],
-) -> Outcome<'a> {
+pub(super) fn of<'a>(workload: &'a Workload, samples: &Samples, entrants: &[&str]) -> Outcome<'a> {
     let mut rows = Vec::new();
     let hand_written = best_of(samples, workload.hand_written, workload.metric);
-    for contestant in field.iter().map(|contestant| contestant.name) {
+    for &contestant in entrants {
         let mut add = |metric: &str, unit: &str, series: Vec<Option<f64>>| {
-            if let Some((median, min, max)) = summary(series) {
+            if let Some(summary) = summary(series) {
                 rows.push(Row {
                     workload: workload.name.to_owned(),
                     contestant: contestant.to_owned(),
                     metric: metric.to_owned(),
                     unit: unit.to_owned(),
-                    median,
-                    min,
-                    max,
+                    summary,
                 });
             }
         };
         for (metric, unit) in samples.metrics(contestant) {
             let series = samples.series(contestant, &metric);
-            let reference = samples.series(REFERENCE, &metric);
             add(&metric, &unit, series.clone());
+            let prefix = match metric.as_str() {
+                own if own == workload.metric => String::new(),
+                other if OTHER_RATIOS.contains(&other) => format!("{other}_"),
+                _ => continue,
+            };
+            for reference in REFERENCES {
+                let ratios = ratios(&series, &samples.series(reference, &metric));
+                add(&format!("{prefix}ratio_to_{reference}"), "1", ratios);
+            }
             if metric == workload.metric {
-                add("ratio_to_tokio", "1", ratios(&series, &reference));
                 add("ratio_to_hand_written", "1", ratios(&series, &hand_written));
-            } else if OTHER_RATIOS.contains(&metric.as_str()) {
-                add(&format!("{metric}_ratio_to_tokio"), "1", ratios(&series, &reference));
             }
         }
     }
@@ -142,8 +151,8 @@ fn ratios(series: &[Option<f64>], reference: &[Option<f64>]) -> Vec<Option<f64>>
     series.iter().zip(reference).map(ratio).collect()
 }
 
-/// Median, least and greatest; `None` if there is nothing.
-fn summary(series: Vec<Option<f64>>) -> Option<(f64, f64, f64)> {
+/// `None` if there is nothing.
+fn summary(series: Vec<Option<f64>>) -> Option<Summary> {
     let mut values: Vec<f64> = series.into_iter().flatten().collect();
     values.sort_by(f64::total_cmp);
     let (min, max) = (*values.first()?, *values.last()?);
@@ -152,7 +161,29 @@ fn summary(series: Vec<Option<f64>>) -> Option<(f64, f64, f64)> {
         1 => values[middle],
         _ => f64::midpoint(values[middle - 1], values[middle]),
     };
-    Some((median, min, max))
+    let interval = outside(values.len()).map(|n| (values[n], values[values.len() - 1 - n]));
+    Some(Summary { median, min, max, interval })
+}
+
+/// How many of the least values, and of the greatest, lie outside of the confidence interval. `None`
+/// for fewer than six values, which are too few for one of 95 %.
+///
+/// Each value lies below the true median with a probability of one half. So their number has a
+/// binomial distribution, of which the interval leaves out at most 2.5 % on either side.
+fn outside(count: usize) -> Option<usize> {
+    // Logarithms, because the terms of a long series are below what an f64 can hold.
+    let mut ln_term = -(count as f64) * std::f64::consts::LN_2;
+    let mut tail = ln_term.exp();
+    let mut outside = None;
+    for below in 0..count {
+        if tail > 0.025 {
+            break;
+        }
+        outside = Some(below);
+        ln_term += ((count - below) as f64 / (below + 1) as f64).ln();
+        tail += ln_term.exp();
+    }
+    outside
 }
 
 pub(super) fn write_json(path: &Path, outcomes: &[Outcome<'_>]) -> io::Result<()> {
@@ -169,7 +200,6 @@ pub(super) fn write_json(path: &Path, outcomes: &[Outcome<'_>]) -> io::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contestants::find;
     use crate::workloads;
 
     fn samples(values: &[(usize, &str, f64)]) -> Samples {
@@ -184,7 +214,7 @@ mod tests {
     fn a_median_of_an_even_number_lies_in_the_middle() {
         assert_eq!(
             summary(vec![Some(4.0), Some(1.0), None, Some(2.0), Some(3.0)]),
-            Some((2.5, 1.0, 4.0))
+            Some(Summary { median: 2.5, min: 1.0, max: 4.0, interval: None })
         );
         assert_eq!(summary(vec![None]), None);
     }
@@ -200,11 +230,38 @@ mod tests {
             (2, "ebbtide", 100.0),
         ]);
         let workload = workloads::find("sink-backlog-64").unwrap();
-        let field = [find("raw-ring").unwrap(), find("ebbtide").unwrap()];
-        let outcome = of(&workload, &samples, &field);
-        let ratio = outcome.find("ebbtide", "ratio_to_hand_written").unwrap();
+        let outcome = of(&workload, &samples, &["raw-ring", "ebbtide"]);
+        let ratio = outcome.find("ebbtide", "ratio_to_hand_written").unwrap().summary;
         assert!((ratio.min - 1.1).abs() < 1e-9 && (ratio.max - 1.1).abs() < 1e-9, "{ratio:?}");
         assert!(outcome.find("ebbtide", "ratio_to_tokio").is_none());
+        assert!(outcome.find("ebbtide", "ratio_to_against").is_none());
+    }
+
+    /// From the tables of the binomial distribution.
+    #[test]
+    fn an_interval_leaves_out_at_most_a_fortieth_on_either_side() {
+        assert_eq!(outside(5), None);
+        assert_eq!(outside(6), Some(0));
+        assert_eq!(outside(8), Some(0));
+        assert_eq!(outside(9), Some(1));
+        assert_eq!(outside(15), Some(3));
+        assert_eq!(outside(101), Some(40));
+        // As the normal distribution has it: half of it, less 0.98 times the root.
+        assert_eq!(outside(10_000), Some(4_901));
+    }
+
+    #[test]
+    fn an_interval_is_that_of_the_ratios_to_the_other_build() {
+        let mut samples = Samples::new(9);
+        for round in 0..9 {
+            let ns = |value| vec![Metric::new("cpu_per_datagram", "ns", value)];
+            samples.add(round, "against", ns(100.0));
+            samples.add(round, "ebbtide", ns(91.0 + round as f64));
+        }
+        let workload = workloads::find("sink-backlog-64").unwrap();
+        let outcome = of(&workload, &samples, &["ebbtide", "against"]);
+        let ratio = outcome.find("ebbtide", "ratio_to_against").unwrap().summary;
+        assert_eq!((ratio.median, ratio.interval), (0.95, Some((0.92, 0.98))));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::Path;
 use svg::Document;
 use svg::node::element::{Group, Line, Rectangle, Style, Text};
 
+use super::entrant::AGAINST;
 use super::outcome::{Outcome, Row};
 
 const PANEL_WIDTH: f64 = 470.0;
@@ -28,14 +29,14 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
 .about { fill: #57606a; font-size: 11px }
 .number { font-variant-numeric: tabular-nums }
 .ground { fill: #ffffff; stroke: #d0d7de }
-.ebbtide { fill: #0a7ea4 } .ebbtide-epoll { fill: #6bb8d1 }
+.ebbtide { fill: #0a7ea4 } .ebbtide-epoll, .against { fill: #6bb8d1 }
 .hand { fill: #8c959f } .peer { fill: #d4864a }
 .own { font-weight: 600 }
 .spread { stroke: #24292f; stroke-width: 1.2 }
 .hand-written { stroke: #57606a; stroke-dasharray: 3 3 }
 @media (prefers-color-scheme: dark) {
   text { fill: #e6edf3 } .about { fill: #9198a1 } .ground { fill: #0d1117; stroke: #3d444d }
-  .ebbtide { fill: #2fa8cf } .ebbtide-epoll { fill: #1f6a83 }
+  .ebbtide { fill: #2fa8cf } .ebbtide-epoll, .against { fill: #1f6a83 }
   .hand { fill: #6e7681 } .peer { fill: #c9762f }
   .spread { stroke: #e6edf3 } .hand-written { stroke: #9198a1 }
 }";
@@ -95,7 +96,7 @@ fn bars<'a>(outcome: &'a Outcome<'_>) -> Vec<&'a Row> {
 fn panel(outcome: &Outcome<'_>) -> Group {
     let workload = outcome.workload;
     let rows = bars(outcome);
-    let most = rows.iter().map(|row| row.median).fold(f64::MIN_POSITIVE, f64::max);
+    let most = rows.iter().map(|row| row.summary.median).fold(f64::MIN_POSITIVE, f64::max);
     let scale = (PANEL_WIDTH - NAMES - NUMBERS) / most;
     let metric = workload.metric.replace('_', " ");
     let shown = format!("{metric}, {}", workload.unit);
@@ -106,11 +107,12 @@ fn panel(outcome: &Outcome<'_>) -> Group {
         .add(shown.set("text-anchor", "end"))
         .add(about);
     for (index, row) in rows.iter().enumerate() {
-        let end = (PANEL_WIDTH - NUMBERS).min(NAMES + row.max * scale);
+        let end = (PANEL_WIDTH - NUMBERS).min(NAMES + row.summary.max * scale);
         panel = panel.add(bar(row, TITLE + index as f64 * BAR, scale, end));
     }
     let loops = workload.hand_written.iter();
-    let medians = loops.filter_map(|name| Some(outcome.find(name, workload.metric)?.median));
+    let medians =
+        loops.filter_map(|name| Some(outcome.find(name, workload.metric)?.summary.median));
     if let Some(best) = medians.min_by(f64::total_cmp) {
         let x = NAMES + best * scale;
         let bottom = TITLE + rows.len() as f64 * BAR;
@@ -123,7 +125,7 @@ fn bar(row: &Row, top: f64, scale: f64, spread_end: f64) -> Group {
     let middle = top + BAR / 2.0;
     let name = row.contestant.as_str();
     let (class, own) = match name {
-        "ebbtide" | "ebbtide-epoll" => (name, "own"),
+        "ebbtide" | "ebbtide-epoll" | AGAINST => (name, "own"),
         _ if name.starts_with("raw-ring") || name.starts_with("epoll") => ("hand", ""),
         _ => ("peer", ""),
     };
@@ -136,14 +138,14 @@ fn bar(row: &Row, top: f64, scale: f64, spread_end: f64) -> Group {
         .set("class", class)
         .set("x", NAMES)
         .set("y", top + 2.0)
-        .set("width", row.median * scale)
+        .set("width", row.summary.median * scale)
         .set("height", BAR - 4.0)
         .set("rx", 2);
-    let value = Text::new(super::table::number(row.median))
+    let value = Text::new(super::table::number(row.summary.median))
         .set("class", format!("number {own}"))
-        .set("x", spread_end.max(NAMES + row.median * scale) + 8.0)
+        .set("x", spread_end.max(NAMES + row.summary.median * scale) + 8.0)
         .set("y", middle + 4.0);
-    let spread = line("spread", (NAMES + row.min * scale, spread_end), (middle, middle));
+    let spread = line("spread", (NAMES + row.summary.min * scale, spread_end), (middle, middle));
     Group::new().add(label).add(body).add(spread).add(value)
 }
 

@@ -4,9 +4,13 @@ use std::fmt::Write;
 
 use super::outcome::{Outcome, Row};
 
+/// The ratio to another build. Its differences are small, so it is shown with its interval.
+const RATIO_TO_AGAINST: &str = "ratio_to_against";
+
 /// Metrics with a column of their own, if the workload has them, and its heading. A ratio to one
 /// hand-written loop has the name of that loop.
-const COLUMNS: [(&str, &str); 14] = [
+const COLUMNS: [(&str, &str); 15] = [
+    (RATIO_TO_AGAINST, "x against (95% interval)"),
     ("ratio_to_tokio", "x tokio"),
     ("ratio_to_hand_written", "x hand-written"),
     ("throughput", "per second"),
@@ -44,8 +48,8 @@ pub(super) fn of(outcome: &Outcome<'_>) -> String {
         let mut line = vec![contestant.to_owned()];
         match outcome.find(contestant, workload.metric) {
             Some(row) => {
-                line.push(number(row.median));
-                line.push(format!("{} .. {}", number(row.min), number(row.max)));
+                line.push(number(row.summary.median));
+                line.push(format!("{} .. {}", number(row.summary.min), number(row.summary.max)));
             }
             None => line.extend([String::new(), String::new()]),
         }
@@ -74,9 +78,13 @@ pub(super) fn of(outcome: &Outcome<'_>) -> String {
 
 fn cell(row: &Row) -> String {
     match row.unit.as_str() {
-        "1" if row.metric.ends_with("share") => format!("{:.0}%", row.median * 100.0),
-        "1" => format!("{:.2}", row.median),
-        _ => number(row.median),
+        "1" if row.metric == RATIO_TO_AGAINST => match row.summary.interval {
+            Some((low, high)) => format!("{:.3} ({low:.3} .. {high:.3})", row.summary.median),
+            None => format!("{:.3}", row.summary.median),
+        },
+        "1" if row.metric.ends_with("share") => format!("{:.0}%", row.summary.median * 100.0),
+        "1" => format!("{:.2}", row.summary.median),
+        _ => number(row.summary.median),
     }
 }
 
@@ -92,6 +100,7 @@ pub(super) fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::outcome::Summary;
     use super::*;
     use crate::workloads;
 
@@ -103,9 +112,7 @@ mod tests {
             contestant: "ebbtide".to_owned(),
             metric: "ratio_to_hand_written".to_owned(),
             unit: "1".to_owned(),
-            median: 1.0,
-            min: 1.0,
-            max: 1.0,
+            summary: Summary { median: 1.0, min: 1.0, max: 1.0, interval: None },
         };
         let text = of(&Outcome { workload: &workload, rows: vec![row] });
         text.lines().nth(1).unwrap().split("  ").last().unwrap().to_owned()
