@@ -44,7 +44,7 @@ impl Samples {
         series
     }
 
-    /// The metrics of a contestant, with their units, in the order in which they were told.
+    /// The metrics of a contestant, with their units, in the order in which they were reported.
     fn metrics(&self, contestant: &str) -> Vec<(String, String)> {
         let first = self.all.iter().find(|(_, name, _)| name == contestant);
         first.map_or_else(Vec::new, |(_, _, metrics)| {

@@ -57,7 +57,7 @@ impl Endpoint {
         Ok(Self { socket, state })
     }
 
-    /// Receives what is there, as many messages as a batch has room for, or says that it would block.
+    /// Receives what is queued, at most as many messages as a batch holds, or returns `WouldBlock`.
     fn try_receive(&self, batch: &mut Batch) -> io::Result<usize> {
         let mut chunks = batch.memory.chunks_exact_mut(TRAIN);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
@@ -188,7 +188,7 @@ fn run_drain(drain: Drain) -> io::Result<()> {
     let mut batch = Batch::new();
     backlog.fill();
     runtime.block_on(async {
-        // tokio has to notice that it is readable: else it would say that it blocks.
+        // The driver has to notice that it is readable: `try_io` returns WouldBlock before.
         endpoint.socket.readable().await?;
         loop {
             match endpoint.try_receive(&mut batch) {
@@ -212,8 +212,8 @@ fn run_exit(exit: Exit) -> io::Result<()> {
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let endpoint = Endpoint::new(socket)?;
-        let (tell, enough) = oneshot::channel();
-        let mut tell = Some(tell);
+        let (notify, enough) = oneshot::channel();
+        let mut notify = Some(notify);
         drop(tokio::spawn(async move {
             let mut batch = Batch::new();
             while endpoint.socket.readable().await.is_ok() {
@@ -221,10 +221,10 @@ fn run_exit(exit: Exit) -> io::Result<()> {
                 for (meta, train) in batch.messages(count) {
                     for datagram in train.chunks(meta.stride.max(1)) {
                         if tally.take(datagram) == Flow::Done
-                            && let Some(tell) = tell.take()
+                            && let Some(notify) = notify.take()
                         {
                             // The main future waits for it, or for the signal instead.
-                            let _ = tell.send(());
+                            let _ = notify.send(());
                         }
                     }
                 }

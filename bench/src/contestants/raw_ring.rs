@@ -146,7 +146,7 @@ fn run_sink(mut sink: Sink, offload: Offload) -> io::Result<()> {
                     },
                 };
                 left -= usize::from(flow == Flow::Done);
-                pool.give(buffer);
+                pool.put_back(buffer);
             }
             if !cqueue::more(completion.flags()) {
                 ended.push(index);
@@ -192,7 +192,7 @@ fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
                 if completion.result() < 0 {
                     return Err(io::Error::from_raw_os_error(-completion.result()));
                 }
-                pool.give(completion.user_data() as u16);
+                pool.put_back(completion.user_data() as u16);
                 sending -= 1;
                 continue;
             }

@@ -41,7 +41,7 @@ pub(crate) fn start(
                 Ok(()) => process::exit(0),
                 Err(error) => {
                     eprintln!("void measurement: load generator: {error}");
-                    // The receiver may wait for ever for what does not come any more.
+                    // The receiver may wait forever for what never comes.
                     let _ = kill(parent, Signal::SIGKILL);
                     process::exit(1)
                 }

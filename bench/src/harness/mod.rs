@@ -13,7 +13,7 @@ pub(crate) mod tally;
 
 use std::process;
 
-/// Ends the process: the measurement is void, and says why. Not a panic, because runtimes catch
+/// Ends the process with the reason: the measurement is void. Not a panic, because runtimes catch
 /// those of their tasks.
 pub(crate) fn fail(reason: &str) -> ! {
     eprintln!("void measurement: {reason}");

@@ -22,7 +22,8 @@ pub(crate) struct Slot(pub(crate) AtomicU64);
 pub(crate) struct Shared {
     /// Datagrams whose send has returned. Written by the generator.
     pub(crate) sent: Slot,
-    /// What had been sent when the program was to end. Written once, by whoever decides it.
+    /// What had been sent when the program was to end. Written once, by the process that
+    /// decides it.
     pub(crate) sent_at_exit: Slot,
     /// What had been received then.
     pub(crate) received_at_exit: Slot,

@@ -13,7 +13,7 @@ use crate::harness::gate::{Gate, Measured, Pace};
 use crate::harness::memory::resident_bytes;
 use crate::harness::tally::Tally;
 use crate::harness::{fail, generator, shared, sockets};
-use crate::load::flood::{Flood, Target, Way};
+use crate::load::flood::{Flood, SendCall, Target};
 use crate::metric::Metric;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct SinkPlan {
     pub(crate) idle: usize,
     pub(crate) size: usize,
     pub(crate) pace: Pace,
-    pub(crate) way: Way,
+    pub(crate) call: SendCall,
     pub(crate) sender_cpu: usize,
     /// Datagrams of the warm-up, of all sockets together.
     pub(crate) warm: u64,
@@ -57,7 +57,7 @@ pub(crate) const BACKLOG: SinkPlan = SinkPlan {
     idle: 0,
     size: 64,
     pace: Pace::Backlog,
-    way: Way::SendMmsg,
+    call: SendCall::SendMmsg,
     sender_cpu: RECEIVER_CPU,
     warm: 4_096,
     per_stage: 1_024,
@@ -100,7 +100,7 @@ impl SinkPlan {
         let flood = Flood {
             marks: marks.clone(),
             pace: self.pace,
-            way: self.way,
+            call: self.call,
             size: self.size,
             rate: self.rate,
             window: self.window,
@@ -166,7 +166,9 @@ impl SinkPlan {
             for socket in kept {
                 let dropped = sockets::dropped_by_kernel(socket)?;
                 if dropped > 0 {
-                    fail(&format!("the kernel dropped {dropped} datagrams: no room in a socket"));
+                    fail(&format!(
+                        "the kernel dropped {dropped} datagrams: no buffer space in a socket"
+                    ));
                 }
             }
         }
