@@ -1,9 +1,9 @@
 //! Criterion benches of the workloads whose metric is a time: `cargo bench -p ebbtide-bench`.
 //!
-//! A sample is one measurement of the comparison, a fresh process of the bench binary, at a quarter of
-//! its length. What criterion shows is CPU time per datagram, echo or operation. By default only
-//! `ebbtide` is measured: criterion compares a change with what was before it (`--save-baseline`), the
-//! comparison compares contestants. To measure others:
+//! A sample is one measurement of the comparison, a fresh process of the bench binary, at a quarter
+//! of its length. What criterion shows is CPU time per datagram, echo or operation. By default only
+//! `ebbtide` is measured: criterion compares a change with what was before it (`--save-baseline`),
+//! the comparison compares contestants. To measure others:
 //! `EBBTIDE_BENCH_CONTESTANTS=ebbtide,raw-ring,epoll`.
 
 use std::process::Command;

@@ -3,7 +3,8 @@
 //! One-shot: a task per socket, which passes its one buffer to each receive and gets it back.
 //! Multishot: the stream of `recv_from_multi`, whose items lie in buffers of compio's pool and go
 //! back to it when they are dropped. It cannot be drained: the cancel of a multishot with a full
-//! queue fails, compio ignores that, and the stream ends neither then nor when the queue is empty. compio has no Unix datagram sockets.
+//! queue fails, compio ignores that, and the stream ends neither then nor when the queue is empty.
+//! compio has no Unix datagram sockets.
 
 use std::cell::Cell;
 use std::io;
@@ -144,8 +145,8 @@ fn run_echo(echo: Echo) -> io::Result<()> {
     })
 }
 
-/// Whether an error of a stream only says that the pool was empty, which compio reports by this kind.
-/// The next poll arms the receive again.
+/// Whether an error of a stream only says that the pool was empty, which compio reports by this
+/// kind. The next poll arms the receive again.
 fn is_starved(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ResourceBusy
 }

@@ -12,8 +12,8 @@ pub(super) fn second_descriptor(socket: &Socket) -> io::Result<UdpSocket> {
     Ok(socket.try_clone()?.into())
 }
 
-/// Reads until `EAGAIN`, which the users of such a runtime have to do. No receive of the runtime may
-/// be in flight: it would take datagrams out of order.
+/// Reads until `EAGAIN`, which the users of such a runtime have to do. No receive of the runtime
+/// may be in flight: it would take datagrams out of order.
 pub(super) fn read_to_the_end(
     socket: &UdpSocket,
     tally: &mut Tally,

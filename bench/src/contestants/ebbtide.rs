@@ -1,4 +1,4 @@
-//! Ebbtide on both drivers, as its README teaches: a task per socket, and a loop around `recv`.
+//! Ebbtide on both drivers, in the form of its README: a task per socket, and a loop around `recv`.
 
 use std::future::poll_fn;
 use std::io;
@@ -53,8 +53,8 @@ fn runtime(driver: DriverChoice) -> io::Result<Runtime> {
     Runtime::builder().driver(driver).build()
 }
 
-/// Takes the socket over. Binding a socket turns GRO on; taking one over leaves it unchanged. So it is
-/// turned on here for the default.
+/// Takes the socket over. Binding a socket turns GRO on; taking one over leaves it unchanged. So it
+/// is turned on here for the default.
 fn udp(socket: Socket, gro: Gro) -> io::Result<UdpSocket> {
     let options = UdpSocket::options().gro(gro != Gro::Off);
     options.from_std(OwnedFd::from(socket).into())

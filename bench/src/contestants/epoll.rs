@@ -1,5 +1,5 @@
-//! Hand-written loops on epoll, one recvfrom(2) per datagram: level-triggered, which is what asyncio
-//! does, and edge-triggered.
+//! Hand-written loops on epoll, one recvfrom(2) per datagram: level-triggered, which is what
+//! asyncio does, and edge-triggered.
 
 // UNSAFETY: epoll_wait, recvfrom and sendto take raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use super::{Contestant, Echo, Exit, ExitBy, Sink};
 use crate::harness::tally::Flow;
 
-/// Level-triggered, one datagram per wake and socket: asyncio's `add_reader`.
+/// Level-triggered, one datagram per wake and socket: what asyncio's `add_reader` does.
 pub(super) const ONE: Contestant = Contestant {
     sink: Some(sink_one),
     unix_sink: Some(sink_one),
@@ -34,7 +34,7 @@ pub(super) const EDGE: Contestant = Contestant {
     )
 };
 
-/// Datagrams of one socket before it is the next one's turn.
+/// Datagrams of one socket before the next one has its turn.
 const TURN: usize = 32;
 
 /// Events of one epoll_wait(2).
@@ -293,7 +293,7 @@ fn terminate_set() -> libc::sigset_t {
     set
 }
 
-/// So that SIGTERM arrives at the descriptor alone.
+/// So that SIGTERM arrives only at the descriptor.
 fn block_terminate() -> io::Result<()> {
     let set = terminate_set();
     // SAFETY: `set` lives until the call returns.

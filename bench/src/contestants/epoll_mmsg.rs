@@ -1,4 +1,5 @@
-//! Hand-written loops on edge-triggered epoll, with recvmmsg(2) and sendmmsg(2), without and with GRO.
+//! Hand-written loops on edge-triggered epoll, with recvmmsg(2) and sendmmsg(2), without and with
+//! GRO.
 
 // UNSAFETY: recvmmsg, sendmmsg and control messages are raw.
 #![expect(unsafe_code, reason = "argued above")]
@@ -26,7 +27,7 @@ pub(super) const MMSG: Contestant = Contestant {
     )
 };
 
-/// The same with GRO; answers to trains leave as trains.
+/// `epoll-mmsg` with GRO; answers to trains leave as trains.
 pub(super) const MMSG_GRO: Contestant = Contestant {
     sink: Some(|sink| run_sink(sink, Offload::Gro)),
     sink_gro: Some(|sink| run_sink(sink, Offload::Gro)),

@@ -1,15 +1,15 @@
 //! monoio on io_uring, tested with 0.2.4.
 //!
 //! A task per socket, which passes its one buffer to each receive and gets it back: monoio's
-//! interface has no other form. Its builder is asked for `DEFER_TASKRUN`, which costs less here than
-//! its default.
+//! interface has no other form. Its builder is asked for `DEFER_TASKRUN`, which costs less here
+//! than its default.
 //!
-//! Several receives in flight on one socket were tried (2, 4, 8, 16, 32). Sixteen saved a seventh of
-//! the time with a queue that is full beforehand, and cost 40 percent more with 100 sockets; four
-//! cost a third more with a live sender, because every datagram wakes all that wait.
+//! Several receives in flight on one socket were tried (2, 4, 8, 16, 32). Sixteen saved a seventh
+//! of the time with a queue that is full beforehand, and cost 40 percent more with 100 sockets;
+//! four cost a third more with a live sender, because every datagram wakes all that wait.
 //!
-//! It is built without its feature `sync`, which alone lets other threads wake a task, and costs each
-//! datagram 5 to 10 percent: so it takes no part in `wake`.
+//! It is built without its feature `sync`, which costs each datagram 5 to 10 percent. Without it,
+//! no other thread can wake a task, so monoio takes no part in `wake`.
 
 use std::cell::Cell;
 use std::io;

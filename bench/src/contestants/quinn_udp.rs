@@ -1,8 +1,8 @@
 //! quinn-udp on tokio's current_thread, tested with 0.6.3.
 //!
-//! recvmmsg(2) of quinn-udp's 32 messages, each of which may be a train, and trains answered as
-//! trains; waiting as quinn itself does it. quinn-udp turns GRO on by itself, so it can do nothing
-//! without. It also asks for ECN, the address that was sent to and a time stamp with each message.
+//! recvmmsg(2) of quinn-udp's 32 messages, each of which may be a train. Trains are answered as
+//! trains. It waits in the way quinn does. quinn-udp always turns GRO on, so it has no workload
+//! without GRO. It also asks for ECN, the destination address and a time stamp of each message.
 
 use std::array;
 use std::io::{self, IoSliceMut};

@@ -1,8 +1,8 @@
 //! smol on one thread, tested with 2.0.2: its `LocalExecutor` under its `block_on`.
 //!
 //! A task per socket with a buffer of its own; `Async` tries first and waits for readiness only
-//! after `EAGAIN`. smol starts a thread that waits for readiness when no `block_on` does, whose time
-//! counts as well.
+//! after `EAGAIN`. smol starts a thread that waits for readiness when no `block_on` does, whose
+//! time counts as well.
 
 use std::io;
 use std::net::UdpSocket;
@@ -121,8 +121,8 @@ fn run_echo(echo: Echo) -> io::Result<()> {
     }))
 }
 
-/// It has no function that empties a socket: this is the loop until `EAGAIN`, on `get_ref`, that its
-/// users have to write.
+/// It has no function that empties a socket: this is the loop until `EAGAIN`, on `get_ref`, that
+/// its users have to write.
 fn run_drain(drain: Drain) -> io::Result<()> {
     let Drain { socket, mut tally, backlog, largest } = drain;
     let executor = LocalExecutor::new();

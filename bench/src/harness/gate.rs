@@ -2,12 +2,14 @@
 //!
 //! The contestant does not know the stages. The tally that counts the last datagram of a stage
 //! calls the gate. The gate lets the load generator go on. It starts the clock at the end of the
-//! warm-up, and stops it at the end of the last stage. So the clock runs for the measured phase only,
-//! and every contestant is warm when it starts: tasks are spawned, receives armed, memory touched.
+//! warm-up, and stops it at the end of the last stage. So the clock runs for the measured phase
+//! only, and every contestant is warm when it starts: tasks are spawned, receives armed, memory
+//! touched.
 //!
-//! While the generator fills a backlog, the receiver sleeps, but its CPU clock is not stopped: a ring
-//! without `DEFER_TASKRUN` receives in the sleeping thread, and that has to count. (With a stopped
-//! clock, a ring with `COOP_TASKRUN` and 512 buffers seemed to receive at 60 % of the cost.)
+//! While the generator fills a backlog, the receiver sleeps, but its CPU clock is not stopped: a
+//! ring without `DEFER_TASKRUN` receives in the sleeping thread, and that has to count. (With a
+//! stopped clock, a ring with `COOP_TASKRUN` and 512 buffers seemed to receive at 60 % of the
+//! cost.)
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

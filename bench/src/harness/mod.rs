@@ -1,4 +1,4 @@
-//! What a measurement needs, whatever is measured: sockets, a load generator in a process of its
+//! What every measurement needs: sockets, a load generator in a process of its
 //! own, counters in memory that both see, the clock, and the tallies that check every datagram.
 
 pub(crate) mod backlog;

@@ -1,8 +1,8 @@
 //! [`Shared`]: counters that the receiver and the load generator both see.
 //!
-//! They are two processes, so the counters lie in memory that is mapped shared before the fork. They
-//! are how the load is flow-controlled: the generator never sends more than a window ahead of what
-//! the receiver has published.
+//! They are two processes, so the counters lie in memory that is mapped shared before the fork.
+//! They are how the load is flow-controlled: the generator never sends more than a window ahead of
+//! what the receiver has published.
 
 // UNSAFETY: shared memory is mapped by a raw call, and then read through a reference.
 #![expect(unsafe_code, reason = "argued above")]

@@ -24,7 +24,7 @@ pub(crate) struct Tally {
     /// The count at which the stage is over.
     mark: u64,
     size: usize,
-    /// Every so many datagrams the count is published to the generator, less one.
+    /// The number of datagrams after which the count is published to the generator, less one.
     publish_mask: u64,
     /// Ends of the stages that follow, the last one first.
     marks: Vec<u64>,

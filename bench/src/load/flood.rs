@@ -62,7 +62,8 @@ impl Flood {
         let mut stream = self.stream(target, shared)?;
         let mut marks = self.marks.iter();
         if let Some(&warm) = marks.next() {
-            // The warm-up comes as the rest will, so that what adapts to it is warm as well.
+            // The warm-up is sent in the way the rest will be, so that what adapts to it is warm as
+            // well.
             stream.fill(self, warm, self.window.min(warm))?;
         }
         for &mark in marks {

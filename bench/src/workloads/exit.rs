@@ -1,8 +1,8 @@
 //! Exits: how many datagrams are lost when a program ends while a sender floods.
 //!
-//! What counts is what the kernel had queued before the end was decided (the sends had returned, and
-//! the socket had buffer space), less what the program received. Speed is not judged, but a slow
-//! receiver has more in its queue to lose.
+//! What counts is what the kernel had queued before the end was decided (the sends had returned,
+//! and the socket had buffer space), less what the program received. Speed is not judged, but a
+//! slow receiver has more in its queue to lose.
 
 use std::io;
 use std::sync::atomic::Ordering;

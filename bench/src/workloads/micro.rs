@@ -1,4 +1,4 @@
-//! What a runtime does beside sockets: spawn, yield, wake, time.
+//! What a runtime does without sockets: spawn, yield, wake, time.
 
 use std::future::poll_fn;
 use std::io;

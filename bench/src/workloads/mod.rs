@@ -53,7 +53,8 @@ impl Workload {
         }
     }
 
-    /// Measures it, in this process, which does nothing else afterwards. `scale` of the datagrams.
+    /// Measures it, in this process, which does nothing else afterwards. `scale` is the share of
+    /// the datagrams, echoes or batches that is measured.
     pub(crate) fn measure(
         &self,
         contestant: &Contestant,

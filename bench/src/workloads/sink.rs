@@ -38,7 +38,7 @@ pub(crate) struct SinkPlan {
     /// Datagrams of a measured stage, of all sockets together.
     pub(crate) per_stage: u64,
     pub(crate) stages: u64,
-    /// Datagrams per second, if the sender is not to send as fast as it can.
+    /// Datagrams per second. `None`: as fast as the sender can.
     pub(crate) rate: Option<u64>,
     /// Most datagrams that wait in one socket while the sender is live.
     pub(crate) window: u64,
@@ -47,10 +47,10 @@ pub(crate) struct SinkPlan {
 
 /// The queue of one socket is filled beforehand, again and again.
 ///
-/// The sender fills it on the receiver's CPU, while the receiver sleeps, and no deeper
-/// than a cache: so what is measured is the loop. Filled from another CPU, or deep, most of
-/// the cost is cache misses in the kernel, which are the same for all and hide the loop: that is
-/// what [`COLD`] and the live sinks show.
+/// The sender fills it on the receiver's CPU, while the receiver sleeps, with no more than a cache
+/// holds. So what is measured is the loop. In a queue that is deep, or filled by another CPU, most
+/// of the cost is cache misses in the kernel, which all contestants pay and which hide the loop:
+/// [`COLD`] and the live sinks show that.
 pub(crate) const BACKLOG: SinkPlan = SinkPlan {
     family: Family::Udp,
     active: 1,
@@ -113,7 +113,7 @@ impl SinkPlan {
         let gate = Gate::new(self.pace, self.active, stages, contestant.clock, control);
         let gate = Arc::new(gate);
 
-        // Kept to ask for the drop counters when the contestant has closed its own.
+        // For the drop counters, which are read when the contestant has closed its own.
         let kept: Vec<Socket> =
             receivers.iter().map(Socket::try_clone).collect::<io::Result<_>>()?;
         let active: Vec<(Socket, Tally)> = receivers
