@@ -1,9 +1,9 @@
 //! Criterion benches of the workloads whose metric is a time: `cargo bench -p ebbtide-bench`.
 //!
-//! A sample is one measurement by the bench binary in a fresh process, as the comparison makes it,
-//! at a quarter of its length; what criterion shows is CPU time per datagram, echo or operation. By
-//! default of `ebbtide` alone: criterion is for comparing a change with what was before it
-//! (`--save-baseline`), the comparison for contestants with each other. Others by
+//! A sample is one measurement of the comparison, a fresh process of the bench binary, at a quarter
+//! of its length. What criterion shows is CPU time per datagram, echo or operation. By default only
+//! `ebbtide` is measured: criterion compares a change with what was before it (`--save-baseline`),
+//! the comparison compares contestants. To measure others:
 //! `EBBTIDE_BENCH_CONTESTANTS=ebbtide,raw-ring,epoll`.
 
 use std::process::Command;
@@ -18,12 +18,12 @@ const SCALE: &str = "0.25";
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let chosen = std::env::var("EBBTIDE_BENCH_CONTESTANTS").unwrap_or_else(|_| "ebbtide".into());
-    for workload in run(&["list", "--json"]).as_array().expect("list gives an array") {
+    for workload in run(&["list", "--json"]).as_array().expect("list prints an array") {
         let name = text(workload, "workload");
         if text(workload, "unit") != "ns" {
             continue;
         }
-        let offered = workload["contestants"].as_array().expect("list gives contestants");
+        let offered = workload["contestants"].as_array().expect("list prints contestants");
         let mut group = criterion.benchmark_group(name);
         group
             .sampling_mode(SamplingMode::Flat)
@@ -49,19 +49,19 @@ fn main() {
 /// One measurement: the metric of the workload.
 fn measure(workload: &str, contestant: &str, metric: &str) -> f64 {
     let metrics = run(&["measure", workload, contestant, SCALE]);
-    let found = metrics.as_array().expect("measure gives an array");
+    let found = metrics.as_array().expect("measure prints an array");
     let found = found.iter().find(|found| found["metric"] == metric);
-    found.and_then(|found| found["value"].as_f64()).expect("a workload gives its metric")
+    found.and_then(|found| found["value"].as_f64()).expect("a workload has its metric")
 }
 
-/// What the binary says; a measurement that is void ends the benches.
+/// What the binary prints. A void measurement ends the benches.
 fn run(arguments: &[&str]) -> Value {
     let output = Command::new(BINARY).args(arguments).output().expect("the binary was built");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {}: {said}", arguments.join(" "), output.status);
-    serde_json::from_slice(&output.stdout).expect("the binary gives JSON")
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {}: {errors}", arguments.join(" "), output.status);
+    serde_json::from_slice(&output.stdout).expect("the binary prints JSON")
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key].as_str().expect("list gives a text")
+    value[key].as_str().expect("list prints a text")
 }

@@ -1,4 +1,4 @@
-//! The comparison of Ebbtide with loops written by hand and with other runtimes.
+//! The comparison of Ebbtide with hand-written loops and with other runtimes.
 
 mod compare;
 mod contestants;

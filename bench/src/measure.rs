@@ -1,5 +1,5 @@
-//! `measure`: one workload with one contestant, in this process, which is fresh. The comparison
-//! starts one for each cell and round. The result goes to stdout, in JSON.
+//! `measure`: one workload with one contestant, in this process, which does nothing else. The
+//! comparison starts one for each cell and round. The result goes to stdout, in JSON.
 
 use std::error::Error;
 use std::io;
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     }
 }
 
-/// As far as it may go; a workload that needs more fails by itself.
+/// Up to the hard limit, or beyond it if allowed. A workload that needs more fails.
 fn raise_descriptor_limit() {
     let raised: io::Result<()> = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| {
@@ -71,6 +71,6 @@ fn raise_descriptor_limit() {
         })
         .map_err(io::Error::from);
     if let Err(error) = raised {
-        eprintln!("the limit of descriptors stays as it is: {error}");
+        eprintln!("the limit of descriptors cannot be raised: {error}");
     }
 }

@@ -1,4 +1,4 @@
-//! [`Metric`]: one number that a measurement gives.
+//! [`Metric`]: one number that a measurement returns.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
-//! [`RawRing`]: an io_uring with a ring of provided buffers, as thin as it can be. The loops written
-//! by hand use it, and the client of the echo server.
+//! [`RawRing`]: an io_uring with a ring of provided buffers, as thin as possible. The hand-written
+//! loops use it, and the client of the echo server.
 //!
 //! Single-threaded, with `DEFER_TASKRUN`, and buffers of a stride that is no power of two, so that
 //! their beginnings do not compete for the same cache sets.
@@ -56,7 +56,7 @@ impl RawRing {
         Ok(Self { ring, pool })
     }
 
-    /// Queues an entry, submitting those before it if there is no room.
+    /// Queues an entry, and submits those before it if the queue is full.
     ///
     /// # Safety
     ///
@@ -100,12 +100,12 @@ pub(crate) struct Pool {
 impl Pool {
     /// All buffers are the kernel's from the start.
     fn new(shape: Shape) -> io::Result<Self> {
-        assert!(shape.buffers.is_power_of_two(), "the kernel wants it");
+        assert!(shape.buffers.is_power_of_two(), "the kernel requires it");
         let entries = map(usize::from(shape.buffers) * size_of::<BufRingEntry>())?.cast();
         let memory = map(usize::from(shape.buffers) * shape.stride)?;
         let mut pool = Self { entries, memory, shape, tail: 0 };
         for id in 0..shape.buffers {
-            pool.give(id);
+            pool.put_back(id);
         }
         pool.publish();
         Ok(pool)
@@ -127,9 +127,9 @@ impl Pool {
         unsafe { self.memory.as_ptr().add(usize::from(id) * self.shape.stride) }
     }
 
-    /// Gives a buffer back. The kernel sees it after [`publish`](Self::publish).
+    /// Returns a buffer to the kernel, which sees it after [`publish`](Self::publish).
     #[inline]
-    pub(crate) fn give(&mut self, id: u16) {
+    pub(crate) fn put_back(&mut self, id: u16) {
         let index = usize::from(self.tail & (self.shape.buffers - 1));
         let address = self.address(id);
         // SAFETY: `index` is below the number of entries.

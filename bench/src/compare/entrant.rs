@@ -12,14 +12,16 @@ use crate::contestants::Contestant;
 use crate::metric::Metric;
 use crate::workloads::Workload;
 
-/// The contestant that is run of another build, and the name of its row.
+/// The contestant that is run of another build.
 const OF_OTHER_BUILD: &str = "ebbtide";
+
+/// The name of its row.
 pub(super) const AGAINST: &str = "against";
 
 /// A contestant, and the build of this program that has it.
 #[derive(Clone, Copy)]
 pub(super) struct Entrant<'a> {
-    /// Of its row.
+    /// The name of its row.
     pub(super) name: &'static str,
     contestant: &'static str,
     build: &'a Path,
@@ -59,7 +61,7 @@ impl Builds {
         Ok(Self { own: std::env::current_exe()?, other })
     }
 
-    /// The contestants, and the other build beside the one of its name.
+    /// The contestants, with the one of the other build next to its namesake.
     pub(super) fn entrants(
         &self,
         workload: &Workload,

@@ -1,8 +1,8 @@
 //! `compare`: every contestant on every workload, round by round.
 //!
 //! Within a round all contestants of a workload run one after the other, in an order that changes
-//! from round to round, and ratios are taken within a round before their median is: so what changes
-//! slowly on the machine (other load, the clock of the CPU) does not favour one of them.
+//! from round to round. A ratio is taken within a round, and then its median over the rounds. So
+//! what changes slowly on the machine (other load, the clock of the CPU) favours none of them.
 
 mod entrant;
 mod options;
@@ -55,7 +55,7 @@ fn compare(args: &Args) -> io::Result<Verdict> {
         })
         .collect();
     for field in fields.iter().filter(|field| args.against.is_some() && !field.has(AGAINST)) {
-        eprintln!("remark: the other build has no {} of this kind", field.workload.name);
+        eprintln!("remark: the other build does not offer {}", field.workload.name);
     }
     let mut void = Vec::new();
     let cells: usize = fields.iter().map(|field| field.entrants.len()).sum();
@@ -104,8 +104,8 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// The entrants, in the order of a round. The order rotates, and every other round goes through it
-    /// backwards: so each two of them precede each other equally often.
+    /// The entrants, in the order of a round. The order rotates, and every other round goes through
+    /// it backwards: so each two of them precede each other equally often.
     fn in_order_of(&self, round: usize) -> Vec<Entrant<'a>> {
         let mut entrants = self.entrants.clone();
         let shift = round / 2 % entrants.len().max(1);
@@ -130,6 +130,6 @@ fn progress_bar(measurements: usize) -> ProgressBar {
     let progress = ProgressBar::new(measurements as u64);
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}, {eta} left  {msg:40!}")
         .unwrap_or_else(|_invalid| ProgressStyle::default_bar());
-    // Drawn between measurements only, never by a thread beside them.
+    // Drawn between measurements only, never by a thread during one.
     progress.with_style(style)
 }

@@ -59,7 +59,7 @@ impl Args {
         self.rounds.map_or(if self.quick { 3 } else { 7 }, NonZero::get)
     }
 
-    /// Of the datagrams of a measurement.
+    /// The share of the datagrams of a measurement.
     pub(super) fn scale(&self) -> f64 {
         if self.quick { 0.5 } else { 1.0 }
     }

@@ -1,4 +1,4 @@
-//! What a comparison has found: medians with their spread, and ratios. Pure, but for the file.
+//! What a comparison has found: medians with their spread, and ratios. Pure, except for the file.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,10 +10,10 @@ use super::entrant::AGAINST;
 use crate::metric::Metric;
 use crate::workloads::Workload;
 
-/// What all ratios are to, beside the hand-written loops.
+/// The contestants that all others are compared with, apart from the hand-written loops.
 const REFERENCES: [&str; 2] = ["tokio", AGAINST];
 
-/// Metrics whose ratios to the references are reported, beside that of the workload.
+/// Metrics whose ratios to the references are reported, apart from that of the workload.
 const OTHER_RATIOS: [&str; 5] = ["throughput", "p50", "p99", "p99.9", "resident"];
 
 /// The measurements of one workload.
@@ -44,7 +44,7 @@ impl Samples {
         series
     }
 
-    /// The metrics of a contestant, with their units, in the order in which they were told.
+    /// The metrics of a contestant, with their units, in the order in which they were reported.
     fn metrics(&self, contestant: &str) -> Vec<(String, String)> {
         let first = self.all.iter().find(|(_, name, _)| name == contestant);
         first.map_or_else(Vec::new, |(_, _, metrics)| {
@@ -165,13 +165,13 @@ fn summary(series: Vec<Option<f64>>) -> Option<Summary> {
     Some(Summary { median, min, max, interval })
 }
 
-/// How many of the least values, and of the greatest, lie outside of the confidence interval. `None`
-/// for fewer than six values, which are too few for one of 95 %.
+/// How many of the least values, and of the greatest, lie outside the confidence interval. `None`
+/// for fewer than six values: that is too few for one of 95 %.
 ///
 /// Each value lies below the true median with a probability of one half. So their number has a
 /// binomial distribution, of which the interval leaves out at most 2.5 % on either side.
 fn outside(count: usize) -> Option<usize> {
-    // Logarithms, because the terms of a long series are below what an f64 can hold.
+    // Logarithms, because the terms of a long series are too small for an f64.
     let mut ln_term = -(count as f64) * std::f64::consts::LN_2;
     let mut tail = ln_term.exp();
     let mut outside = None;
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(outside(9), Some(1));
         assert_eq!(outside(15), Some(3));
         assert_eq!(outside(101), Some(40));
-        // As the normal distribution has it: half of it, less 0.98 times the root.
+        // The normal distribution: half of the count, less 0.98 times its root.
         assert_eq!(outside(10_000), Some(4_901));
     }
 

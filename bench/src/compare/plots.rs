@@ -1,7 +1,7 @@
 //! Plots: one SVG per group of workloads, a panel per workload, a bar per contestant.
 //!
 //! The bar is the median, the line through its end the spread; the dashed line is the best
-//! hand-written loop. Colours follow the reader's scheme, on a ground of their own, so that they are
+//! hand-written loop. Colours follow the reader's scheme, on their own background, so that they are
 //! readable wherever they are embedded.
 
 use std::fs;
@@ -41,7 +41,7 @@ text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-s
   .spread { stroke: #e6edf3 } .hand-written { stroke: #9198a1 }
 }";
 
-/// Writes one file per group into `directory`, which is made if it is not there.
+/// Writes one file per group into `directory`, which is made if it is missing.
 pub(super) fn write(directory: &Path, outcomes: &[Outcome<'_>]) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let mut groups: Vec<&str> = outcomes.iter().map(|outcome| outcome.workload.group).collect();

@@ -88,7 +88,7 @@ fn cell(row: &Row) -> String {
     }
 }
 
-/// Three figures at least, and no more digits behind the point than they need.
+/// At least three figures, and no more decimals than they need.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

@@ -1,10 +1,10 @@
 //! compio on io_uring with `DEFER_TASKRUN`, one-shot and multishot, tested with 0.19.2.
 //!
-//! One-shot: a task per socket, which gives its one buffer away with each receive and gets it back.
+//! One-shot: a task per socket, which passes its one buffer to each receive and gets it back.
 //! Multishot: the stream of `recv_from_multi`, whose items lie in buffers of compio's pool and go
-//! back to it when they are dropped. There is no drain of it: a cancel that meets a multishot with a
-//! full queue in front of it fails, compio does not look at that, and the stream ends neither then
-//! nor when the queue is empty. compio has no Unix datagram sockets.
+//! back to it when they are dropped. It cannot be drained: the cancel of a multishot with a full
+//! queue fails, compio ignores that, and the stream ends neither then nor when the queue is empty.
+//! compio has no Unix datagram sockets.
 
 use std::cell::Cell;
 use std::io;
@@ -27,12 +27,12 @@ use socket2::Socket;
 use tokio::sync::oneshot;
 
 use super::micro::{self, Tasks};
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_by_hand};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_directly};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const COMPIO: Contestant = Contestant {
     sink: Some(run_sink),
-    // It knows no GRO: this is what its users get from a sender in trains.
+    // It has no GRO: this is what its users get from a sender of trains.
     sink_gro: Some(run_sink),
     echo: Some(run_echo),
     echo_coalesced: Some(run_echo),
@@ -57,7 +57,7 @@ pub(super) const COMPIO_MULTI: Contestant = Contestant {
 /// Buffers of the pool; its default of eight would end a multishot after eight datagrams.
 const BUFFERS: NonZero<u16> = NonZero::new(256).expect("not zero");
 
-/// What the kernel puts in front of a datagram: its header, and room for an address of any family.
+/// What the kernel puts in front of a datagram: its header, and space for an address of any family.
 const IN_FRONT: usize = 16 + size_of::<libc::sockaddr_storage>();
 
 /// Answers that are submitted together.
@@ -145,8 +145,8 @@ fn run_echo(echo: Echo) -> io::Result<()> {
     })
 }
 
-/// Whether an error of a stream only says that the pool was empty, which compio tells by this kind.
-/// The next poll arms the receive again.
+/// Whether an error of a stream only says that the pool was empty, which compio reports by this
+/// kind. The next poll arms the receive again.
 fn is_starved(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::ResourceBusy
 }
@@ -225,11 +225,11 @@ fn run_multi_echo(echo: Echo) -> io::Result<()> {
     })
 }
 
-/// It has no way of its own to empty a socket: the receive in flight takes one datagram more (on an
-/// empty queue it would have to be woken by a datagram of one's own), the rest is read by hand.
+/// It has no function that empties a socket. The receive in flight takes one datagram more (on an
+/// empty queue, the program would have to send itself one); the rest is read directly.
 fn run_drain(drain: Drain) -> io::Result<()> {
     let Drain { socket, mut tally, backlog, largest } = drain;
-    let rest = drain_by_hand::second(&socket)?;
+    let rest = drain_directly::second_descriptor(&socket)?;
     runtime(largest)?.block_on(async {
         let socket = udp(socket)?;
         let stop = Rc::new(Cell::new(false));
@@ -250,7 +250,7 @@ fn run_drain(drain: Drain) -> io::Result<()> {
         stop.set(true);
         backlog.fill();
         let mut tally = receiver.await.map_err(|_panic| io::Error::other("a task panicked"))??;
-        drain_by_hand::read_to_the_end(&rest, &mut tally, largest)
+        drain_directly::read_to_the_end(&rest, &mut tally, largest)
     })?;
     drop(rest);
     backlog.finish();
@@ -261,18 +261,18 @@ fn run_exit(exit: Exit) -> io::Result<()> {
     let Exit { socket, mut tally, by, largest } = exit;
     runtime(largest)?.block_on(async {
         let socket = udp(socket)?;
-        let (tell, enough) = oneshot::channel();
-        let mut tell = Some(tell);
+        let (notify, enough) = oneshot::channel();
+        let mut notify = Some(notify);
         spawn(async move {
             let mut buffer = Vec::with_capacity(largest);
             loop {
                 let BufResult(received, filled) = socket.recv_from(buffer).await;
                 let Ok((length, _peer)) = received else { return };
                 if tally.take(&filled[..length]) == Flow::Done
-                    && let Some(tell) = tell.take()
+                    && let Some(notify) = notify.take()
                 {
                     // The main future waits for it, or for the signal instead.
-                    let _ = tell.send(());
+                    let _ = notify.send(());
                 }
                 buffer = filled;
             }
@@ -289,8 +289,8 @@ fn run_multi_exit(exit: Exit) -> io::Result<()> {
     let Exit { socket, mut tally, by, largest } = exit;
     runtime(largest)?.block_on(async {
         let socket = udp(socket)?;
-        let (tell, enough) = oneshot::channel();
-        let mut tell = Some(tell);
+        let (notify, enough) = oneshot::channel();
+        let mut notify = Some(notify);
         spawn(async move {
             let mut datagrams = pin!(socket.recv_from_multi());
             while let Some(datagram) = datagrams.next().await {
@@ -300,10 +300,10 @@ fn run_multi_exit(exit: Exit) -> io::Result<()> {
                     Err(_) => return,
                 };
                 if tally.take(datagram.data()) == Flow::Done
-                    && let Some(tell) = tell.take()
+                    && let Some(notify) = notify.take()
                 {
                     // The main future waits for it, or for the signal instead.
-                    let _ = tell.send(());
+                    let _ = notify.send(());
                 }
             }
         })

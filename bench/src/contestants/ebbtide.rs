@@ -1,4 +1,4 @@
-//! Ebbtide on both drivers, as its README teaches: a task per socket, and a loop around `recv`.
+//! Ebbtide on both drivers, in the form of its README: a task per socket, and a loop around `recv`.
 
 use std::future::poll_fn;
 use std::io;
@@ -53,8 +53,8 @@ fn runtime(driver: DriverChoice) -> io::Result<Runtime> {
     Runtime::builder().driver(driver).build()
 }
 
-/// Takes the socket over. GRO is on by default where a socket is bound, and stays as it is where one
-/// is taken over: so here it is switched on for the default.
+/// Takes the socket over. Binding a socket turns GRO on; taking one over leaves it unchanged. So it
+/// is turned on here for the default.
 fn udp(socket: Socket, gro: Gro) -> io::Result<UdpSocket> {
     let options = UdpSocket::options().gro(gro != Gro::Off);
     options.from_std(OwnedFd::from(socket).into())
@@ -84,7 +84,7 @@ async fn receive(socket: UdpSocket, mut tally: Tally) -> io::Result<()> {
     Ok(())
 }
 
-/// A train at a time, as the peers with GRO do.
+/// A train at a time, which is what the peers with GRO do.
 fn run_sink_of_trains(driver: DriverChoice, sink: Sink) -> io::Result<()> {
     runtime(driver)?.block_on(async {
         let mut receivers = Vec::with_capacity(sink.active.len());
@@ -128,7 +128,7 @@ async fn join(receivers: Vec<JoinHandle<io::Result<()>>>) -> io::Result<()> {
     Ok(())
 }
 
-/// As the example `echo`: what has come is answered with one `send_batch`.
+/// What the example `echo` does: answers what has arrived with one `send_batch`.
 fn run_echo(driver: DriverChoice, echo: Echo) -> io::Result<()> {
     let Echo { socket, mut tally, .. } = echo;
     runtime(driver)?.block_on(async {
@@ -153,7 +153,7 @@ fn run_echo(driver: DriverChoice, echo: Echo) -> io::Result<()> {
     })
 }
 
-/// The runtime's own way: it drains when it is shut down.
+/// The runtime drains when it is shut down.
 fn run_drain(driver: DriverChoice, drain: Drain) -> io::Result<()> {
     let Drain { socket, tally, backlog, .. } = drain;
     let runtime = runtime(driver)?;
@@ -181,11 +181,11 @@ fn run_exit(driver: DriverChoice, exit: Exit) -> io::Result<()> {
         let terminate = ebbtide::signal::terminate();
         let socket = udp(socket, Gro::AsDefault)?;
         let enough = Rc::new(Enough::default());
-        let told = Rc::clone(&enough);
+        let receiver = Rc::clone(&enough);
         drop(ebbtide::spawn(async move {
             while let Ok(Some(datagram)) = socket.recv().await {
                 if tally.take(&datagram) == Flow::Done {
-                    told.tell();
+                    receiver.notify();
                 }
             }
         }));
@@ -200,16 +200,16 @@ fn run_exit(driver: DriverChoice, exit: Exit) -> io::Result<()> {
     // The runtime is dropped here, which drains it.
 }
 
-/// Tells the main future that its receiver has had enough.
+/// Wakes the main future when its receiver has had enough.
 #[derive(Default)]
 struct Enough {
-    told: std::cell::Cell<bool>,
+    had: std::cell::Cell<bool>,
     waker: std::cell::RefCell<Option<std::task::Waker>>,
 }
 
 impl Enough {
-    fn tell(&self) {
-        self.told.set(true);
+    fn notify(&self) {
+        self.had.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -217,7 +217,7 @@ impl Enough {
 
     async fn wait(&self) {
         poll_fn(|cx| {
-            if self.told.get() {
+            if self.had.get() {
                 return Poll::Ready(());
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());

@@ -1,4 +1,5 @@
-//! Loops on epoll by hand, one recvfrom(2) per datagram: asyncio's way, and the edge-triggered one.
+//! Hand-written loops on epoll, one recvfrom(2) per datagram: level-triggered, which is what
+//! asyncio does, and edge-triggered.
 
 // UNSAFETY: epoll_wait, recvfrom and sendto take raw pointers.
 #![expect(unsafe_code, reason = "argued above")]
@@ -11,14 +12,14 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use super::{Contestant, Echo, Exit, ExitBy, Sink};
 use crate::harness::tally::Flow;
 
-/// Level-triggered, one datagram per wake and socket: asyncio's `add_reader`.
+/// Level-triggered, one datagram per wake and socket: what asyncio's `add_reader` does.
 pub(super) const ONE: Contestant = Contestant {
     sink: Some(sink_one),
     unix_sink: Some(sink_one),
     echo: Some(echo_one),
     echo_coalesced: Some(echo_one),
     exit: Some(exit_one),
-    ..Contestant::new("epoll-one", "by hand: level-triggered epoll, one recvfrom per wake")
+    ..Contestant::new("epoll-one", "hand-written: level-triggered epoll, one recvfrom per wake")
 };
 
 /// Edge-triggered, until `EAGAIN`, with a ready queue served round-robin.
@@ -27,10 +28,13 @@ pub(super) const EDGE: Contestant = Contestant {
     unix_sink: Some(sink_edge),
     echo: Some(echo_edge),
     echo_coalesced: Some(echo_edge),
-    ..Contestant::new("epoll", "by hand: edge-triggered epoll until EAGAIN, with a ready queue")
+    ..Contestant::new(
+        "epoll",
+        "hand-written: edge-triggered epoll until EAGAIN, with a ready queue",
+    )
 };
 
-/// Datagrams of one socket before it is the next one's turn.
+/// Datagrams of one socket before the next one has its turn.
 const TURN: usize = 32;
 
 /// Events of one epoll_wait(2).
@@ -91,7 +95,7 @@ impl Poller {
     /// Waits for at least one socket, or, if `poll`, for none.
     pub(super) fn wait(&mut self, poll: bool) -> io::Result<impl Iterator<Item = usize> + '_> {
         let timeout = if poll { 0 } else { -1 };
-        // SAFETY: there is room for as many events as are asked for.
+        // SAFETY: there is space for `EVENTS` events.
         let count = check(unsafe {
             libc::epoll_wait(
                 self.epoll.as_raw_fd(),
@@ -107,7 +111,7 @@ impl Poller {
 /// One datagram and where it came from.
 fn receive_from(socket: RawFd, buffer: &mut [u8], peer: &mut Peer) -> io::Result<usize> {
     peer.length = size_of_val(&peer.address) as libc::socklen_t;
-    // SAFETY: buffer and address live until the call returns, and have the lengths that are told.
+    // SAFETY: buffer and address live until the call returns, and have the lengths that are passed.
     check(unsafe {
         libc::recvfrom(
             socket,
@@ -289,7 +293,7 @@ fn terminate_set() -> libc::sigset_t {
     set
 }
 
-/// So that SIGTERM arrives at the descriptor alone.
+/// So that SIGTERM arrives only at the descriptor.
 fn block_terminate() -> io::Result<()> {
     let set = terminate_set();
     // SAFETY: `set` lives until the call returns.

@@ -1,4 +1,5 @@
-//! Loops on edge-triggered epoll by hand, with recvmmsg(2) and sendmmsg(2), without and with GRO.
+//! Hand-written loops on edge-triggered epoll, with recvmmsg(2) and sendmmsg(2), without and with
+//! GRO.
 
 // UNSAFETY: recvmmsg, sendmmsg and control messages are raw.
 #![expect(unsafe_code, reason = "argued above")]
@@ -20,10 +21,13 @@ pub(super) const MMSG: Contestant = Contestant {
     echo: Some(|echo| run_echo(echo, Offload::None)),
     echo_coalesced: Some(|echo| run_echo(echo, Offload::None)),
     drain: Some(run_drain),
-    ..Contestant::new("epoll-mmsg", "by hand: edge-triggered epoll, recvmmsg and sendmmsg of 64")
+    ..Contestant::new(
+        "epoll-mmsg",
+        "hand-written: edge-triggered epoll, recvmmsg and sendmmsg of 64",
+    )
 };
 
-/// The same with GRO; answers to trains leave as trains.
+/// `epoll-mmsg` with GRO; answers to trains leave as trains.
 pub(super) const MMSG_GRO: Contestant = Contestant {
     sink: Some(|sink| run_sink(sink, Offload::Gro)),
     sink_gro: Some(|sink| run_sink(sink, Offload::Gro)),
@@ -31,7 +35,7 @@ pub(super) const MMSG_GRO: Contestant = Contestant {
     echo_coalesced: Some(|echo| run_echo(echo, Offload::Gro)),
     ..Contestant::new(
         "epoll-mmsg-gro",
-        "by hand: epoll-mmsg with GRO, and GSO for answers to trains",
+        "hand-written: epoll-mmsg with GRO, and GSO for answers to trains",
     )
 };
 
@@ -41,7 +45,7 @@ const MESSAGES: usize = 64;
 /// Messages of one call where each may be a train: their buffers are 64 KiB each.
 const TRAINS: usize = 16;
 
-/// Room for one control message with an int in it.
+/// Space for one control message with an int in it.
 const CONTROL: usize = 32;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,7 +70,7 @@ pub(super) fn set_gro(socket: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// The segment size that a received message tells of, if it is a train.
+/// The segment size of a received message, if it is a train.
 ///
 /// # Safety
 ///
@@ -75,7 +79,7 @@ pub(super) unsafe fn stride_of(header: &libc::msghdr) -> Option<usize> {
     // SAFETY: a filled header.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !message.is_null() {
-        // SAFETY: within the control data, says CMSG_FIRSTHDR or CMSG_NXTHDR.
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR return what is within the control data.
         let found = unsafe { message.read_unaligned() };
         if found.cmsg_level == libc::SOL_UDP && found.cmsg_type == libc::UDP_GRO {
             // SAFETY: the address of the data of a message.
@@ -222,9 +226,9 @@ impl Batch {
 pub(super) fn write_segment_size(header: &mut libc::msghdr, stride: usize) {
     // SAFETY: computes a length.
     header.msg_controllen = unsafe { libc::CMSG_SPACE(2) } as usize;
-    // SAFETY: `header` names aligned memory with room for one message.
+    // SAFETY: `header` names aligned memory with space for one message.
     let message = unsafe { libc::CMSG_FIRSTHDR(header) };
-    // SAFETY: the same; not null, because there is room.
+    // SAFETY: within that memory; not null, because there is space.
     let message = unsafe { &mut *message };
     message.cmsg_level = libc::SOL_UDP;
     message.cmsg_type = libc::UDP_SEGMENT;
@@ -232,7 +236,7 @@ pub(super) fn write_segment_size(header: &mut libc::msghdr, stride: usize) {
     message.cmsg_len = unsafe { libc::CMSG_LEN(2) } as usize;
     // SAFETY: the address of the data of a message.
     let data = unsafe { libc::CMSG_DATA(message) };
-    // SAFETY: there is room for two bytes.
+    // SAFETY: there is space for two bytes.
     unsafe { data.cast::<u16>().write_unaligned(stride as u16) };
 }
 
@@ -280,7 +284,7 @@ fn run_drain(drain: Drain) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         for index in 0..count {
-            // Whether there is more, the socket says.
+            // The socket reports whether there is more.
             let _ = batch.show(index, |payload| tally.take(payload));
         }
         batch.prepare(count);

@@ -14,11 +14,11 @@ use crate::harness::tally::{EchoTally, ExitTally, Tally};
 /// Whether the kernel may hand datagrams over as trains.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Gro {
-    /// As a socket is that a user of the contestant makes.
+    /// The default of sockets that a user of the contestant makes.
     AsDefault,
-    /// The contestant switches it off if it is on by default.
+    /// The contestant turns it off if it is on by default.
     Off,
-    /// The contestant switches it on.
+    /// The contestant turns it on.
     On,
 }
 
@@ -26,7 +26,7 @@ pub(crate) enum Gro {
 pub(crate) struct Sink {
     /// Non-blocking and bound (UDP), or connected (Unix).
     pub(crate) active: Vec<(Socket, Tally)>,
-    /// Sockets on which nothing comes.
+    /// Sockets that receive nothing.
     pub(crate) idle: Vec<Socket>,
     pub(crate) gro: Gro,
     /// Bytes of the largest datagram.
@@ -42,9 +42,9 @@ pub(crate) struct Echo {
 
 /// End with a full queue, and lose nothing of it.
 ///
-/// Make the runtime and a receiver that waits; then call [`Backlog::fill`], which fills the socket's
-/// queue while the thread blocks, and starts the clock; then do whatever a program must do so that
-/// every datagram reaches the tally and everything is closed, the runtime too; then call
+/// Make the runtime and a receiver that waits; then call [`Backlog::fill`], which fills the
+/// socket's queue while the thread blocks, and starts the clock; then do what a program must do so
+/// that every datagram reaches the tally and everything is closed, the runtime too; then call
 /// [`Backlog::finish`].
 pub(crate) struct Drain {
     pub(crate) socket: Socket,
@@ -53,12 +53,12 @@ pub(crate) struct Drain {
     pub(crate) largest: usize,
 }
 
-/// End while a sender floods, as programs of this runtime end.
+/// End while a sender floods, in the way in which programs of this runtime end.
 ///
-/// Receive until the tally says `Done`, or (if `by` says so) until SIGTERM comes, waited for by the
-/// means of the runtime; then end the program's main future, drop the runtime, and return. Datagrams
-/// that are received on the way out are shown to the tally as well. No loop until `EAGAIN` by hand:
-/// what is measured is what happens to those who do not know that they need one.
+/// Receive until the tally returns `Done`, or until SIGTERM comes if `by` is `Signal`; wait for it
+/// by the means of the runtime. Then end the program's main future, drop the runtime, and return.
+/// Datagrams that are received meanwhile are shown to the tally as well. Write no loop until
+/// `EAGAIN`: what is measured is what happens to users who do not know that they need one.
 pub(crate) struct Exit {
     pub(crate) socket: Socket,
     pub(crate) tally: ExitTally,
@@ -68,13 +68,13 @@ pub(crate) struct Exit {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExitBy {
-    /// The main future returns when the tally says `Done`.
+    /// The main future returns when the tally returns `Done`.
     Return,
     /// The main future returns when SIGTERM has come.
     Signal,
 }
 
-/// Something done many times. `for batch in micro.batches()`: do it `batch` times and tell
+/// An operation, many times. `for batch in micro.batches()`: do it `batch` times, and report to
 /// [`Micro::did`] how often it was done. The first batch is the warm-up; the clock starts after it,
 /// and stops when the iterator ends.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ impl Micro {
         })
     }
 
-    /// It was done so many times more.
+    /// It was done `count` more times.
     pub(crate) fn did(&self, count: u64) {
         self.done.borrow_mut().0 += count;
     }
@@ -119,5 +119,5 @@ impl Micro {
     }
 }
 
-/// A future that knows no runtime: spawn it as a task, and return when it has ended.
+/// A future that needs no runtime: spawn it as a task, and return when it has ended.
 pub(crate) type Task = Pin<Box<dyn Future<Output = ()> + Send>>;

@@ -1,8 +1,8 @@
 //! The micro workloads, written once for all runtimes.
 //!
 //! They need four functions of a runtime: `block_on`, which each contestant calls itself, and the
-//! three of [`Tasks`]. Handles and futures are the runtime's own, so that nothing stands between the
-//! workload and what is measured.
+//! three of [`Tasks`]. Handles and futures are the runtime's own, so that nothing stands between
+//! the workload and what is measured.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{Micro, Task};
 
-/// What a runtime offers beside sockets.
+/// What a runtime offers without sockets.
 pub(super) trait Tasks {
     type Handle<T: Send + 'static>: Future;
 
@@ -43,7 +43,7 @@ pub(super) async fn spawn<R: Tasks>(runtime: &R, micro: Micro) -> io::Result<()>
     Ok(())
 }
 
-/// Yields again and again, in a task alone.
+/// Yields many times, in the only task.
 pub(super) async fn yields<R: Tasks>(runtime: &R, micro: Micro) -> io::Result<()> {
     for batch in micro.batches() {
         let task = runtime.spawn(async move {

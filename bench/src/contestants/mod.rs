@@ -2,24 +2,24 @@
 //!
 //! # How to add one
 //!
-//! Write `contestants/NAME.rs` with a `pub(super) const NAME: Contestant`, and list it in [`all`]. A
-//! contestant is a table of functions, one per kind of work; `None` says that it cannot do it, and
-//! the comparison leaves the cell empty. Start from [`Contestant::new`], which can do nothing.
+//! Write `contestants/NAME.rs` with a `pub(super) const NAME: Contestant`, and list it in [`all`].
+//! A contestant is a table of functions, one per kind of work; `None` means that it cannot do it,
+//! and the comparison leaves the cell empty. Start from [`Contestant::new`], which can do nothing.
 //!
 //! A function is called once per process. The process has one thread, pinned to the receiver's CPU,
-//! and a load generator which runs already. The function makes its runtime, does the work, and
+//! and the load generator is running. The function makes its runtime, does the work, and
 //! returns; what it returns with `Err` voids the measurement. It keeps no clock: the tallies know
 //! when the warm-up is over and start it.
 //!
 //! - [`Sink`]: receive from each of `active`, show **every** datagram to the tally of its socket
-//!   (`Tally::take`) until that says `Flow::Done`, and return when all have said so. `idle`
-//!   sockets receive nothing, but must be listened to as the others are. The address of the sender
-//!   must be received, as a server needs it. A tally may block the thread in the middle of a `take`,
+//!   (`Tally::take`) until it returns `Flow::Done`, and return when all have. `idle` sockets
+//!   receive nothing, but must be listened to in the same way. The address of the sender must be
+//!   received, because a server needs it. A tally may block the thread in the middle of a `take`,
 //!   while nothing is queued on any socket. Buffers of `largest` bytes suffice.
-//! - [`Echo`]: `EchoTally::take` each request, answer it to where it came from. After
-//!   `Flow::Done`, answer that one as well, make sure that the answers are with the kernel, and call
-//!   `EchoTally::finish`.
-//! - [`Drain`], [`Exit`], [`Micro`] and [`Task`] are told by their own documentation.
+//! - [`Echo`]: `EchoTally::take` each request, and answer it to where it came from. After
+//!   `Flow::Done`, answer that one as well, make sure that the answers are with the kernel, and
+//!   call `EchoTally::finish`.
+//! - [`Drain`], [`Exit`], [`Micro`] and [`Task`] have their own documentation.
 //!
 //! Write what a user would write, and the fastest form of that which the contestant's documentation
 //! teaches. No contestant gets a special case for a workload.
@@ -27,7 +27,7 @@
 #[cfg(feature = "peers")]
 mod compio;
 #[cfg(feature = "peers")]
-mod drain_by_hand;
+mod drain_directly;
 #[cfg(feature = "peers")]
 mod monoio;
 #[cfg(feature = "peers")]
@@ -58,7 +58,7 @@ pub(crate) struct Contestant {
     /// Whose CPU time counts.
     pub(crate) clock: Clock,
     pub(crate) sink: Work<Sink>,
-    /// The same with [`Gro::On`].
+    /// The sink with [`Gro::On`].
     pub(crate) sink_gro: Work<Sink>,
     pub(crate) unix_sink: Work<Sink>,
     pub(crate) echo: Work<Echo>,

@@ -1,15 +1,15 @@
 //! monoio on io_uring, tested with 0.2.4.
 //!
-//! A task per socket, which gives its one buffer away with each receive and gets it back: monoio's
-//! interface has no other form. `DEFER_TASKRUN` is asked of its builder, and costs less here than
-//! what it asks for by itself.
+//! A task per socket, which passes its one buffer to each receive and gets it back: monoio's
+//! interface has no other form. Its builder is asked for `DEFER_TASKRUN`, which costs less here
+//! than its default.
 //!
-//! Several receives in flight on one socket were tried (2, 4, 8, 16, 32). Sixteen saved a seventh of
-//! the time with a queue that is full beforehand, and cost 40 percent more with 100 sockets; four
-//! cost a third more with a live sender, because every datagram wakes all that wait.
+//! Several receives in flight on one socket were tried (2, 4, 8, 16, 32). Sixteen saved a seventh
+//! of the time with a queue that is full beforehand, and cost 40 percent more with 100 sockets;
+//! four cost a third more with a live sender, because every datagram wakes all that wait.
 //!
-//! It is built without its feature `sync`, which alone lets other threads wake a task, and costs each
-//! datagram 5 to 10 percent: so it takes no part in `wake`.
+//! It is built without its feature `sync`, which costs each datagram 5 to 10 percent. Without it,
+//! no other thread can wake a task, so monoio takes no part in `wake`.
 
 use std::cell::Cell;
 use std::io;
@@ -33,12 +33,12 @@ use socket2::Socket;
 use tokio::sync::oneshot;
 
 use super::micro::{self, Tasks};
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_by_hand};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_directly};
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const MONOIO: Contestant = Contestant {
     sink: Some(run_sink),
-    // It knows no GRO: this is what its users get from a sender in trains.
+    // It has no GRO: this is what its users get from a sender of trains.
     sink_gro: Some(run_sink),
     unix_sink: Some(run_unix_sink),
     echo: Some(run_echo),
@@ -61,7 +61,7 @@ fn runtime() -> io::Result<Runtime<IoUringDriver>> {
     builder().build()
 }
 
-/// Timers are extra, and cost each turn a look.
+/// Timers have to be enabled, and cost time in each turn.
 fn runtime_with_timers() -> io::Result<Runtime<TimeDriver<IoUringDriver>>> {
     builder().enable_timer().build()
 }
@@ -159,11 +159,11 @@ fn run_echo(echo: Echo) -> io::Result<()> {
     })
 }
 
-/// It has no way of its own to empty a socket: the receive in flight takes one datagram more (on an
-/// empty queue it would have to be woken by a datagram of one's own), the rest is read by hand.
+/// It has no function that empties a socket. The receive in flight takes one datagram more (on an
+/// empty queue, the program would have to send itself one); the rest is read directly.
 fn run_drain(drain: Drain) -> io::Result<()> {
     let Drain { socket, mut tally, backlog, largest } = drain;
-    let rest = drain_by_hand::second(&socket)?;
+    let rest = drain_directly::second_descriptor(&socket)?;
     runtime()?.block_on(async {
         let socket = udp(socket)?;
         let stop = Rc::new(Cell::new(false));
@@ -184,14 +184,14 @@ fn run_drain(drain: Drain) -> io::Result<()> {
         stop.set(true);
         backlog.fill();
         let mut tally = receiver.await?;
-        drain_by_hand::read_to_the_end(&rest, &mut tally, largest)
+        drain_directly::read_to_the_end(&rest, &mut tally, largest)
     })?;
     drop(rest);
     backlog.finish();
     Ok(())
 }
 
-/// monoio waits for SIGINT alone by itself: a pipe into which the handler writes is what is left.
+/// monoio can wait only for SIGINT. So the handler writes to a pipe, from which the program reads.
 async fn terminate(pipe: net::UnixStream) -> io::Result<()> {
     let mut pipe = UnixStream::from_std(pipe)?;
     pipe.read(vec![0; 1]).await.0?;
@@ -204,18 +204,18 @@ fn run_exit(exit: Exit) -> io::Result<()> {
         let (pipe, handler) = net::UnixStream::pair()?;
         signal_hook::low_level::pipe::register(SIGTERM, handler)?;
         let socket = udp(socket)?;
-        let (tell, enough) = oneshot::channel();
-        let mut tell = Some(tell);
+        let (notify, enough) = oneshot::channel();
+        let mut notify = Some(notify);
         drop(monoio::spawn(async move {
             let mut buffer = Vec::with_capacity(largest);
             loop {
                 let (received, filled) = socket.recv_from(buffer).await;
                 let Ok((length, _peer)) = received else { return };
                 if tally.take(&filled[..length]) == Flow::Done
-                    && let Some(tell) = tell.take()
+                    && let Some(notify) = notify.take()
                 {
                     // The main future waits for it, or for the signal instead.
-                    let _ = tell.send(());
+                    let _ = notify.send(());
                 }
                 buffer = filled;
             }

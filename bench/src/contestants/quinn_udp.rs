@@ -1,8 +1,8 @@
 //! quinn-udp on tokio's current_thread, tested with 0.6.3.
 //!
-//! recvmmsg(2) of quinn-udp's 32 messages, each of which may be a train, and trains answered as
-//! trains; waiting as quinn itself does it. quinn-udp turns GRO on by itself, so it can do nothing
-//! without. It also asks for ECN, the address that was sent to and a time stamp with each message.
+//! recvmmsg(2) of quinn-udp's 32 messages, each of which may be a train. Trains are answered as
+//! trains. It waits in the way quinn does. quinn-udp always turns GRO on, so it has no workload
+//! without GRO. It also asks for ECN, the destination address and a time stamp of each message.
 
 use std::array;
 use std::io::{self, IoSliceMut};
@@ -58,7 +58,7 @@ impl Endpoint {
         Ok(Self { socket, state })
     }
 
-    /// Receives what is there, as many messages as a batch has room for, or says that it would block.
+    /// Receives what is queued, at most as many messages as a batch holds, or returns `WouldBlock`.
     fn try_receive(&self, batch: &mut Batch) -> io::Result<usize> {
         let mut chunks = batch.memory.chunks_exact_mut(TRAIN);
         let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
@@ -189,7 +189,7 @@ fn run_drain(drain: Drain) -> io::Result<()> {
     let mut batch = Batch::new();
     backlog.fill();
     runtime.block_on(async {
-        // tokio has to notice that it is readable: else it would say that it blocks.
+        // The driver has to notice that it is readable: `try_io` returns WouldBlock before.
         endpoint.socket.readable().await?;
         loop {
             match endpoint.try_receive(&mut batch) {
@@ -213,8 +213,8 @@ fn run_exit(exit: Exit) -> io::Result<()> {
     runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let endpoint = Endpoint::new(socket)?;
-        let (tell, enough) = oneshot::channel();
-        let mut tell = Some(tell);
+        let (notify, enough) = oneshot::channel();
+        let mut notify = Some(notify);
         drop(tokio::spawn(async move {
             let mut batch = Batch::new();
             while endpoint.socket.readable().await.is_ok() {
@@ -222,10 +222,10 @@ fn run_exit(exit: Exit) -> io::Result<()> {
                 for (meta, train) in batch.messages(count) {
                     for datagram in train.chunks(meta.stride.max(1)) {
                         if tally.take(datagram) == Flow::Done
-                            && let Some(tell) = tell.take()
+                            && let Some(notify) = notify.take()
                         {
                             // The main future waits for it, or for the signal instead.
-                            let _ = tell.send(());
+                            let _ = notify.send(());
                         }
                     }
                 }

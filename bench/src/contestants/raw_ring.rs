@@ -1,5 +1,5 @@
-//! `raw-ring`: a hand-written loop on an io_uring. Multishot recvmsg into ring-mapped buffers, a single
-//! thread, `DEFER_TASKRUN`, one enter for whatever there is to do.
+//! `raw-ring`: a hand-written loop on an io_uring. Multishot recvmsg into ring-mapped buffers, a
+//! single thread, `DEFER_TASKRUN`, one enter for all that there is to do.
 
 // UNSAFETY: entries of the ring name sockets' message headers and buffers of the pool.
 #![expect(unsafe_code, reason = "argued above")]
@@ -50,8 +50,8 @@ const HEADER: usize = 16;
 /// Few buffers for one socket: the same memory is used again while it is in the cache, and an enter
 /// brings 33 datagrams of a socket at most. Measured, 64 bytes: 183 ns with 64 buffers, 200 with
 /// 1024; 1200 bytes: 295 and 380. More sockets need more, or they starve: 100 sockets, 1015 ns with
-/// 64 buffers, 775 with 1024. (COOP_TASKRUN instead of DEFER_TASKRUN, buffers of a power of two, and
-/// waiting for more completions at once were all slower or the same.)
+/// 64 buffers, 775 with 1024. (COOP_TASKRUN instead of DEFER_TASKRUN, buffers of a power of two,
+/// and waiting for more completions at once were all slower or the same.)
 fn shape(sockets: usize, largest: usize, offload: Offload) -> Shape {
     let (buffers, payload) = match offload {
         Offload::None => ((8 * sockets).next_power_of_two().clamp(64, 1024) as u16, largest),
@@ -63,7 +63,7 @@ fn shape(sockets: usize, largest: usize, offload: Offload) -> Shape {
     Shape { submissions: 256, completions: 4096, buffers, size, stride }
 }
 
-/// The form of every message: how much the kernel may write in front of the payload.
+/// The layout of every message: how much the kernel may write in front of the payload.
 fn template(offload: Offload) -> Box<libc::msghdr> {
     // SAFETY: all-zero bytes are a valid msghdr.
     let mut template: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
@@ -87,7 +87,7 @@ fn arm(
     unsafe { ring.push(&entry) }
 }
 
-/// What a completion is about: a buffer, or the end of a receive alone.
+/// The contents of a completion: a buffer, or only the end of a receive.
 fn parse<'a>(
     pool: &'a Pool,
     completion: &cqueue::Entry,
@@ -146,7 +146,7 @@ fn run_sink(mut sink: Sink, offload: Offload) -> io::Result<()> {
                     },
                 };
                 left -= usize::from(flow == Flow::Done);
-                pool.give(buffer);
+                pool.put_back(buffer);
             }
             if !cqueue::more(completion.flags()) {
                 ended.push(index);
@@ -182,8 +182,8 @@ fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
     let mut answers = Answers::new(&socket, usize::from(shape.buffers));
     let mut sending = 0_usize;
     while last == Flow::More || sending > 0 {
-        // For a request beside the sends, which complete at once: else each batch of answers would
-        // cost an enter that brings only their completions.
+        // For a request as well as the sends, which complete at once. If it waited only for these,
+        // each batch of answers would cost an enter that brings only their completions.
         ring.wait_for(sending + usize::from(last == Flow::More))?;
         let mut armed = true;
         let RawRing { ring: queues, pool } = &mut ring;
@@ -192,7 +192,7 @@ fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
                 if completion.result() < 0 {
                     return Err(io::Error::from_raw_os_error(-completion.result()));
                 }
-                pool.give(completion.user_data() as u16);
+                pool.put_back(completion.user_data() as u16);
                 sending -= 1;
                 continue;
             }
@@ -211,7 +211,7 @@ fn run_echo(echo: Echo, offload: Offload) -> io::Result<()> {
             let name = ring.pool.address(buffer).wrapping_add(HEADER);
             let payload = name.wrapping_add(NAME + template.msg_controllen);
             let entry = answers.entry(buffer, name, payload, length, train);
-            // SAFETY: address and payload lie in a buffer that is given back only when the send has
+            // SAFETY: address and payload lie in a buffer that is returned only when the send has
             // completed, and the header of a train in `answers`, at the place of that buffer.
             unsafe { ring.push(&entry) }?;
             sending += 1;

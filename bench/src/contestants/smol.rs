@@ -1,8 +1,8 @@
 //! smol on one thread, tested with 2.0.2: its `LocalExecutor` under its `block_on`.
 //!
 //! A task per socket with a buffer of its own; `Async` tries first and waits for readiness only
-//! after `EAGAIN`. smol starts a thread that waits for readiness when no `block_on` does, whose time
-//! counts as well.
+//! after `EAGAIN`. smol starts a thread that waits for readiness when no `block_on` does, whose
+//! time counts as well.
 
 use std::io;
 use std::net::UdpSocket;
@@ -18,14 +18,14 @@ use socket2::Socket;
 use tokio::sync::oneshot;
 
 use super::micro::{self, Tasks};
-use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_by_hand};
+use super::{Contestant, Drain, Echo, Exit, ExitBy, Sink, drain_directly};
 use crate::harness::stopwatch::Clock;
 use crate::harness::tally::{Flow, Tally};
 
 pub(super) const SMOL: Contestant = Contestant {
     clock: Clock::Process,
     sink: Some(run_sink),
-    // It knows no GRO: this is what its users get from a sender in trains.
+    // It has no GRO: this is what its users get from a sender of trains.
     sink_gro: Some(run_sink),
     unix_sink: Some(run_unix_sink),
     echo: Some(run_echo),
@@ -121,14 +121,15 @@ fn run_echo(echo: Echo) -> io::Result<()> {
     }))
 }
 
-/// It has no way of its own: `get_ref` and the loop until `EAGAIN` that its users have to write.
+/// It has no function that empties a socket: this is the loop until `EAGAIN`, on `get_ref`, that
+/// its users have to write.
 fn run_drain(drain: Drain) -> io::Result<()> {
     let Drain { socket, mut tally, backlog, largest } = drain;
     let executor = LocalExecutor::new();
     smol::block_on(executor.run(async {
         let socket = udp(socket)?;
         backlog.fill();
-        drain_by_hand::read_to_the_end(socket.get_ref(), &mut tally, largest)
+        drain_directly::read_to_the_end(socket.get_ref(), &mut tally, largest)
     }))?;
     drop(executor);
     backlog.finish();
@@ -141,17 +142,17 @@ fn run_exit(exit: Exit) -> io::Result<()> {
     smol::block_on(executor.run(async {
         let mut terminate = Signals::new([Signal::Term])?;
         let socket = udp(socket)?;
-        let (tell, enough) = oneshot::channel();
-        let mut tell = Some(tell);
+        let (notify, enough) = oneshot::channel();
+        let mut notify = Some(notify);
         executor
             .spawn(async move {
                 let mut buffer = vec![0; largest];
                 while let Ok((length, _peer)) = socket.recv_from(&mut buffer).await {
                     if tally.take(&buffer[..length]) == Flow::Done
-                        && let Some(tell) = tell.take()
+                        && let Some(notify) = notify.take()
                     {
                         // The main future waits for it, or for the signal instead.
-                        let _ = tell.send(());
+                        let _ = notify.send(());
                     }
                 }
             })

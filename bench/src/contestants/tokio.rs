@@ -26,7 +26,7 @@ pub(super) const CURRENT_THREAD: Contestant = Contestant {
     unix_sink: Some(|sink| run_unix_sink(&current_thread()?, sink)),
     echo: Some(|echo| run_echo(&current_thread()?, echo)),
     echo_coalesced: Some(|echo| run_echo(&current_thread()?, echo)),
-    // It knows no GRO: this is what its users get from a sender in trains.
+    // It has no GRO: this is what its users get from a sender of trains.
     sink_gro: Some(|sink| run_sink(&current_thread()?, sink)),
     drain: Some(|drain| run_drain(current_thread()?, drain)),
     exit: Some(|exit| run_exit(&current_thread()?, exit)),
@@ -143,18 +143,19 @@ fn run_echo(runtime: &Runtime, echo: Echo) -> io::Result<()> {
     })
 }
 
-/// tokio has no way of its own: this is the loop until `EAGAIN` that its users have to write.
+/// It has no function that empties a socket: this is the loop until `EAGAIN` that its users have to
+/// write.
 fn run_drain(runtime: Runtime, drain: Drain) -> io::Result<()> {
     let Drain { socket, mut tally, backlog, largest } = drain;
     let socket = runtime.block_on(async { udp(socket) })?;
     backlog.fill();
     runtime.block_on(async {
         let mut buffer = vec![0; largest];
-        // The driver has to notice that it is readable: `try_recv_from` says WouldBlock before.
+        // The driver has to notice that it is readable: `try_recv_from` returns WouldBlock before.
         socket.readable().await?;
         loop {
             match socket.try_recv_from(&mut buffer) {
-                // Whether there is more, the socket says.
+                // The socket reports whether there is more.
                 Ok((length, _peer)) => drop(tally.take(&buffer[..length])),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -172,16 +173,16 @@ fn run_exit(runtime: &Runtime, exit: Exit) -> io::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let socket = udp(socket)?;
-        let (tell, enough) = oneshot::channel();
+        let (notify, enough) = oneshot::channel();
         drop(tokio::spawn(async move {
-            let mut tell = Some(tell);
+            let mut notify = Some(notify);
             let mut buffer = vec![0; largest];
             while let Ok((length, _peer)) = socket.recv_from(&mut buffer).await {
                 if tally.take(&buffer[..length]) == Flow::Done
-                    && let Some(tell) = tell.take()
+                    && let Some(notify) = notify.take()
                 {
                     // The main future waits for it, or for the signal instead.
-                    let _ = tell.send(());
+                    let _ = notify.send(());
                 }
             }
         }));

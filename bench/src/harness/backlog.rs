@@ -1,4 +1,4 @@
-//! [`Backlog`]: a queue that is filled when the contestant says so, for drains.
+//! [`Backlog`]: a queue that is filled when the contestant is ready, for drains.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};

@@ -1,14 +1,15 @@
 //! [`Gate`]: where the receiver's sockets meet between the stages of a measurement.
 //!
-//! The contestant does not know the stages. Its tallies count, and the one that counts the last
-//! datagram of a stage finds itself here: the load generator is told to go on, and at the end of the
-//! warm-up and of everything the clock is started and stopped. So the clock runs strictly around the
-//! measured phase, and every contestant is warm (tasks spawned, receives armed, memory touched) when
-//! it starts.
+//! The contestant does not know the stages. The tally that counts the last datagram of a stage
+//! calls the gate. The gate lets the load generator go on. It starts the clock at the end of the
+//! warm-up, and stops it at the end of the last stage. So the clock runs for the measured phase
+//! only, and every contestant is warm when it starts: tasks are spawned, receives armed, memory
+//! touched.
 //!
-//! While the generator fills a backlog, the receiver sleeps but its CPU clock goes on: a ring without
-//! `DEFER_TASKRUN` receives in the sleeping thread, and a clock that stood would not see it. (With
-//! such a clock, a ring with `COOP_TASKRUN` and 512 buffers seemed to receive at 60 % of the cost.)
+//! While the generator fills a backlog, the receiver sleeps, but its CPU clock is not stopped: a
+//! ring without `DEFER_TASKRUN` receives in the sleeping thread, and that has to count. (With a
+//! stopped clock, a ring with `COOP_TASKRUN` and 512 buffers seemed to receive at 60 % of the
+//! cost.)
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -93,13 +94,13 @@ impl Gate {
                 }
                 let State { watch, control, .. } = &mut *state;
                 watch.except(|| {
-                    tell(control);
+                    start_stage(control);
                     wait(control);
                 });
             }
             Pace::Live => {
                 state.watch.start();
-                tell(&mut state.control);
+                start_stage(&mut state.control);
             }
             Pace::Seamless => state.watch.start(),
         }
@@ -112,8 +113,8 @@ impl Gate {
     }
 }
 
-/// Tells the generator to begin the next stage.
-fn tell(control: &mut UnixStream) {
+/// Lets the generator begin the next stage.
+fn start_stage(control: &mut UnixStream) {
     if let Err(error) = control.write_all(b"n") {
         fail(&format!("the load generator is gone: {error}"));
     }

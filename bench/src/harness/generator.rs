@@ -18,8 +18,8 @@ pub(crate) struct Generator {
     process: Pid,
 }
 
-/// Forks the generator, which runs `load` on a CPU and ends. It gets one end of a pair of sockets, through
-/// which the stages are agreed on; the caller gets the other.
+/// Forks the generator, which runs `load` on a CPU and ends. It gets one end of a pair of sockets,
+/// through which the stages are agreed on; the caller gets the other.
 ///
 /// A process and not a thread: its CPU time and memory are not the receiver's, and a runtime under
 /// test never shares its allocator, its descriptors or its page tables.
@@ -41,7 +41,7 @@ pub(crate) fn start(
                 Ok(()) => process::exit(0),
                 Err(error) => {
                     eprintln!("void measurement: load generator: {error}");
-                    // The receiver may wait for ever for what does not come any more.
+                    // The receiver may wait forever for what never comes.
                     let _ = kill(parent, Signal::SIGKILL);
                     process::exit(1)
                 }

@@ -1,4 +1,4 @@
-//! What a measurement needs, whatever is measured: sockets, a load generator in a process of its
+//! What every measurement needs: sockets, a load generator in a process of its
 //! own, counters in memory that both see, the clock, and the tallies that check every datagram.
 
 pub(crate) mod backlog;
@@ -13,7 +13,7 @@ pub(crate) mod tally;
 
 use std::process;
 
-/// Ends the process: the measurement is void, and says why. Not a panic, because runtimes catch
+/// Ends the process with the reason: the measurement is void. Not a panic, because runtimes catch
 /// those of their tasks.
 pub(crate) fn fail(reason: &str) -> ! {
     eprintln!("void measurement: {reason}");

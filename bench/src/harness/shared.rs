@@ -1,8 +1,8 @@
 //! [`Shared`]: counters that the receiver and the load generator both see.
 //!
-//! They are two processes, so the counters lie in memory that is mapped shared before the fork. They
-//! are how the load is flow-controlled: the generator never sends more than a window ahead of what
-//! the receiver has published.
+//! They are two processes, so the counters lie in memory that is mapped shared before the fork.
+//! They are how the load is flow-controlled: the generator never sends more than a window ahead of
+//! what the receiver has published.
 
 // UNSAFETY: shared memory is mapped by a raw call, and then read through a reference.
 #![expect(unsafe_code, reason = "argued above")]
@@ -22,7 +22,8 @@ pub(crate) struct Slot(pub(crate) AtomicU64);
 pub(crate) struct Shared {
     /// Datagrams whose send has returned. Written by the generator.
     pub(crate) sent: Slot,
-    /// What had been sent when the program was to end. Written once, by whoever decides it.
+    /// What had been sent when the program was to end. Written once, by the process that
+    /// decides it.
     pub(crate) sent_at_exit: Slot,
     /// What had been received then.
     pub(crate) received_at_exit: Slot,

@@ -10,8 +10,8 @@ use std::os::fd::AsRawFd;
 use ebbtide_testkit::socket::dropped;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Receive buffer of a socket that takes a whole backlog: 64 MiB, of which the kernel makes twice
-/// as much. A queued datagram of 64 bytes is charged with 768, one of 1200 with 2304.
+/// The receive buffer of a socket that holds a whole backlog: 64 MiB, which the kernel doubles. It
+/// charges a queued datagram of 64 bytes with 768, and one of 1200 with 2304.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// `count` UDP sockets on loopback, non-blocking, with receive buffers in which nothing is dropped.
@@ -32,8 +32,8 @@ pub(crate) fn address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))
 }
 
-/// Past `net.core.rmem_max` if the process may; else as far as it goes, which the kernel's drop
-/// counter tells about if it was not enough.
+/// Beyond `net.core.rmem_max` if the process has the right to; else up to it. The kernel's drop
+/// counter shows if that was not enough.
 fn force_receive_buffer(socket: &Socket, bytes: usize) -> io::Result<()> {
     let value = bytes as libc::c_int;
     // SAFETY: the option takes an int, and `value` is one.

@@ -24,8 +24,8 @@ pub(crate) enum Clock {
 pub(crate) struct Elapsed {
     pub(crate) cpu: Duration,
     pub(crate) wall: Duration,
-    /// Time in which the receiver wanted to run and something else had its CPU. Zero for a whole
-    /// process, of which the kernel does not tell it.
+    /// Time in which the receiver was ready to run and something else had its CPU. Zero for a whole
+    /// process, for which the kernel does not report it.
     pub(crate) delayed: Duration,
     /// Times that the receiver went to sleep because it had nothing to do.
     pub(crate) sleeps: u64,

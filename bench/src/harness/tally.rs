@@ -1,4 +1,4 @@
-//! [`Tally`]: what a contestant shows each datagram to. It checks and counts.
+//! [`Tally`]: checks and counts the datagrams of a contestant.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,14 +17,14 @@ pub(crate) enum Flow {
 }
 
 /// Counts the datagrams of one socket. Each has its number in its first eight bytes, so every run
-/// proves that all were received, once and in order; a run in which one was not ends loudly.
+/// proves that all were received, once and in order. If one was not, the run fails.
 pub(crate) struct Tally {
     /// The number that the next datagram must have, and how many there have been.
     next: u64,
     /// The count at which the stage is over.
     mark: u64,
     size: usize,
-    /// Every so many datagrams the count is published to the generator, less one.
+    /// The number of datagrams after which the count is published to the generator, less one.
     publish_mask: u64,
     /// Ends of the stages that follow, the last one first.
     marks: Vec<u64>,
@@ -44,7 +44,7 @@ impl Tally {
     ) -> Self {
         let mut marks: Vec<u64> = marks.iter().rev().copied().collect();
         let mark = marks.pop().unwrap_or_else(|| fail("a measurement without a stage"));
-        // Often enough that the generator never stops for want of news.
+        // Often enough that the generator never stops because it has not seen the progress.
         let publish_mask = (window / 4).clamp(1, 64).next_power_of_two() - 1;
         Self { next: 0, mark, size, publish_mask, marks, published, gate }
     }
@@ -107,7 +107,7 @@ fn refuse(next: u64, size: usize, payload: &[u8]) -> ! {
 pub(crate) struct ExitTally {
     next: u64,
     size: usize,
-    /// Says `Done` at this count, once.
+    /// The count at which `take` returns `Done`, once.
     until: u64,
     shared: &'static Shared,
 }
@@ -138,7 +138,7 @@ fn number_of(payload: &[u8]) -> u64 {
     payload.first_chunk().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Counts the echoes of a server. What is in them is checked by the client, who knows what it sent.
+/// Counts the echoes of a server. The client checks their contents, because it knows what it sent.
 pub(crate) struct EchoTally {
     count: u64,
     warm: u64,

@@ -1,8 +1,8 @@
-//! [`EchoClient`]: the client of an echo server, and the judge of its answers.
+//! [`EchoClient`]: the client of an echo server, which checks its answers.
 //!
-//! A closed loop keeps a number of requests outstanding: an answer brings out the next request of
-//! its slot. An open loop sends on schedule, and its latencies count from the moment at which the
-//! request was due, so that a server which falls behind cannot hide it. Every answer must equal its
+//! A closed loop keeps a number of requests outstanding: an answer starts the next request of its
+//! slot. An open loop sends on schedule, and its latencies count from the moment at which the
+//! request was due, so a server cannot hide that it falls behind. Every answer must equal its
 //! request byte for byte, and belong to a request that is outstanding.
 //!
 //! The client spins on a ring of its own, so that its latency and its batches are the same whatever
@@ -217,7 +217,7 @@ impl Client {
                     self.histogram.saturating_record((now - since).as_nanos() as u64);
                 }
                 free.push_back(index);
-                pool.give(buffer);
+                pool.put_back(buffer);
             } else if completion.result() != -libc::ENOBUFS {
                 return Err(io::Error::from_raw_os_error(-completion.result()));
             }

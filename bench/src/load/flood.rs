@@ -16,12 +16,12 @@ use super::sender::{BATCH, Destination, Sender};
 use crate::harness::gate::Pace;
 use crate::harness::shared::Shared;
 
-/// How long the flood waits for the receiver to take something before it gives up.
+/// How long the flood waits for progress of the receiver before it fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// By which call datagrams are sent.
+/// The call by which datagrams are sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub(crate) enum SendCall {
     /// One call per datagram.
     Send,
     /// sendmmsg(2), 64 a call, the sockets in turn.
@@ -36,7 +36,7 @@ pub(crate) struct Flood {
     /// The counts at which stages end; the first is the warm-up.
     pub(crate) marks: Vec<u64>,
     pub(crate) pace: Pace,
-    pub(crate) way: Way,
+    pub(crate) call: SendCall,
     pub(crate) size: usize,
     /// Datagrams per second after the warm-up, if limited.
     pub(crate) rate: Option<u64>,
@@ -62,7 +62,8 @@ impl Flood {
         let mut stream = self.stream(target, shared)?;
         let mut marks = self.marks.iter();
         if let Some(&warm) = marks.next() {
-            // The warm-up comes as the rest will, so that what adapts to it is warm as well.
+            // The warm-up is sent in the way the rest will be, so that what adapts to it is warm as
+            // well.
             stream.fill(self, warm, self.window.min(warm))?;
         }
         for &mark in marks {
@@ -98,8 +99,8 @@ impl Flood {
         })
     }
 
-    /// Floods without an end, until the receiver closes its end of `control`. When `terminate`
-    /// datagrams have been sent, sends SIGTERM to the receiver and says what had been sent.
+    /// Floods until the receiver closes its end of `control`. When `terminate`
+    /// datagrams have been sent, sends SIGTERM to the receiver and records what had been sent.
     pub(crate) fn run_until_closed(
         &self,
         target: Target,
@@ -147,9 +148,9 @@ impl Stream<'_> {
     fn fill(&mut self, flood: &Flood, mark: u64, window: u64) -> io::Result<()> {
         let mut patience = Instant::now();
         while self.sent.iter().any(|&sent| sent < mark) {
-            let pushed = match flood.way {
-                Way::Gso => self.push_train(mark, window),
-                Way::Send | Way::SendMmsg => self.push_in_turn(mark, window),
+            let pushed = match flood.call {
+                SendCall::Gso => self.push_train(mark, window),
+                SendCall::Send | SendCall::SendMmsg => self.push_in_turn(mark, window),
             };
             if pushed == 0 {
                 if patience.elapsed() > PATIENCE {
@@ -158,10 +159,10 @@ impl Stream<'_> {
                 hint::spin_loop();
                 continue;
             }
-            match flood.way {
-                Way::Gso => self.sender.send_train()?,
-                Way::SendMmsg => self.sender.send_many()?,
-                Way::Send => self.sender.send_each()?,
+            match flood.call {
+                SendCall::Gso => self.sender.send_train()?,
+                SendCall::SendMmsg => self.sender.send_many()?,
+                SendCall::Send => self.sender.send_each()?,
             }
             self.publish(pushed);
             patience = Instant::now();
@@ -182,7 +183,7 @@ impl Stream<'_> {
             let index = self.next;
             self.next = (self.next + 1) % self.destinations.len();
             let patience = Instant::now();
-            while self.room(index, mark, window) == 0 && self.sent[index] < mark {
+            while self.allowance(index, mark, window) == 0 && self.sent[index] < mark {
                 if patience.elapsed() > PATIENCE {
                     return Err(stuck());
                 }
@@ -203,7 +204,7 @@ impl Stream<'_> {
         while self.sender.len() < BATCH && skipped < self.destinations.len() {
             let index = self.next;
             self.next = (self.next + 1) % self.destinations.len();
-            if self.room(index, mark, window) == 0 {
+            if self.allowance(index, mark, window) == 0 {
                 skipped += 1;
             } else {
                 skipped = 0;
@@ -213,7 +214,7 @@ impl Stream<'_> {
         self.sender.len()
     }
 
-    /// A batch for one socket, the next one that has room.
+    /// A batch for one socket, the next one that may be sent a train.
     fn push_train(&mut self, mark: u64, window: u64) -> usize {
         for _ in 0..self.destinations.len() {
             let index = self.next;
@@ -221,7 +222,7 @@ impl Stream<'_> {
             let limit = self.sender.train_limit() as u64;
             // A whole train, or the last one: else a full window would be sent in tiny trains.
             let wanted = limit.min(mark - self.sent[index]);
-            if wanted > 0 && self.room(index, mark, window) >= wanted {
+            if wanted > 0 && self.allowance(index, mark, window) >= wanted {
                 for _ in 0..wanted {
                     self.push(index);
                 }
@@ -237,7 +238,7 @@ impl Stream<'_> {
     }
 
     /// How many datagrams the socket may be sent now.
-    fn room(&self, index: usize, mark: u64, window: u64) -> u64 {
+    fn allowance(&self, index: usize, mark: u64, window: u64) -> u64 {
         let left = mark - self.sent[index];
         if window == u64::MAX {
             return left;
@@ -253,7 +254,7 @@ impl Stream<'_> {
 }
 
 fn stuck() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the receiver takes nothing any more")
+    io::Error::new(io::ErrorKind::TimedOut, "the receiver makes no progress")
 }
 
 fn udp_sender() -> io::Result<OwnedFd> {

@@ -14,7 +14,7 @@ pub(crate) const BATCH: usize = 64;
 /// Most bytes of a GSO train: the largest UDP payload.
 const MOST_TRAIN_BYTES: usize = 65_507;
 
-/// A destination, as the kernel wants it. `None` for a connected socket.
+/// A destination, in the form that the kernel takes. `None` for a connected socket.
 pub(crate) type Destination = Option<libc::sockaddr_in>;
 
 /// One socket that sends, with the memory for a batch.
@@ -132,9 +132,9 @@ impl Sender {
         header.msg_control = control.0.as_mut_ptr().cast();
         // SAFETY: computes a length.
         header.msg_controllen = unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) } as usize;
-        // SAFETY: the control buffer has room for one header, and is aligned for it.
+        // SAFETY: the control buffer has space for one header, and is aligned for it.
         let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-        // SAFETY: the same; not null, because there is room.
+        // SAFETY: within the control buffer; not null, because there is space.
         let first = unsafe { &mut *first };
         first.cmsg_level = libc::SOL_UDP;
         first.cmsg_type = libc::UDP_SEGMENT;
@@ -142,7 +142,7 @@ impl Sender {
         first.cmsg_len = unsafe { libc::CMSG_LEN(size_of::<u16>() as u32) } as usize;
         // SAFETY: computes an address within the control buffer.
         let data = unsafe { libc::CMSG_DATA(first) };
-        // SAFETY: there is room for the two bytes there.
+        // SAFETY: there is space for the two bytes there.
         unsafe { ptr::write_unaligned(data.cast::<u16>(), self.size as u16) };
         // SAFETY: the header names memory that lives until the call returns.
         let sent = unsafe {

@@ -11,7 +11,7 @@ use crate::harness::cpu::RECEIVER_CPU;
 use crate::harness::gate::Pace;
 use crate::harness::tally::Tally;
 use crate::harness::{fail, generator, shared, sockets};
-use crate::load::flood::{Flood, Target, Way};
+use crate::load::flood::{Flood, SendCall, Target};
 use crate::metric::Metric;
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ impl DrainPlan {
         let flood = Flood {
             marks: vec![0, self.backlog],
             pace: Pace::Backlog,
-            way: Way::SendMmsg,
+            call: SendCall::SendMmsg,
             size: SIZE,
             rate: None,
             window: u64::MAX,
@@ -73,7 +73,7 @@ impl DrainPlan {
         let dropped = sockets::dropped_by_kernel(&kept)?;
         // A seal drops what comes after it: nothing does.
         if dropped > 0 {
-            fail(&format!("the kernel dropped {dropped} datagrams: no room in the socket"));
+            fail(&format!("the kernel dropped {dropped} datagrams: no buffer space in the socket"));
         }
         let delivered = count.load(Ordering::Acquire);
         if delivered != self.backlog {

@@ -74,7 +74,7 @@ impl EchoPlan {
         generator.join();
         let dropped = sockets::dropped_by_kernel(&kept)?;
         if dropped > 0 {
-            fail(&format!("the kernel dropped {dropped} requests: no room in the socket"));
+            fail(&format!("the kernel dropped {dropped} requests: no buffer space in the socket"));
         }
         let elapsed = gate.measured().elapsed;
         let cpu_ns = elapsed.cpu.as_nanos() as f64;
@@ -101,7 +101,7 @@ fn decode(results: &mut UnixStream) -> Answers {
         let mut bytes = [0; 8];
         match results.read_exact(&mut bytes) {
             Ok(()) => f64::from_le_bytes(bytes),
-            Err(error) => fail(&format!("the client gives no result: {error}")),
+            Err(error) => fail(&format!("the client returned no result: {error}")),
         }
     };
     Answers { p50_us: next(), p99_us: next(), p999_us: next(), per_second: next() }

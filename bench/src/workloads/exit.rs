@@ -1,7 +1,7 @@
 //! Exits: how many datagrams are lost when a program ends while a sender floods.
 //!
-//! Counted is what the kernel had queued before the end was decided (the sends had returned, and the
-//! socket had room), less what the program was given. Speed plays no part in the verdict, though a
+//! What counts is what the kernel had queued before the end was decided (the sends had returned,
+//! and the socket had buffer space), less what the program received. Speed is not judged, but a
 //! slow receiver has more in its queue to lose.
 
 use std::io;
@@ -13,7 +13,7 @@ use crate::harness::cpu::GENERATOR_CPU;
 use crate::harness::gate::Pace;
 use crate::harness::tally::ExitTally;
 use crate::harness::{fail, generator, shared, sockets};
-use crate::load::flood::{Flood, Target, Way};
+use crate::load::flood::{Flood, SendCall, Target};
 use crate::metric::Metric;
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ impl ExitPlan {
         let flood = Flood {
             marks: vec![u64::MAX],
             pace: Pace::Live,
-            way: Way::Gso,
+            call: SendCall::Gso,
             size: SIZE,
             rate: None,
             window: self.window,

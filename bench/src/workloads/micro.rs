@@ -1,4 +1,4 @@
-//! What a runtime does beside sockets: spawn, yield, wake, time.
+//! What a runtime does without sockets: spawn, yield, wake, time.
 
 use std::future::poll_fn;
 use std::hint;
@@ -17,7 +17,7 @@ use crate::harness::stopwatch::{Elapsed, Stopwatch};
 use crate::metric::Metric;
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum What {
+pub(crate) enum Operation {
     Spawn,
     Yield,
     Timers,
@@ -27,25 +27,25 @@ pub(crate) enum What {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MicroPlan {
-    pub(crate) what: What,
+    pub(crate) operation: Operation,
     pub(crate) batch: u64,
     pub(crate) batches: u64,
 }
 
 impl MicroPlan {
     pub(crate) fn is_offered_by(&self, contestant: &Contestant) -> bool {
-        match self.what {
-            What::Wake => contestant.run_task.is_some(),
+        match self.operation {
+            Operation::Wake => contestant.run_task.is_some(),
             _ => self.work(contestant).is_some(),
         }
     }
 
     fn work(&self, contestant: &Contestant) -> Work<Micro> {
-        match self.what {
-            What::Spawn => contestant.spawn,
-            What::Yield => contestant.yields,
-            What::Timers => contestant.timers,
-            What::Wake => None,
+        match self.operation {
+            Operation::Spawn => contestant.spawn,
+            Operation::Yield => contestant.yields,
+            Operation::Timers => contestant.timers,
+            Operation::Wake => None,
         }
     }
 
@@ -56,7 +56,7 @@ impl MicroPlan {
     ) -> Option<io::Result<Vec<Metric>>> {
         let batches = ((self.batches as f64 * scale) as u64).max(1);
         let watch = Stopwatch::new(contestant.clock);
-        if let What::Wake = self.what {
+        if let Operation::Wake = self.operation {
             let run_task = contestant.run_task?;
             return Some(wake(run_task, self.batch * batches, watch));
         }

@@ -9,12 +9,12 @@ mod sink;
 use std::io;
 
 use crate::contestants::{self, Contestant, ExitBy, Gro};
-use crate::load::flood::Way;
+use crate::load::flood::SendCall;
 use crate::metric::Metric;
 use drain::DrainPlan;
 use echo::EchoPlan;
 use exit::ExitPlan;
-use micro::{MicroPlan, What};
+use micro::{MicroPlan, Operation};
 use sink::{Family, SinkPlan};
 
 #[derive(Clone, Copy)]
@@ -53,7 +53,8 @@ impl Workload {
         }
     }
 
-    /// Measures it, in this process, which does nothing else afterwards. `scale` of the datagrams.
+    /// Measures it, in this process, which does nothing else afterwards. `scale` is the share of
+    /// the datagrams, echoes or batches that is measured.
     pub(crate) fn measure(
         &self,
         contestant: &Contestant,
@@ -108,7 +109,7 @@ pub(crate) fn all() -> Vec<Workload> {
         sink(
             "sink-live-gso",
             "1 socket, live sender by GSO, GRO off, 64 bytes",
-            SinkPlan { way: Way::Gso, gro: Gro::Off, per_stage: 262_144, ..LIVE },
+            SinkPlan { call: SendCall::Gso, gro: Gro::Off, per_stage: 262_144, ..LIVE },
         ),
         sink(
             "sink-100",
@@ -123,7 +124,7 @@ pub(crate) fn all() -> Vec<Workload> {
         sink(
             "sink-50k",
             "1 socket, 50 000 datagrams per second, 64 bytes",
-            SinkPlan { way: Way::Send, rate: Some(50_000), per_stage: 20_000, ..LIVE },
+            SinkPlan { call: SendCall::Send, rate: Some(50_000), per_stage: 20_000, ..LIVE },
         ),
         Workload {
             hand_written: &["raw-ring-gro"],
@@ -131,7 +132,7 @@ pub(crate) fn all() -> Vec<Workload> {
                 "sink-gro",
                 "1 socket with GRO, live sender by GSO, 64 bytes",
                 SinkPlan {
-                    way: Way::Gso,
+                    call: SendCall::Gso,
                     gro: Gro::On,
                     per_stage: 524_288,
                     window: 16_384,
@@ -144,7 +145,7 @@ pub(crate) fn all() -> Vec<Workload> {
             ..sink(
                 "unix-sink",
                 "1 Unix datagram socket, live sender, 64 bytes",
-                SinkPlan { family: Family::Unix, way: Way::Send, per_stage: 65_536, ..LIVE },
+                SinkPlan { family: Family::Unix, call: SendCall::Send, per_stage: 65_536, ..LIVE },
             )
         },
         echo("echo-1", "1 request outstanding", EchoPlan { peers: 1, ..EchoPlan::closed(1) }),
@@ -185,22 +186,22 @@ pub(crate) fn all() -> Vec<Workload> {
         micro(
             "spawn",
             "spawn and join a task that does nothing",
-            MicroPlan { what: What::Spawn, batch: 1_000, batches: 500 },
+            MicroPlan { operation: Operation::Spawn, batch: 1_000, batches: 500 },
         ),
         micro(
             "yield",
             "yield once, a task alone",
-            MicroPlan { what: What::Yield, batch: 10_000, batches: 100 },
+            MicroPlan { operation: Operation::Yield, batch: 10_000, batches: 100 },
         ),
         micro(
             "wake",
             "a sleeping task is woken by another thread",
-            MicroPlan { what: What::Wake, batch: 1_000, batches: 10 },
+            MicroPlan { operation: Operation::Wake, batch: 1_000, batches: 10 },
         ),
         micro(
             "timers",
             "arm and cancel a timer of 1 to 60 seconds, a million of them",
-            MicroPlan { what: What::Timers, batch: 100_000, batches: 10 },
+            MicroPlan { operation: Operation::Timers, batch: 100_000, batches: 10 },
         ),
         Workload {
             name: "idle-memory",

@@ -13,7 +13,7 @@ use crate::harness::gate::{Gate, Measured, Pace};
 use crate::harness::memory::resident_bytes;
 use crate::harness::tally::Tally;
 use crate::harness::{fail, generator, shared, sockets};
-use crate::load::flood::{Flood, Target, Way};
+use crate::load::flood::{Flood, SendCall, Target};
 use crate::metric::Metric;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,14 +31,14 @@ pub(crate) struct SinkPlan {
     pub(crate) idle: usize,
     pub(crate) size: usize,
     pub(crate) pace: Pace,
-    pub(crate) way: Way,
+    pub(crate) call: SendCall,
     pub(crate) sender_cpu: usize,
     /// Datagrams of the warm-up, of all sockets together.
     pub(crate) warm: u64,
     /// Datagrams of a measured stage, of all sockets together.
     pub(crate) per_stage: u64,
     pub(crate) stages: u64,
-    /// Datagrams per second, if the sender is not to send as fast as it can.
+    /// Datagrams per second. `None`: as fast as the sender can.
     pub(crate) rate: Option<u64>,
     /// Most datagrams that wait in one socket while the sender is live.
     pub(crate) window: u64,
@@ -47,17 +47,17 @@ pub(crate) struct SinkPlan {
 
 /// The queue of one socket is filled beforehand, again and again.
 ///
-/// The sender fills it on the receiver's CPU, while the receiver sleeps, and no deeper
-/// than a cache: so what is measured is the loop. Filled from another CPU, or deep, most of
-/// the cost is cache misses in the kernel, which are the same for all and hide the loop: that is
-/// what [`COLD`] and the live sinks show.
+/// The sender fills it on the receiver's CPU, while the receiver sleeps, with no more than a cache
+/// holds. So what is measured is the loop. In a queue that is deep, or filled by another CPU, most
+/// of the cost is cache misses in the kernel, which all contestants pay and which hide the loop:
+/// [`COLD`] and the live sinks show that.
 pub(crate) const BACKLOG: SinkPlan = SinkPlan {
     family: Family::Udp,
     active: 1,
     idle: 0,
     size: 64,
     pace: Pace::Backlog,
-    way: Way::SendMmsg,
+    call: SendCall::SendMmsg,
     sender_cpu: RECEIVER_CPU,
     warm: 4_096,
     per_stage: 1_024,
@@ -100,7 +100,7 @@ impl SinkPlan {
         let flood = Flood {
             marks: marks.clone(),
             pace: self.pace,
-            way: self.way,
+            call: self.call,
             size: self.size,
             rate: self.rate,
             window: self.window,
@@ -113,7 +113,7 @@ impl SinkPlan {
         let gate = Gate::new(self.pace, self.active, stages, contestant.clock, control);
         let gate = Arc::new(gate);
 
-        // Kept to ask for the drop counters when the contestant has closed its own.
+        // For the drop counters, which are read when the contestant has closed its own.
         let kept: Vec<Socket> =
             receivers.iter().map(Socket::try_clone).collect::<io::Result<_>>()?;
         let active: Vec<(Socket, Tally)> = receivers
@@ -166,7 +166,9 @@ impl SinkPlan {
             for socket in kept {
                 let dropped = sockets::dropped_by_kernel(socket)?;
                 if dropped > 0 {
-                    fail(&format!("the kernel dropped {dropped} datagrams: no room in a socket"));
+                    fail(&format!(
+                        "the kernel dropped {dropped} datagrams: no buffer space in a socket"
+                    ));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The rest of a queue, for runtimes that have no way of their own to empty a socket.
+//! Reads the rest of a queue, for runtimes that have no function that empties a socket.
 
 use std::io;
 use std::net::UdpSocket;
@@ -7,13 +7,13 @@ use socket2::Socket;
 
 use crate::harness::tally::Tally;
 
-/// A second descriptor of the socket, to read to the end by.
-pub(super) fn second(socket: &Socket) -> io::Result<UdpSocket> {
+/// A second descriptor of the socket, for [`read_to_the_end`].
+pub(super) fn second_descriptor(socket: &Socket) -> io::Result<UdpSocket> {
     Ok(socket.try_clone()?.into())
 }
 
-/// Reads until `EAGAIN`, as the users of such a runtime have to. No receive of the runtime may be
-/// in flight any more: it would take datagrams out of turn.
+/// Reads until `EAGAIN`, which the users of such a runtime have to do. No receive of the runtime
+/// may be in flight: it would take datagrams out of order.
 pub(super) fn read_to_the_end(
     socket: &UdpSocket,
     tally: &mut Tally,
@@ -23,7 +23,7 @@ pub(super) fn read_to_the_end(
     let mut buffer = vec![0; largest];
     loop {
         match socket.recv_from(&mut buffer) {
-            // Whether there is more, the socket says.
+            // The socket reports whether there is more.
             Ok((length, _peer)) => drop(tally.take(&buffer[..length])),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) => return Err(error),
