@@ -34,18 +34,29 @@ ulimit -n 65536
 /// The mark of a line of `/init` on the console, which no test prints.
 pub(crate) const MARK: &str = "::::";
 
-/// The archive. `folders` are absolute paths that tests write to.
+/// The archive. `root` is the repository, parts of which the tests look for where it is here.
 pub(crate) fn pack(
     shell: &Shell,
+    root: &Path,
     architecture: Architecture,
     busybox: &Path,
     programs: &[Program],
-    folders: &[&Path],
     init: &str,
 ) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for folder in ["proc", "sys", "dev", "tmp"].map(Path::new).iter().chain(folders) {
-        archive.add_folder(folder.strip_prefix("/").unwrap_or(folder));
+    ["proc", "sys", "dev", "tmp"].iter().for_each(|folder| archive.add_folder(folder.as_ref()));
+    let inside = root.strip_prefix("/").context("the repository has an absolute path")?;
+    // Where cargo tells tests to put their files, and a crate from which they look for the corpus.
+    let target = inside.join("target");
+    for folder in [target.join("tmp"), target.join(architecture.target()).join("tmp")] {
+        archive.add_folder(&folder);
+    }
+    archive.add_folder(&inside.join("net"));
+    for folder in shell.read_dir(root.join("fuzz/corpus"))? {
+        for file in shell.read_dir(folder)? {
+            let path = file.strip_prefix("/").context("it is in the repository")?;
+            archive.add_file(&path.to_string_lossy(), &read(&file)?);
+        }
     }
     archive.add_file("bin/busybox", &read(busybox)?);
     let loader = Path::new(architecture.loader());

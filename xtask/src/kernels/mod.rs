@@ -63,17 +63,7 @@ pub(crate) fn run(shell: &Shell, root: &Path, args: &Args) -> Result<()> {
     let kernels = kernels(shell, &archive, &args.versions)?;
     let init = initramfs::init(chosen.iter().copied(), args.test.as_deref());
     let busybox = archive.fetch_busybox(shell)?;
-    // Where cargo tells tests to put their files.
-    let folders =
-        [root.join("target/tmp"), root.join("target").join(architecture.target()).join("tmp")];
-    let files = initramfs::pack(
-        shell,
-        architecture,
-        &busybox,
-        &programs,
-        &folders.each_ref().map(|f| &**f),
-        &init,
-    )?;
+    let files = initramfs::pack(shell, root, architecture, &busybox, &programs, &init)?;
     let initrd = folder.join("initramfs");
     fs::write(&initrd, files).with_context(|| initrd.display().to_string())?;
     let mut report = Report::new(&chosen);

@@ -30,8 +30,9 @@ use super::receive::Receive;
 use super::table::{Finality, Id};
 use crate::buffer::Pool;
 
-/// The buffer group of the pool. There is only one.
-pub(crate) const BUFFER_GROUP: u16 = 0;
+/// The buffer group of the pool. There is only one. Linux 6.1 remembers how far it had come in a
+/// group below 64, also when a ring is registered for it again (docs/kernel.md, K-BUF-3).
+pub(crate) const BUFFER_GROUP: u16 = 64;
 
 /// User data of the poll through which other threads wake the runtime. No id has it: the table
 /// would need 2^32 - 1 slots.
