@@ -2,9 +2,10 @@
 //!
 //! Limits that a user can change are fields of `Limits`, each with a setter on
 //! [`Builder`](crate::Builder). Limits of the loop, the driver, the pool and the drain are
-//! constants in this file.
+//! constants in this file. The deadline of a drain is changed by [`Drain`](crate::Drain); its
+//! default is here.
 //!
-//! A limit that only one file knows is a constant at the top of that file:
+//! A limit of one system call or one type is a constant at the top of its file, among them:
 //!
 //! - in this crate: datagrams in a read of epoll (`driver/epoll.rs`), messages in a recvmmsg
 //!   (`driver/receive/recvmmsg.rs`), the window of the pool (`buffer/window.rs`), how long a task is
@@ -44,7 +45,8 @@ pub(crate) const MAX_BUFFER_SIZE: usize = 1 << 20;
 pub const MAX_DRAIN_ERRORS: u32 = 65_536;
 
 /// How many datagrams are read from a sealed socket at once: by the drain before it goes to the
-/// next socket, and for receivers that have taken all that was read before.
+/// next socket, and for receivers that have taken all that was read before. At most `READ_BATCH`: one recvmmsg reads no
+/// more.
 pub const DRAIN_READ_BATCH: usize = 64;
 
 /// How often a turn enters the kernel again for datagrams that the last enter left behind, if tasks
@@ -55,7 +57,7 @@ pub const DRAIN_READ_BATCH: usize = 64;
 pub(crate) const ROUNDS_PER_TURN: u64 = 256;
 
 /// How many datagrams of each socket one visit to the kernel brings at most: 33 with a ring that
-/// has `DEFER_TASKRUN` (docs/kernel.md, K-RECV-3), 32 with epoll.
+/// has `DEFER_TASKRUN` (docs/kernel.md, K-RECV-3), 32 with epoll (`DATAGRAMS_AT_ONCE` there).
 pub(crate) const DATAGRAMS_PER_ROUND: u64 = 32;
 
 /// Bytes of a send that count as one more operation of the budget of a poll.
