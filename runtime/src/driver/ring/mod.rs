@@ -1,7 +1,7 @@
 //! The ring: requests in, completions out, one `io_uring_enter` for both.
 //!
-//! Only this folder, and `model.rs` for tests, know io_uring's entries. The ring belongs to the thread that made it
-//! (`IORING_SETUP_SINGLE_ISSUER`), and is reached by `&mut`.
+//! Only this folder, and `model.rs` for tests, know io_uring's entries. The ring belongs to the
+//! thread that made it (`IORING_SETUP_SINGLE_ISSUER`), and is reached by `&mut`.
 
 // UNSAFETY: pushing an entry passes raw pointers to the kernel.
 #![expect(unsafe_code, reason = "argued above")]
