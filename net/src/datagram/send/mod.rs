@@ -276,10 +276,14 @@ impl SendHalf {
         transmits: &[Transmit<'_>],
         progress: &mut Progress,
     ) -> Step {
-        if let [last] = &transmits[progress.at.index..]
-            && let Some((payload, to)) = last.as_plain()
-        {
-            return self.send_last(socket, payload, to, progress);
+        match &transmits[progress.at.index..] {
+            [] => return Step::Done,
+            [last] => {
+                if let Some((payload, to)) = last.as_plain() {
+                    return self.send_last(socket, payload, to, progress);
+                }
+            }
+            _ => {}
         }
         let mut at = progress.at;
         let classes = self.traffic_classes.get();
@@ -332,7 +336,7 @@ impl SendHalf {
             Ok(_) => {
                 let end = Cursor { index: progress.at.index + 1, offset: 0 };
                 self.note_sent(socket, 1, end, progress);
-                Step::Done
+                Step::Sent
             }
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR) => Step::Sent,
