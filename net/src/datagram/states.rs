@@ -4,7 +4,7 @@
 //!
 //! Programs are generated: a state, a few random calls, and one of the ways in which a socket ends.
 
-// UNSAFETY: SO_LOCK_FILTER has no safe form.
+// UNSAFETY: SO_LOCK_FILTER and SO_MEMINFO have no safe form.
 #![expect(unsafe_code, reason = "argued above")]
 
 use std::io::{self, Read as _};
@@ -22,6 +22,26 @@ use crate::{Datagram, Exit, Transmit, UdpSocket};
 
 /// Looks after which what was sent is taken to be lost.
 const MOST_LOOKS: usize = 1_000_000;
+
+/// Lets another thread run. False, so that a search goes on.
+fn yield_thread() -> bool {
+    thread::yield_now();
+    false
+}
+
+/// What changes with each datagram that is queued or dropped: the memory of the queue, and the drop
+/// counter (`SK_MEMINFO_RMEM_ALLOC`, `SK_MEMINFO_DROPS`).
+fn arrivals(socket: &impl AsFd) -> [u32; 2] {
+    let mut values = [0u32; 9];
+    let mut len = libc::socklen_t::try_from(size_of_val(&values)).unwrap();
+    let (number, memory) = (socket.as_fd().as_raw_fd(), (&raw mut values).cast());
+    // SAFETY: the pointers name `values` and its length, and the kernel writes no more than that.
+    let result = unsafe {
+        libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_MEMINFO, memory, &raw mut len)
+    };
+    assert_eq!(result, 0);
+    [values[0], values[8]]
+}
 
 /// The state of the receive when the calls begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,17 +179,23 @@ impl Rig {
         }
     }
 
-    /// Sends `count` datagrams, as one train or one by one.
+    /// Sends `count` datagrams, as one train or one by one, and waits until they have arrived
+    /// (docs/kernel.md, K-CPU-4).
     fn send(&mut self, count: usize, as_train: bool) {
-        let payload: Vec<u8> = (self.sent..self.sent + count as u64).flat_map(numbered).collect();
-        if as_train {
-            let train = [Transmit::to(&payload, self.address).segment_size(LEN)];
-            assert_eq!(self.sender.try_send_batch(&train).unwrap(), 1);
-        } else {
-            for datagram in payload.chunks(LEN) {
-                self.sender.try_send_to(datagram, self.address).unwrap();
-            }
+        let messages = if as_train { vec![count] } else { vec![1; count] };
+        for count in messages {
+            let before = arrivals(&self.receiver);
+            self.send_message(count);
+            let has_arrived = || arrivals(&self.receiver) != before;
+            assert!((0..MOST_LOOKS).any(|_| has_arrived() || yield_thread()), "it got lost");
         }
+    }
+
+    /// Sends `count` datagrams as one message.
+    fn send_message(&mut self, count: usize) {
+        let payload: Vec<u8> = (self.sent..self.sent + count as u64).flat_map(numbered).collect();
+        let train = [Transmit::to(&payload, self.address).segment_size(LEN)];
+        assert_eq!(self.sender.try_send_batch(&train).unwrap(), 1);
         self.sent += count as u64;
     }
 
@@ -370,7 +396,7 @@ impl Rig {
                 let receiver = std::mem::replace(&mut self.receiver, other);
                 let (socket, taken) = receiver.into_std().unwrap();
                 taken.iter().for_each(|datagram| self.receive(datagram));
-                self.send(5, true);
+                self.send_message(5);
                 if self.filter != Filter::None {
                     self.sender.try_send_to(&[MARK], self.address).unwrap();
                 }
