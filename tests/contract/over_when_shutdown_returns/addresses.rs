@@ -1,4 +1,5 @@
-//! The addresses can be bound again.
+//! The addresses can be bound again. The tests run in processes of their own: a process that another
+//! test starts has copies of the sockets until its exec.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -6,19 +7,20 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use ebbtide::Drain;
 use ebbtide::net::{UdpSocket, UnixDatagram};
 use ebbtide::task::yield_now;
-use ebbtide_testkit::{Shape, on_every_shape, unique_name};
-
-on_every_shape!(
-    an_address_can_be_bound_again_after_a_shutdown,
-    an_address_can_be_bound_again_after_its_socket_was_dropped,
-);
+use ebbtide_testkit::child::in_a_child;
+use ebbtide_testkit::{Shape, unique_name};
 
 /// An address that stays in use for a moment longer is found in the first few rounds.
 const ROUNDS: u32 = 100;
 
 /// Fails when `shutdown` returns while a receive still holds its socket, because neither the drain,
 /// nor dropping the socket, nor the end of the runtime cancels it.
-fn an_address_can_be_bound_again_after_a_shutdown(shape: Shape) {
+#[test]
+fn an_address_can_be_bound_again_after_a_shutdown() {
+    in_a_child(|| Shape::ALL.into_iter().for_each(shut_down_and_bind_again));
+}
+
+fn shut_down_and_bind_again(shape: Shape) {
     let name = unique_name("again");
     let mut address = lonely_address();
     for round in 0..ROUNDS {
@@ -43,7 +45,12 @@ fn an_address_can_be_bound_again_after_a_shutdown(shape: Shape) {
 }
 
 /// Fails when dropping a socket leaves its receive in flight, which keeps the address.
-fn an_address_can_be_bound_again_after_its_socket_was_dropped(shape: Shape) {
+#[test]
+fn an_address_can_be_bound_again_after_its_socket_was_dropped() {
+    in_a_child(|| Shape::ALL.into_iter().for_each(drop_and_bind_again));
+}
+
+fn drop_and_bind_again(shape: Shape) {
     let name = unique_name("at-once");
     let mut address = lonely_address();
     let runtime = shape.runtime();
