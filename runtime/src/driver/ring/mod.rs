@@ -193,8 +193,8 @@ impl Ring {
         self.losses.count()
     }
 
-    /// Submits what was pushed, lets the kernel post what it has ready, and waits as `wait` says. It takes
-    /// one system call, or none if there is nothing to do.
+    /// Submits what was pushed, lets the kernel post what it has ready, and waits as `wait` says. It
+    /// takes one system call, or none if there is nothing to do.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<EnterOutcome> {
         loop {
             self.empty_backlog();
@@ -466,8 +466,10 @@ mod tests {
         let Some((ring, pool, _)) = ring(2) else { return };
         let copy = ring.as_in_a_child().expect("the ring is not a model");
         ring.close();
-        // `struct io_uring_buf_reg`, of which only the group, 0, is read.
-        let group = [0u64; 5];
+        // `struct io_uring_buf_reg` in words of 16 bits. Only the group is read, after an address of
+        // 64 bits and a length of 32.
+        let mut group = [0u16; 20];
+        group[6] = BUFFER_GROUP;
         // SAFETY: the pointer names `group`, which is as long as the structure.
         let result = unsafe {
             libc::syscall(
